@@ -1,1 +1,50 @@
+//! coracle: one static binary that turns any Linux machine into a Kubernetes node.
+//!
+//! # The walk
+//!
+//! ```text
+//! bytes ─ source ─▶ manifest ─▶ pod::Spec ─▶ plan(desired, observed, now) ─▶ actions ─▶ runtime ─▶ shim ─▶ container
+//!                                               ▲                                                    │
+//!                                               └───────────── observed ◀── exits, records, disk ────┘
+//!                                                                  └▶ status ─▶ CLI · local API
+//! ```
+//!
+//! # The layers
+//!
+//! A module imports only from the ones above it in this list; `cargo xtask tidy` reads the `use` graph and fails on a
+//! wrong edge. *Pure* modules know no clock, file, process or socket; *blocking* ones are called from worker threads;
+//! *async* ones live on the agent's event loop.
+//!
+//! | Module | Kind | What |
+//! |---|---|---|
+//! | [`config`] | pure | `KubeletConfiguration`, `CoracleConfiguration`, flags: one resolved [`config::Config`] |
+//! | [`manifest`] | pure | decode · defaults · validate · refuse · identity |
+//! | [`pod`] | pure | spec · observed · plan · restart · resources · status |
+//! | [`bundle`] | pure | Pod + image config → OCI runtime spec |
+//! | [`sys`] | blocking | the kernel: files, mounts, namespaces, processes, cgroups, netlink; all unsafe code |
+//! | [`store`] | blocking | crash-safe records |
+//! | [`image`] | blocking | archives · unpack · snapshots |
+//! | [`net`] | blocking | bridge · ipam · nftables · resolv.conf and hosts |
+//! | [`volume`] | blocking | emptyDir · hostPath |
+//! | [`shim`] | blocking | one process per pod: libcontainer, stdio, logs, exits |
+//! | [`runtime`] | blocking | executes actions, reports observations |
+//! | [`source`] | async | the manifest directory → desired pods, last known good |
+//! | [`server`] | async | local API on a unix socket, healthz, metrics |
+//! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
+//! | [`cli`] | async | what a person types |
 
+pub mod config;
+pub mod manifest;
+pub mod pod;
+pub mod bundle;
+pub mod sys;
+pub mod store;
+pub mod image;
+pub mod net;
+pub mod volume;
+pub mod shim;
+pub mod runtime;
+pub mod source;
+pub mod server;
+pub mod agent;
+pub mod cli;

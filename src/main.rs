@@ -1,1 +1,3 @@
-fn main(){}
+//! argv → role → exit code.
+
+fn main() {}

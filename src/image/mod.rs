@@ -1,0 +1,4 @@
+//! Images: archives, unpacked layers, records.
+
+/// The image store.
+pub struct ImageStore;

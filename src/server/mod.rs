@@ -1,0 +1,36 @@
+//! The node's API on a unix socket (`coracle.sock`, 0600), and health and metrics on loopback.
+
+use crate::image::ImageStore;
+use crate::shim::exec::Target;
+use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// What the server needs of the node; the agent implements it. Calls are quick and never block on I/O.
+pub trait Node: Send + Sync + 'static {
+    /// Node name (lowercase host name or `--hostname-override`).
+    fn name(&self) -> &str;
+    /// All pods of this node, with their status as of now, sorted by namespace and name.
+    fn pods(&self) -> Vec<Arc<Pod>>;
+    /// The Node object with its status.
+    fn node(&self) -> ApiNode;
+    /// Recent events, oldest first.
+    fn events(&self) -> Vec<Event>;
+    /// A revision that grows with every change of pods or events; also the `resourceVersion` of lists.
+    fn changes(&self) -> watch::Receiver<u64>;
+    /// The image store (its calls block: use them on the blocking pool).
+    fn images(&self) -> Arc<ImageStore>;
+    /// Image IDs that some pod uses.
+    fn images_in_use(&self) -> Vec<String>;
+    /// The folder that `apply` writes to.
+    fn manifest_dir(&self) -> PathBuf;
+    /// The log file of a container's present (`previous`: last but one) run; `Err` says why there is none.
+    fn log_file(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<PathBuf, String>;
+    /// Where to exec; `Err` says why not (kubelet's wording: `container not found ("x")`).
+    fn exec_target(&self, namespace: &str, pod: &str, container: &str) -> Result<Target, String>;
+    /// Metrics in the Prometheus text format.
+    fn metrics(&self) -> String;
+    /// Ask every source to look again now (after `apply` and `delete`).
+    fn rescan(&self);
+}

@@ -1,0 +1,4 @@
+//! Exec into a running container.
+
+/// Where to exec.
+pub struct Target;

@@ -1,0 +1,82 @@
+//! What the agent and a shim say to each other over `<run-dir>/pods/<uid>/shim.sock` (`SOCK_SEQPACKET`): one JSON
+//! [`Request`] a packet, answered by one JSON [`Reply`]. A connection that sent [`Request::Subscribe`] gets one
+//! packet (an empty JSON object) each time any record changed; its end-of-file means that the shim is gone. Events
+//! are hints, the truth is in the records on disk.
+
+use crate::pod::Instance;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Largest packet either side accepts, in bytes.
+pub const MAX_PACKET: usize = 128 * 1024;
+
+/// What a shim is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Request {
+    /// Create and start a container. Answered by [`Reply::Started`] once user code runs, by [`Reply::Error`] when it
+    /// could not (then the record holds a `StartError` termination). Asking again for the same `instance.id` answers
+    /// with its present record and starts nothing.
+    Run(Box<Run>),
+    /// Send `signal` to the container's init now, and SIGKILL to all its processes after `grace_ms` milliseconds.
+    /// Asked again: the deadline may only come nearer. Answered by [`Reply::Done`] at once, also when it has ended.
+    Stop { id: String, signal: i32, grace_ms: u64 },
+    /// Forget an ended container: unmount its root, delete its cgroup and runtime state (the record stays).
+    Delete { id: String },
+    /// All records of this shim's containers.
+    List,
+    /// Close and open the log file again (after a rotation by name).
+    ReopenLog { id: String },
+    /// From now on this connection gets a packet per change.
+    Subscribe,
+    /// Kill everything, delete everything, answer, exit.
+    Shutdown,
+}
+
+/// A container to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// The record to keep; `created`, `pid*`, `started`, `terminated` are the shim's to fill in.
+    pub instance: Instance,
+    /// Where the record goes.
+    pub record: PathBuf,
+    /// Folder with `config.json` (OCI runtime spec, `root.path` = `rootfs.target`).
+    pub bundle: PathBuf,
+    /// Root file system to mount.
+    pub rootfs: Rootfs,
+    /// CRI log file (`<podLogsDir>/<ns>_<pod>_<uid>/<container>/<attempt>.log`).
+    pub log: PathBuf,
+    /// Rotate the log when it reaches this many bytes (0 = never).
+    pub log_max_bytes: u64,
+    /// Keep stdin open (`stdin: true`).
+    pub stdin: bool,
+    /// Close stdin after the first attach session (`stdinOnce`).
+    pub stdin_once: bool,
+    /// Allocate a terminal.
+    pub tty: bool,
+}
+
+/// An overlay mount: the shim mounts it in its own mount namespace, so that it vanishes with the pod.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rootfs {
+    /// Unpacked layers, bottom first.
+    pub layers: Vec<PathBuf>,
+    /// Writable layer; made when missing.
+    pub upper: PathBuf,
+    /// overlayfs work folder, on the same file system as `upper`.
+    pub work: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+}
+
+/// What a shim answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "type")]
+pub enum Reply {
+    Started { instance: Instance },
+    Done,
+    List { instances: Vec<Instance> },
+    Error { message: String },
+}

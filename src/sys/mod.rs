@@ -1,0 +1,8 @@
+//! The kernel's interfaces, and the only place with unsafe code; each block says why it is sound.
+
+pub mod cgroup;
+pub mod fs;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod process;
