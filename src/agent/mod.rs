@@ -1,1 +1,303 @@
-//! (stub)
+//! The event loop: one worker per pod; the only place that wires layers.
+//!
+//! The agent itself holds no truth: everything that it knows of pods is on disk and in shims, so it can be killed at
+//! any instant, upgraded and started again without touching a container.
+
+mod events;
+mod images;
+mod metrics;
+mod node;
+mod worker;
+
+use crate::config::Config;
+use crate::pod::status::NodeFacts;
+use crate::pod::{Key, Spec};
+use crate::runtime::{self, Runtime};
+use crate::server;
+use crate::source::{self, Snapshot};
+use events::{Note, pod_reference};
+use jiff::{SignedDuration, Timestamp};
+use node::{Parts, Shared};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch};
+use worker::{Handle, Wish};
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call of the set-up failed.
+    #[error("cannot set up the agent: {what}")]
+    SetUp {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The runtime cannot start.
+    #[error("cannot start the runtime")]
+    Runtime(#[from] runtime::Error),
+    /// A listener cannot be opened.
+    #[error("cannot serve the API")]
+    Server(#[from] server::Error),
+    /// Another agent uses the same run directory.
+    #[error("another agent runs with the run directory {}", .0.display())]
+    Running(PathBuf),
+}
+
+/// Threads for blocking work; they end when idle.
+const BLOCKING_THREADS: usize = 4;
+/// How long a thread for blocking work stays when there is none.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Stack of such a thread.
+const THREAD_STACK: usize = 1024 * 1024;
+/// Between two looks at finished log files.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// Run the node until SIGTERM or SIGINT; pods keep running when it returns.
+///
+/// # Errors
+/// When the set-up fails; whatever goes wrong with a pod later is an event of that pod instead.
+pub fn run(config: Config) -> Result<(), Error> {
+    let set_up = |what| move |source| Error::SetUp { what, source };
+    let executor = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .thread_stack_size(THREAD_STACK)
+        .thread_name("coracle-work")
+        .build()
+        .map_err(set_up("the event loop"))?;
+    let result = executor.block_on(serve(config));
+    executor.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(config: Config) -> Result<(), Error> {
+    let set_up = |what| move |source| Error::SetUp { what, source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(set_up("the SIGTERM handler"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(set_up("the SIGINT handler"))?;
+    let runtime = Arc::new(Runtime::open(&config)?);
+    let _lock = runtime.lock_run_dir().map_err(set_up("the lock of the run directory"))?
+        .ok_or_else(|| Error::Running(config.run_dir.clone()))?;
+    let max_backoff = SignedDuration::try_from(config.max_container_restart_period)
+        .unwrap_or(crate::pod::restart::MAX_BACKOFF);
+    let found = runtime.scan()?;
+    let (mut snapshots, rescan) = source::watch(
+        config.manifest_dir.clone(),
+        config.node_name.clone(),
+        config.root_dir.join("manifests"),
+        config.file_check_frequency,
+    );
+    let shared = Arc::new(Shared::new(Parts {
+        name: config.node_name.clone(),
+        facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
+        runtime: Arc::clone(&runtime),
+        labels: config.node_labels.clone(),
+        max_pods: config.max_pods,
+        manifest_dir: config.manifest_dir.clone(),
+        rescan,
+    }));
+    let (shutdown, shutting_down) = watch::channel(false);
+    let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
+    let socket = config.run_dir.join("coracle.sock");
+    let listener = server::bind(&socket)?;
+    let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
+    tokio::spawn(server::serve(Arc::clone(&api), listener, shutting_down.clone()));
+    if let Some(health) = health {
+        tokio::spawn(server::serve_healthz(api, health, shutting_down));
+    }
+    let images_changed = Arc::new(Notify::new());
+    tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
+
+    let (ended_sender, mut ended) = mpsc::unbounded_channel();
+    let mut agent = Agent { shared, workers: BTreeMap::new(), ended: ended_sender, problems: BTreeSet::new(), settled: false };
+    for (key, uid) in found {
+        agent.start(key, Some(uid), Wish::Keep);
+    }
+    tracing::info!(
+        node = config.node_name,
+        manifests = %config.manifest_dir.display(),
+        pods = agent.workers.len(),
+        "coracle {} is up",
+        env!("CARGO_PKG_VERSION")
+    );
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("running")]);
+    let mut watchdog = watchdog_interval().map(tokio::time::interval);
+    let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+    housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let tick = async {
+            match &mut watchdog {
+                Some(interval) => {
+                    interval.tick().await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        // Cancel-safe: every arm waits on a channel, a signal or an interval, none of which loses what it has not
+        // handed out.
+        tokio::select! {
+            changed = snapshots.changed() => {
+                if changed.is_ok() {
+                    let snapshot = Arc::clone(&snapshots.borrow_and_update());
+                    agent.apply(&snapshot);
+                } else {
+                    // The source's thread is gone: that is a bug, but no reason to touch a pod.
+                    tracing::error!("the manifest source ended; running pods are kept as they are");
+                    snapshots = watch::channel(Arc::new(Snapshot::default())).1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            Some(key) = ended.recv() => agent.ended(key),
+            () = images_changed.notified() => agent.wake_all(),
+            _ = housekeeping.tick() => {
+                let runtime = Arc::clone(&agent.shared.runtime);
+                tokio::task::spawn_blocking(move || runtime.tidy_logs());
+            }
+            () = tick => notify(&[sd_notify::NotifyState::Watchdog]),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("stopping; {} pods keep running", agent.workers.len());
+    notify(&[sd_notify::NotifyState::Stopping]);
+    // Nobody listens any more when the servers have ended already.
+    let _ = shutdown.send(true);
+    Ok(())
+}
+
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}
+
+/// Half of the service manager's limit, as its documentation advises.
+fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|limit| limit / 2).filter(|d| !d.is_zero())
+}
+
+struct Agent {
+    shared: Arc<Shared>,
+    workers: BTreeMap<Key, Handle>,
+    ended: mpsc::UnboundedSender<Key>,
+    /// Problems that were reported and are still there.
+    problems: BTreeSet<String>,
+    /// Whether the source was healthy once since the start.
+    settled: bool,
+}
+
+impl Agent {
+    fn start(&mut self, key: Key, uid: Option<String>, wish: Wish) {
+        let handle = worker::start(Arc::clone(&self.shared), key.clone(), uid, wish, self.ended.clone());
+        self.workers.insert(key, handle);
+    }
+
+    /// Bring the workers in line with what the source says.
+    fn apply(&mut self, snapshot: &Snapshot) {
+        let mut wanted = BTreeSet::new();
+        for desired in &snapshot.pods {
+            let Some(spec) = Spec::new(desired.pod.clone()) else { continue };
+            let key = spec.key();
+            if !wanted.insert(key.clone()) {
+                continue; // the source reports duplicates itself
+            }
+            match self.workers.get(&key) {
+                Some(worker) => {
+                    worker.wish.send_if_modified(|wish| {
+                        let same = matches!(wish, Wish::Run(old)
+                            if old.uid() == spec.uid() && old.revision() == spec.revision());
+                        if !same {
+                            *wish = Wish::Run(Arc::new(spec));
+                        }
+                        !same
+                    });
+                }
+                None => self.start(key, None, Wish::Run(Arc::new(spec))),
+            }
+        }
+        if snapshot.healthy {
+            self.settle(snapshot);
+            for (key, worker) in &self.workers {
+                if !wanted.contains(key) {
+                    worker.wish.send_if_modified(|wish| {
+                        let new = !matches!(wish, Wish::Remove);
+                        *wish = Wish::Remove;
+                        new
+                    });
+                }
+            }
+        }
+        self.report(snapshot);
+    }
+
+    /// The first word of a healthy source tells which folders nobody owns.
+    fn settle(&mut self, snapshot: &Snapshot) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        let wanted: Vec<String> = snapshot.pods.iter().filter_map(|d| d.pod.metadata.uid.clone()).collect();
+        let runtime = Arc::clone(&self.shared.runtime);
+        tokio::task::spawn_blocking(move || runtime.remove_strays(&wanted));
+    }
+
+    /// Tell of problems once, when they appear.
+    fn report(&mut self, snapshot: &Snapshot) {
+        let now = Timestamp::now();
+        let mut present = BTreeSet::new();
+        for problem in &snapshot.problems {
+            let text = format!("{}: {}", problem.origin, problem.problem);
+            if !present.insert(text.clone()) || self.problems.contains(&text) {
+                continue;
+            }
+            let pod = problem.pod.as_ref().map(|(namespace, name)| Key { namespace: namespace.clone(), name: name.clone() });
+            let object = match &pod {
+                Some(key) => match self.shared.pod(key) {
+                    Some(pod) => pod_reference(&pod, None),
+                    None => k8s_openapi::api::core::v1::ObjectReference {
+                        api_version: Some("v1".into()),
+                        kind: Some("Pod".into()),
+                        namespace: Some(key.namespace.clone()),
+                        name: Some(key.name.clone()),
+                        ..Default::default()
+                    },
+                },
+                None => self.shared.events.node_reference(),
+            };
+            let warning = problem.problem.severity == crate::manifest::Severity::Error;
+            let reason = if warning { "FailedValidation" } else { "ManifestWarning" };
+            self.shared.note(object, &Note { warning, reason, message: text, container: None }, now);
+        }
+        self.problems = present;
+        if let Some(error) = &snapshot.error
+            && self.problems.insert(error.clone())
+        {
+            let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
+            self.shared.note(self.shared.events.node_reference(), &note, now);
+        }
+        self.shared.set_source_error(snapshot.error.clone());
+        let errors =
+            snapshot.problems.iter().filter(|p| p.problem.severity == crate::manifest::Severity::Error).count();
+        self.shared.metrics.source(errors, snapshot.healthy);
+    }
+
+    /// A worker found nothing left to do; the wish may have changed at the same moment.
+    fn ended(&mut self, key: Key) {
+        if let Some(handle) = self.workers.remove(&key) {
+            let wish = handle.wish.borrow().clone();
+            if let Wish::Run(_) = wish {
+                self.start(key, None, wish);
+            }
+        }
+    }
+
+    fn wake_all(&self) {
+        for worker in self.workers.values() {
+            worker.wake.notify_one();
+        }
+    }
+}

@@ -2,5 +2,11 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 
 pub mod observed;
+mod plan;
+pub mod restart;
+mod spec;
+pub mod status;
 
-pub use observed::{Instance, Termination};
+pub use observed::{Deletion, Failure, ImageState, Instance, Observed, Present, Record, Sandbox, SandboxRecord, Termination};
+pub use plan::{Action, Plan, plan};
+pub use spec::{Key, RestartPolicy, Spec};

@@ -1,1 +1,222 @@
-//! (stub)
+//! Executes actions, reports observations. Blocking; used from worker threads, one action per pod at a time.
+
+mod container;
+mod error;
+mod layout;
+mod logs;
+mod machine;
+mod note;
+mod observe;
+mod sandbox;
+
+use crate::config::Config;
+use crate::image::ImageStore;
+use crate::net::Network;
+use crate::pod::{Action, Spec};
+use crate::shim;
+use crate::shim::exec::Target;
+use crate::sys::cgroup::Cgroups;
+pub use error::{Error, chain};
+use k8s_openapi::api::core::v1::Pod;
+pub use layout::Layout;
+pub use machine::Machine;
+pub use note::Note;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Everything that actions need. Its state can be rebuilt from disk and shims.
+pub struct Runtime {
+    layout: Layout,
+    machine: Machine,
+    node_name: String,
+    images: Arc<ImageStore>,
+    net: Network,
+    cgroups: Cgroups,
+    cgroup_root: String,
+    cluster_dns: Vec<std::net::IpAddr>,
+    cluster_domain: String,
+    resolv_conf: Option<PathBuf>,
+    pids_limit: i64,
+    seccomp_default: bool,
+    log_max_bytes: u64,
+    log_max_files: u32,
+    min_oom_score_adj: i32,
+    container_cgroups: crate::bundle::CgroupFs,
+    shims: Mutex<HashMap<String, Arc<shim::Client>>>,
+}
+
+impl Runtime {
+    /// Open the node's state. Changes nothing of what runs.
+    ///
+    /// # Errors
+    /// When a folder cannot be made, or the image store or the network cannot be opened.
+    pub fn open(config: &Config) -> Result<Runtime, Error> {
+        let layout = Layout {
+            root: config.root_dir.clone(),
+            run: config.run_dir.clone(),
+            pod_logs: config.pod_logs_dir.clone(),
+        };
+        for (path, mode) in [
+            (layout.root.clone(), 0o700),
+            (layout.pods(), 0o700),
+            (layout.root.join("images"), 0o700),
+            (layout.run.join("pods"), 0o700),
+            (layout.pod_logs.clone(), 0o755),
+            (layout.container_links(), 0o755),
+        ] {
+            make_dir(&path, mode)?;
+        }
+        let images = Arc::new(ImageStore::open(&layout.root.join("store"))?);
+        let pod_cidr = config.pod_cidr.to_string().parse().map_err(|source| {
+            Error::File { what: "use the pod CIDR for", path: layout.root.join("net"), source: io::Error::other(source) }
+        })?;
+        let net = Network::open(crate::net::Config {
+            bridge: config.bridge.clone(),
+            pod_cidr,
+            state_dir: layout.root.join("net"),
+        })?;
+        let cgroups = Cgroups::detect()
+            .map_err(|source| Error::Cgroup { path: config.cgroup_root.clone(), source })?;
+        Ok(Runtime {
+            machine: Machine::read(&config.node_ips),
+            node_name: config.node_name.clone(),
+            images,
+            net,
+            cgroups,
+            cgroup_root: config.cgroup_root.clone(),
+            cluster_dns: config.cluster_dns.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            resolv_conf: config.resolv_conf.clone(),
+            pids_limit: config.pod_pids_limit.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1),
+            seccomp_default: config.seccomp_default,
+            log_max_bytes: config.container_log_max_size,
+            log_max_files: config.container_log_max_files,
+            min_oom_score_adj: min_oom_score_adj(),
+            shims: Mutex::default(),
+            layout,
+        })
+    }
+
+    /// Take the lock of the run directory; `None` when another agent has it. Held until the file is dropped.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn lock_run_dir(&self) -> io::Result<Option<File>> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.layout.run.join("agent.lock"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Facts of the machine.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The image store.
+    #[must_use]
+    pub fn images(&self) -> Arc<ImageStore> {
+        Arc::clone(&self.images)
+    }
+
+    /// The log file of a run.
+    #[must_use]
+    pub fn log_file(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+        self.layout.log(pod, container, attempt)
+    }
+
+    /// Where to exec into a run.
+    #[must_use]
+    pub fn exec_target(&self, uid: &str, container: &str, attempt: u32, id: &str) -> Target {
+        Target {
+            state_root: self.layout.state(uid),
+            id: id.to_owned(),
+            bundle: self.layout.bundle(uid, container, attempt),
+        }
+    }
+
+    /// Execute one action on a pod: `spec` is the pod that is there, or the wanted one when nothing is there yet.
+    /// Returns what is worth telling.
+    ///
+    /// # Errors
+    /// Whatever was in the way; everything done so far is found by the next observation.
+    pub fn execute(&self, spec: &Spec, action: &Action) -> Result<Vec<Note>, Error> {
+        match action {
+            Action::CreateSandbox => self.create_sandbox(spec),
+            Action::Run { container, attempt, backoff_ms } => {
+                self.run_container(spec, container, *attempt, *backoff_ms)
+            }
+            Action::Stop { container, id, grace_ms } => self.stop_container(spec, container, id, *grace_ms),
+            Action::Forget { container, attempt } => self.forget(spec, container, *attempt),
+            Action::MarkDeleting { grace_seconds } => self.mark_deleting(spec, *grace_seconds),
+            Action::ResetSandbox { why } => self.reset_sandbox(spec, why),
+            Action::StopSandbox => self.stop_sandbox(spec),
+            Action::Finish { phase } => self.finish(spec, phase),
+            Action::RemovePod => self.remove_pod(spec),
+        }
+    }
+
+    /// Change notices of a pod's shim, as a descriptor to poll; `None` when it has none.
+    #[must_use]
+    pub fn subscribe(&self, uid: &str) -> Option<OwnedFd> {
+        self.shim(uid)?.subscribe().ok()
+    }
+
+    /// A pod's shim was seen to be gone.
+    pub fn lost(&self, uid: &str) {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// The pod's shim, adopted when it is not known yet; `None` when there is none that answers.
+    fn shim(&self, uid: &str) -> Option<Arc<shim::Client>> {
+        if let Some(client) = self.shims.lock().unwrap_or_else(PoisonError::into_inner).get(uid) {
+            return Some(Arc::clone(client));
+        }
+        let client = Arc::new(shim::Client::connect(&self.layout.run_pod(uid)).ok()?);
+        self.remember(uid, &client);
+        Some(client)
+    }
+
+    fn remember(&self, uid: &str, client: &Arc<shim::Client>) {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), Arc::clone(client));
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| Error::File { what: "make the folder", path: path.to_owned(), source })
+}
+
+/// The lowest `oom_score_adj` that this process may give to others: its own, unless it may lower it.
+fn min_oom_score_adj() -> i32 {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|l| l.strip_prefix("CapEff:"))
+        .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
+        .unwrap_or(0);
+    if effective & (1 << CAP_SYS_RESOURCE) != 0 {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    let own = own.trim().parse().unwrap_or(0);
+    if own > -998 {
+        tracing::warn!(
+            lowest = own,
+            "CAP_SYS_RESOURCE is missing: oom_score_adj of containers cannot go below this process' own"
+        );
+    }
+    own
+}

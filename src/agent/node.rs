@@ -1,0 +1,293 @@
+//! What all workers share, and what the server sees of the node.
+
+use super::events::{EventLog, Note};
+use super::metrics::Metrics;
+use crate::image::ImageStore;
+use crate::pod::Key;
+use crate::pod::status::NodeFacts;
+use crate::runtime::Runtime;
+use crate::server;
+use crate::shim::exec::Target;
+use crate::source::Rescan;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference, Pod,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+
+/// The agent's common ground.
+pub struct Shared {
+    /// Node name.
+    pub name: String,
+    /// For statuses.
+    pub facts: NodeFacts,
+    /// Executes.
+    pub runtime: Arc<Runtime>,
+    /// Recent events.
+    pub events: EventLog,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Labels of the Node object.
+    pub labels: BTreeMap<String, String>,
+    /// `status.capacity["pods"]`.
+    pub max_pods: u32,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// The manifest directory.
+    pub manifest_dir: PathBuf,
+    /// Makes the source look again.
+    pub rescan: Rescan,
+    pods: RwLock<BTreeMap<Key, Arc<Pod>>>,
+    revision: watch::Sender<u64>,
+    /// The source's state, for the Node's condition: `None` is well.
+    source_error: RwLock<Option<String>>,
+}
+
+/// What [`Shared::new`] takes besides what it makes.
+pub struct Parts {
+    /// Node name.
+    pub name: String,
+    /// For statuses.
+    pub facts: NodeFacts,
+    /// Executes.
+    pub runtime: Arc<Runtime>,
+    /// Labels of the Node object.
+    pub labels: BTreeMap<String, String>,
+    /// Most pods.
+    pub max_pods: u32,
+    /// The manifest directory.
+    pub manifest_dir: PathBuf,
+    /// Makes the source look again.
+    pub rescan: Rescan,
+}
+
+impl Shared {
+    /// Of a node that starts now.
+    #[must_use]
+    pub fn new(parts: Parts) -> Shared {
+        Shared {
+            events: EventLog::new(&parts.name),
+            name: parts.name,
+            facts: parts.facts,
+            runtime: parts.runtime,
+            metrics: Metrics::default(),
+            labels: parts.labels,
+            max_pods: parts.max_pods,
+            started: Timestamp::now(),
+            manifest_dir: parts.manifest_dir,
+            rescan: parts.rescan,
+            pods: RwLock::default(),
+            revision: watch::Sender::new(1),
+            source_error: RwLock::default(),
+        }
+    }
+
+    /// The last report of a pod.
+    #[must_use]
+    pub fn pod(&self, key: &Key) -> Option<Arc<Pod>> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Report a pod; `None`: it is gone. A report that says nothing new changes nothing.
+    pub fn publish(&self, key: &Key, pod: Option<Pod>) {
+        let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
+        match pod {
+            None => {
+                if pods.remove(key).is_none() {
+                    return;
+                }
+            }
+            Some(mut pod) => {
+                if let Some(old) = pods.get(key) {
+                    pod.metadata.resource_version.clone_from(&old.metadata.resource_version);
+                    if **old == pod {
+                        return;
+                    }
+                }
+                pod.metadata.resource_version = Some((*self.revision.borrow() + 1).to_string());
+                pods.insert(key.clone(), Arc::new(pod));
+            }
+        }
+        drop(pods);
+        self.revision.send_modify(|r| *r += 1);
+    }
+
+    /// Record an event, and log it.
+    pub fn note(&self, object: ObjectReference, note: &Note, now: Timestamp) {
+        let (reason, message, container) = (note.reason, &note.message, note.container.as_deref());
+        if note.warning {
+            tracing::warn!(reason, container, "{message}");
+        } else {
+            tracing::info!(reason, container, "{message}");
+        }
+        self.events.record(object, note, now);
+        self.revision.send_modify(|r| *r += 1);
+    }
+
+    /// Whether the source is well.
+    pub fn set_source_error(&self, error: Option<String>) {
+        *self.source_error.write().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+impl server::Node for Shared {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn node(&self) -> ApiNode {
+        let facts = self.runtime.machine();
+        let mut labels = BTreeMap::from([
+            ("kubernetes.io/arch".to_owned(), facts.architecture.to_owned()),
+            ("kubernetes.io/hostname".to_owned(), self.name.clone()),
+            ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ]);
+        labels.extend(self.labels.clone());
+        let resources = BTreeMap::from([
+            ("cpu".to_owned(), Quantity(facts.cpus.to_string())),
+            ("memory".to_owned(), Quantity(format!("{}Ki", facts.memory_bytes / 1024))),
+            ("pods".to_owned(), Quantity(self.max_pods.to_string())),
+        ]);
+        let now = Timestamp::now();
+        let source = self.source_error.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let condition = |type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_heartbeat_time: Some(Time(now)),
+            last_transition_time: Some(Time(self.started)),
+        };
+        let mut conditions = Vec::new();
+        if let Some(error) = source {
+            conditions.push(condition("ManifestSourceHealthy", "False", "SourceUnhealthy", &error));
+        }
+        conditions.push(condition("Ready", "True", "KubeletReady", "coracle is posting ready status"));
+        let mut addresses: Vec<NodeAddress> = self
+            .facts
+            .host_ips
+            .iter()
+            .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
+            .collect();
+        addresses.push(NodeAddress { type_: "Hostname".into(), address: self.name.clone() });
+        ApiNode {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                uid: Some(self.name.clone()),
+                labels: Some(labels),
+                creation_timestamp: Some(Time(self.started)),
+                resource_version: Some(self.revision.borrow().to_string()),
+                ..ObjectMeta::default()
+            },
+            spec: None,
+            status: Some(NodeStatus {
+                addresses: Some(addresses),
+                allocatable: Some(resources.clone()),
+                capacity: Some(resources),
+                conditions: Some(conditions),
+                node_info: Some(NodeSystemInfo {
+                    architecture: facts.architecture.to_owned(),
+                    boot_id: facts.boot_id.clone(),
+                    container_runtime_version: format!("coracle://{}", env!("CARGO_PKG_VERSION")),
+                    kernel_version: facts.kernel.clone(),
+                    kubelet_version: format!("v1.36.0+coracle-{}", env!("CARGO_PKG_VERSION")),
+                    machine_id: facts.machine_id.clone(),
+                    operating_system: "linux".into(),
+                    os_image: facts.os_image.clone(),
+                    system_uuid: facts.machine_id.clone(),
+                    ..NodeSystemInfo::default()
+                }),
+                ..NodeStatus::default()
+            }),
+        }
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.events.list()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    fn images(&self) -> Arc<ImageStore> {
+        self.runtime.images()
+    }
+
+    fn images_in_use(&self) -> Vec<String> {
+        let pods = server::Node::pods(self);
+        let statuses = pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
+        statuses.map(|c| c.image_id.clone()).filter(|id| !id.is_empty()).collect()
+    }
+
+    fn manifest_dir(&self) -> PathBuf {
+        self.manifest_dir.clone()
+    }
+
+    fn log_file(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<PathBuf, String> {
+        let (pod, status) = self.container(namespace, pod, container)?;
+        let Some(status) = status.filter(|s| s.container_id.is_some()) else {
+            return Err(format!("container \"{container}\" in pod \"{}\" is waiting to start", name_of(&pod)));
+        };
+        let attempt = u32::try_from(status.restart_count).unwrap_or(0);
+        let attempt = if previous {
+            attempt.checked_sub(1).ok_or_else(|| {
+                format!("previous terminated container \"{container}\" in pod \"{}\" not found", name_of(&pod))
+            })?
+        } else {
+            attempt
+        };
+        Ok(self.runtime.log_file(&pod, container, attempt))
+    }
+
+    fn exec_target(&self, namespace: &str, pod: &str, container: &str) -> Result<Target, String> {
+        let (pod, status) = self.container(namespace, pod, container)?;
+        let running = status.and_then(|s| {
+            s.state.as_ref()?.running.as_ref()?;
+            s.container_id.clone().map(|id| (id, s.restart_count))
+        });
+        let Some((id, attempt)) = running else {
+            return Err(format!("container not found (\"{container}\")"));
+        };
+        let id = id.trim_start_matches("coracle://");
+        let attempt = u32::try_from(attempt).unwrap_or(0);
+        Ok(self.runtime.exec_target(pod.metadata.uid.as_deref().unwrap_or_default(), container, attempt, id))
+    }
+
+    fn metrics(&self) -> String {
+        self.metrics.render(&server::Node::pods(self))
+    }
+
+    fn rescan(&self) {
+        self.rescan.now();
+    }
+}
+
+fn name_of(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+type StatusOf = Option<k8s_openapi::api::core::v1::ContainerStatus>;
+
+impl Shared {
+    fn container(&self, namespace: &str, name: &str, container: &str) -> Result<(Arc<Pod>, StatusOf), String> {
+        let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+        let pod = self.pod(&key).ok_or_else(|| format!("pods \"{name}\" not found"))?;
+        let known = pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|c| c.name == container));
+        if !known {
+            return Err(format!("container {container} is not valid for pod {name}"));
+        }
+        let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+        let status = statuses.and_then(|s| s.iter().find(|s| s.name == container)).cloned();
+        Ok((pod, status))
+    }
+}

@@ -1,0 +1,348 @@
+//! One worker per pod name: observe, plan, execute, sleep until something changes.
+
+use super::events::{Note, pod_reference};
+use super::node::Shared;
+use crate::pod::{Action, Failure, Instance, Key, Observed, Spec, plan, status};
+use crate::runtime;
+use crate::shim;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// What the sources want of a pod name.
+#[derive(Debug, Clone)]
+pub enum Wish {
+    /// This pod.
+    Run(Arc<Spec>),
+    /// Whatever is on the machine: its source has not spoken yet, or is not healthy.
+    Keep,
+    /// Nothing.
+    Remove,
+}
+
+/// How the agent talks to a worker.
+pub struct Handle {
+    /// What is wanted.
+    pub wish: watch::Sender<Wish>,
+    /// Look again now (images changed).
+    pub wake: Arc<Notify>,
+}
+
+/// Longest pause between two attempts of a step that keeps failing.
+const MAX_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// Longest sleep: a clock that was set does not leave a pod waiting for its old deadline.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
+
+/// Start a worker; `uid` is the pod that is on the machine under this name already. Its key is sent to `ended` when
+/// nothing is left of the pod and nothing is wanted.
+pub fn start(shared: Arc<Shared>, key: Key, uid: Option<String>, wish: Wish, ended: mpsc::UnboundedSender<Key>) -> Handle {
+    let (sender, receiver) = watch::channel(wish);
+    let wake = Arc::new(Notify::new());
+    let worker = Worker {
+        shared,
+        key: key.clone(),
+        uid,
+        wish: receiver,
+        wake: Arc::clone(&wake),
+        events: None,
+        failure: None,
+        container_failures: BTreeMap::new(),
+        stopping: BTreeMap::new(),
+        told: BTreeSet::new(),
+        first: true,
+    };
+    let span = tracing::info_span!("pod", ns = key.namespace, name = key.name);
+    tokio::spawn(tracing::Instrument::instrument(
+        async move {
+            worker.run().await;
+            // The agent is gone when nobody listens; then there is nobody to tell.
+            let _ = ended.send(key);
+        },
+        span,
+    ));
+    Handle { wish: sender, wake }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    key: Key,
+    uid: Option<String>,
+    wish: watch::Receiver<Wish>,
+    wake: Arc<Notify>,
+    /// The shim's change notices, and whose shim.
+    events: Option<(String, AsyncFd<OwnedFd>)>,
+    failure: Option<Failure>,
+    container_failures: BTreeMap<String, Failure>,
+    stopping: BTreeMap<String, Timestamp>,
+    /// Ends of runs (by container ID) that were reported.
+    told: BTreeSet<String>,
+    first: bool,
+}
+
+impl Worker {
+    async fn run(mut self) {
+        loop {
+            if self.wish.has_changed().unwrap_or(true) {
+                self.failure = None;
+                self.container_failures.clear();
+            }
+            let wish = self.wish.borrow_and_update().clone();
+            let Some(seen) = self.observe(&wish).await else { return };
+            let desired = match &wish {
+                Wish::Run(spec) => Some(Arc::clone(spec)),
+                Wish::Keep => seen.present.as_ref().map(|p| Arc::new(p.spec.clone())),
+                Wish::Remove => None,
+            };
+            let now = Timestamp::now();
+            self.tell_exits(&seen, now);
+            self.publish(desired.as_deref(), &seen, now);
+            let plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
+            if plan.actions.is_empty() {
+                if desired.is_none() && seen.present.is_none() {
+                    self.shared.publish(&self.key, None);
+                    return;
+                }
+                if !self.sleep(plan.wake_at).await {
+                    return;
+                }
+                continue;
+            }
+            for action in plan.actions {
+                if !self.execute(desired.as_ref(), &seen, action).await {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(&self, f: impl FnOnce(&runtime::Runtime) -> T + Send + 'static) -> Option<T> {
+        let runtime = Arc::clone(&self.shared.runtime);
+        // An error here means that the agent is shutting down (a panic aborts the process).
+        tokio::task::spawn_blocking(move || f(&runtime)).await.ok()
+    }
+
+    async fn observe(&mut self, wish: &Wish) -> Option<Observed> {
+        let uid = self.uid.clone();
+        let wanted = match wish {
+            Wish::Run(spec) => Some(Arc::clone(spec)),
+            Wish::Keep | Wish::Remove => None,
+        };
+        let subscribed = self.events.as_ref().map(|(uid, _)| uid.clone());
+        let (mut seen, events) = self
+            .blocking(move |runtime| {
+                let seen = runtime.observe(uid.as_deref(), wanted.as_deref());
+                let fresh = uid.filter(|uid| subscribed.as_ref() != Some(uid));
+                let events = fresh.and_then(|uid| runtime.subscribe(&uid).map(|fd| (uid, fd)));
+                (seen, events)
+            })
+            .await?;
+        if let Some((uid, fd)) = events {
+            match AsyncFd::with_interest(fd, Interest::READABLE) {
+                // Something may have happened before the subscription: the loop looks once more.
+                Ok(fd) => {
+                    self.events = Some((uid, fd));
+                    self.wake.notify_one();
+                }
+                Err(error) => tracing::warn!(%error, "cannot watch the shim"),
+            }
+        }
+        if seen.present.is_none() {
+            self.uid = None;
+            self.events = None;
+            self.stopping.clear();
+        }
+        if let Some(present) = &mut seen.present {
+            let alive: BTreeSet<&String> =
+                present.containers.values().flatten().filter(|i| i.is_running()).map(|i| &i.id).collect();
+            self.stopping.retain(|id, _| alive.contains(id));
+            present.stopping.clone_from(&self.stopping);
+        }
+        seen.failure.clone_from(&self.failure);
+        seen.container_failures.clone_from(&self.container_failures);
+        Some(seen)
+    }
+
+    /// Until something changes; false when the agent is going away.
+    async fn sleep(&mut self, until: Option<Timestamp>) -> bool {
+        let pause = until.map(|at| {
+            let left = at.duration_since(Timestamp::now());
+            Duration::try_from(left).unwrap_or(Duration::ZERO).saturating_add(Duration::from_millis(1)).min(MAX_SLEEP)
+        });
+        let timer = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let shim = async {
+            match &self.events {
+                Some((_, fd)) => next_event(fd).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Each arm only waits; losing the race loses nothing, as the loop looks at everything again.
+        tokio::select! {
+            changed = self.wish.changed() => {
+                if changed.is_err() {
+                    return false;
+                }
+                // `run` reads the change itself.
+                self.wish.mark_changed();
+            }
+            () = self.wake.notified() => {}
+            () = timer => {}
+            event = shim => {
+                if event == shim::Event::Gone {
+                    if let Some((uid, _)) = self.events.take() {
+                        self.blocking(move |runtime| runtime.lost(&uid)).await;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    async fn execute(&mut self, desired: Option<&Arc<Spec>>, seen: &Observed, action: Action) -> bool {
+        let spec = match (&action, desired, &seen.present) {
+            // A creation makes what is wanted, everything else acts on what is there.
+            (Action::CreateSandbox, Some(spec), _) => Arc::clone(spec),
+            (_, _, Some(present)) => Arc::new(present.spec.clone()),
+            (_, Some(spec), None) => Arc::clone(spec),
+            (_, None, None) => return false,
+        };
+        let started = std::time::Instant::now();
+        let (job, what) = (Arc::clone(&spec), action.clone());
+        let Some(result) = self.blocking(move |runtime| runtime.execute(&job, &what)).await else { return false };
+        let now = Timestamp::now();
+        tracing::debug!(?action, took = ?started.elapsed(), ok = result.is_ok(), "action");
+        match result {
+            Ok(notes) => {
+                self.failure = None;
+                match &action {
+                    Action::CreateSandbox => self.uid = Some(spec.uid().to_owned()),
+                    Action::Run { container, .. } => {
+                        self.container_failures.remove(container);
+                    }
+                    Action::Stop { id, grace_ms, .. } => {
+                        let grace = SignedDuration::from_millis(i64::try_from(*grace_ms).unwrap_or(i64::MAX / 2));
+                        self.stopping.insert(id.clone(), now.checked_add(grace).unwrap_or(now));
+                    }
+                    Action::ResetSandbox { .. } | Action::StopSandbox => self.events = None,
+                    _ => {}
+                }
+                for note in notes {
+                    self.note(&spec, &note, now);
+                }
+                true
+            }
+            Err(error) => {
+                self.failed(&spec, &action, &error, now);
+                false
+            }
+        }
+    }
+
+    fn failed(&mut self, spec: &Spec, action: &Action, error: &runtime::Error, now: Timestamp) {
+        if matches!(action, Action::CreateSandbox) {
+            // Half-made things are found under this uid.
+            self.uid = Some(spec.uid().to_owned());
+        }
+        let container = match action {
+            Action::Run { container, .. } => Some(container.clone()),
+            _ => None,
+        };
+        let last = match &container {
+            Some(name) => self.container_failures.get(name),
+            None => self.failure.as_ref(),
+        };
+        let count = last.map_or(0, |f| f.count).saturating_add(1);
+        // 0.5 s, 1 s, 2 s … 10 s: quick enough for what heals by itself, slow enough to cost nothing.
+        let pause = SignedDuration::from_millis(250_i64 << count.min(10)).min(MAX_RETRY);
+        let message = error.chain();
+        let failure = Failure {
+            reason: error.waiting_reason().to_owned(),
+            message: message.clone(),
+            count,
+            retry_at: now.checked_add(pause).unwrap_or(now),
+        };
+        let mut note = Note::warning(error.event_reason(), message);
+        note.container.clone_from(&container);
+        self.note(spec, &note, now);
+        self.shared.metrics.action_failed();
+        match container {
+            Some(name) => {
+                self.container_failures.insert(name, failure);
+            }
+            None => self.failure = Some(failure),
+        }
+    }
+
+    fn note(&self, spec: &Spec, note: &Note, now: Timestamp) {
+        self.shared.note(pod_reference(spec.pod(), note.container.as_deref()), note, now);
+    }
+
+    /// Report runs that ended since the last look.
+    fn tell_exits(&mut self, seen: &Observed, now: Timestamp) {
+        let Some(present) = &seen.present else {
+            self.told.clear();
+            return;
+        };
+        let mut notes: Vec<Note> = Vec::new();
+        let mut known = BTreeSet::new();
+        for run in present.containers.values().flatten() {
+            if run.is_running() {
+                continue;
+            }
+            known.insert(run.id.clone());
+            if !self.told.contains(&run.id) && !self.first {
+                notes.extend(exit_note(run));
+            }
+        }
+        for note in notes {
+            self.note(&present.spec, &note, now);
+            if note.reason != "Completed" {
+                self.shared.metrics.container_failed();
+            }
+        }
+        self.told = known;
+        self.first = false;
+    }
+
+    fn publish(&self, desired: Option<&Spec>, seen: &Observed, now: Timestamp) {
+        let previous = self.shared.pod(&self.key);
+        let pod = status::report(desired, seen, &self.shared.facts, previous.as_deref(), now);
+        self.shared.publish(&self.key, pod);
+    }
+}
+
+fn exit_note(run: &Instance) -> Option<Note> {
+    let end = run.terminated.as_ref()?;
+    let note = match end.reason.as_str() {
+        "Completed" => Note::normal("Completed", format!("Container {} exited with code 0", run.container)),
+        "OOMKilled" => Note::warning("OOMKilled", format!("Container {} ran out of memory", run.container)),
+        // The failed start has an event of its own.
+        "StartError" | "ContainerCannotRun" | "ContainerStatusUnknown" => return None,
+        _ => Note::warning("Exited", format!("Container {} exited with code {}", run.container, end.exit_code)),
+    };
+    Some(note.about(&run.container))
+}
+
+async fn next_event(fd: &AsyncFd<OwnedFd>) -> shim::Event {
+    loop {
+        let Ok(mut guard) = fd.readable().await else { return shim::Event::Gone };
+        match shim::drain(fd.get_ref()) {
+            Some(event) => {
+                if event == shim::Event::Changed {
+                    guard.clear_ready();
+                }
+                return event;
+            }
+            None => guard.clear_ready(),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What is wanted: a validated, defaulted pod with its identity.
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use std::fmt;
+
+/// Namespace and name: what a pod worker serialises on, so that two pods of one name never overlap.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Namespace.
+    pub namespace: String,
+    /// Full pod name (with the node's suffix for static pods).
+    pub name: String,
+}
+
+impl Key {
+    /// The key of a pod; missing parts read as empty.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Key {
+        Key {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// `restartPolicy` of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Restart after every exit.
+    Always,
+    /// Restart after a failure.
+    OnFailure,
+    /// Never restart.
+    Never,
+}
+
+/// A pod that passed `manifest::load`: every default is filled in, name, namespace and uid are set.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    pod: Pod,
+    revision: String,
+}
+
+impl Spec {
+    /// Wrap a loaded pod; `None` when it lacks a spec, name, namespace or uid (then it is not from `manifest::load`).
+    #[must_use]
+    pub fn new(pod: Pod) -> Option<Spec> {
+        let meta = &pod.metadata;
+        let named = [&meta.name, &meta.namespace, &meta.uid].iter().all(|f| f.as_ref().is_some_and(|v| !v.is_empty()));
+        if !named || pod.spec.is_none() {
+            return None;
+        }
+        let revision = revision(&pod);
+        Some(Spec { pod, revision })
+    }
+
+    /// The pod as admitted.
+    #[must_use]
+    pub fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    /// Its `spec`.
+    #[must_use]
+    pub fn spec(&self) -> &PodSpec {
+        static EMPTY: std::sync::OnceLock<PodSpec> = std::sync::OnceLock::new();
+        self.pod.spec.as_ref().unwrap_or_else(|| EMPTY.get_or_init(PodSpec::default))
+    }
+
+    /// Namespace and name.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::of(&self.pod)
+    }
+
+    /// UID.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// A digest of all that matters of the pod: it tells an edit even under a pinned uid.
+    #[must_use]
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// App containers in the order of the spec.
+    #[must_use]
+    pub fn containers(&self) -> &[Container] {
+        &self.spec().containers
+    }
+
+    /// A container by name.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.containers().iter().find(|c| c.name == name)
+    }
+
+    /// Restart policy (default Always).
+    #[must_use]
+    pub fn restart_policy(&self) -> RestartPolicy {
+        match self.spec().restart_policy.as_deref() {
+            Some("Never") => RestartPolicy::Never,
+            Some("OnFailure") => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        }
+    }
+
+    /// Grace period in seconds; as kubelet: at least 1.
+    #[must_use]
+    pub fn grace_seconds(&self) -> u64 {
+        u64::try_from(self.spec().termination_grace_period_seconds.unwrap_or(30)).unwrap_or(1).max(1)
+    }
+
+    /// Whether the pod uses the node's network.
+    #[must_use]
+    pub fn host_network(&self) -> bool {
+        self.spec().host_network == Some(true)
+    }
+}
+
+/// FNV-1a 64 over the JSON of the parts that an author writes: labels, annotations, spec. Annotations of the node
+/// itself (`kubernetes.io/config.*`) do not count.
+fn revision(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    let own = |k: &String| !k.starts_with("kubernetes.io/config.");
+    let annotations: Vec<_> =
+        meta.annotations.iter().flatten().filter(|(k, _)| own(k)).map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let text = serde_json::to_string(&(&meta.labels, annotations, &pod.spec)).unwrap_or_default();
+    let hash =
+        text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+}

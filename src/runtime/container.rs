@@ -1,0 +1,300 @@
+//! A container: from the pod's spec and the image to a request to the shim.
+
+use super::sandbox::{SHIM_TIMEOUT, remove_file, remove_tree};
+use super::{Error, Note, Runtime, machine, make_dir};
+use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
+use crate::image::Image;
+use crate::pod::{Instance, Spec, resources};
+use crate::shim::protocol::{Reply, Request, Rootfs, Run};
+use crate::sys::fs;
+use crate::volume;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Container;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long creating and starting a container may take.
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most bytes of an image's `/etc/passwd` or `/etc/group` that are read.
+const ACCOUNTS_MAX: u64 = 4 * 1024 * 1024;
+
+impl Runtime {
+    pub(super) fn run_container(
+        &self,
+        spec: &Spec,
+        name: &str,
+        attempt: u32,
+        backoff_ms: u64,
+    ) -> Result<Vec<Note>, Error> {
+        let container = spec.container(name).ok_or_else(|| Error::Missing(format!("container {name}")))?;
+        let uid = spec.uid();
+        let reference = container.image.clone().unwrap_or_default();
+        let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
+        let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
+        let id = container_id(uid, name, attempt);
+        let record = self.layout.instance(uid, name, attempt);
+        let dir = self.layout.container(uid, name);
+        make_dir(&dir, 0o750)?;
+        let log = self.layout.log(spec.pod(), name, attempt);
+        make_dir(log.parent().unwrap_or(Path::new("/")), 0o755)?;
+        let target = self.layout.rootfs(uid, name, attempt);
+        let bundle = self.layout.bundle(uid, name, attempt);
+        make_dir(&bundle, 0o700)?;
+        let oci = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
+        let request = Request::Run(Box::new(Run {
+            instance: Instance {
+                id: id.clone(),
+                container: name.to_owned(),
+                attempt,
+                image: reference,
+                image_id: image.id.clone(),
+                backoff_ms,
+                created: Timestamp::now(),
+                pid: 0,
+                pid_start: 0,
+                boot_id: String::new(),
+                started: None,
+                terminated: None,
+            },
+            record,
+            bundle,
+            rootfs: Rootfs {
+                layers: image.layers.clone(),
+                upper: dir.join(attempt.to_string()).join("upper"),
+                work: dir.join(attempt.to_string()).join("work"),
+                target,
+            },
+            log: log.clone(),
+            log_max_bytes: self.log_max_bytes,
+            stdin: container.stdin == Some(true),
+            stdin_once: container.stdin_once == Some(true),
+            tty: container.tty == Some(true),
+        }));
+        let reply = shim.call(&request, RUN_TIMEOUT)?;
+        self.link_log(spec, name, &id, &log);
+        self.release_ended(spec, name, attempt);
+        match reply {
+            Reply::Started { .. } => Ok(vec![
+                Note::normal("Created", format!("Container created: {name}")).about(name),
+                Note::normal("Started", format!("Container started: {name}")).about(name),
+            ]),
+            // The failure is in the record: the plan treats it as a run that ended.
+            Reply::Error { message } if self.layout.instance(uid, name, attempt).exists() => {
+                Ok(vec![Note::warning("Failed", format!("Error: {message}")).about(name)])
+            }
+            Reply::Error { message } => Err(Error::Start(message)),
+            Reply::Done | Reply::List { .. } => Err(Error::Start("the shim gave a wrong answer".into())),
+        }
+    }
+
+    /// A convenience for people and log collectors: a container runs without it.
+    fn link_log(&self, spec: &Spec, name: &str, id: &str, log: &Path) {
+        let link = self.layout.container_link(spec.pod(), name, id);
+        match std::os::unix::fs::symlink(log, &link) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                tracing::warn!(link = %link.display(), %error, "cannot link the log");
+            }
+            _ => {}
+        }
+    }
+
+    /// Earlier runs need no root file system any more; their records and logs stay.
+    fn release_ended(&self, spec: &Spec, name: &str, attempt: u32) {
+        let Some(before) = attempt.checked_sub(1) else { return };
+        let id = container_id(spec.uid(), name, before);
+        if let Some(shim) = self.shim(spec.uid())
+            && let Err(error) = shim.call(&Request::Delete { id }, SHIM_TIMEOUT)
+        {
+            tracing::debug!(error = super::chain(&error), "an ended run is not released yet");
+        }
+    }
+
+    pub(super) fn stop_container(
+        &self,
+        spec: &Spec,
+        name: &str,
+        id: &str,
+        grace_ms: u64,
+    ) -> Result<Vec<Note>, Error> {
+        let shim = self.shim(spec.uid()).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
+        let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id);
+        let image = run.and_then(|r| self.images.resolve(&r.image_id));
+        let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
+        match shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)? {
+            Reply::Error { message } => Err(Error::Start(message)),
+            _ => Ok(vec![Note::normal("Killing", format!("Stopping container {name}")).about(name)]),
+        }
+    }
+
+    pub(super) fn forget(&self, spec: &Spec, name: &str, attempt: u32) -> Result<Vec<Note>, Error> {
+        let uid = spec.uid();
+        let id = container_id(uid, name, attempt);
+        if let Some(shim) = self.shim(uid) {
+            // An error is a run that the shim has forgotten already.
+            shim.call(&Request::Delete { id: id.clone() }, SHIM_TIMEOUT)?;
+        }
+        let dir = self.layout.container(uid, name);
+        remove_tree(&dir.join(attempt.to_string()))?;
+        remove_tree(&self.layout.bundle(uid, name, attempt))?;
+        remove_file(&dir.join(format!("{attempt}.message")))?;
+        remove_file(&self.layout.container_link(spec.pod(), name, &id))?;
+        let log = self.layout.log(spec.pod(), name, attempt);
+        let prefix = format!("{attempt}.log");
+        let logs = log.parent().and_then(|dir| std::fs::read_dir(dir).ok());
+        for entry in logs.into_iter().flatten().flatten() {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            if file == prefix || file.starts_with(&format!("{prefix}.")) {
+                remove_file(&entry.path())?;
+            }
+        }
+        // Last: while the record is there, this is done again.
+        remove_file(&self.layout.instance(uid, name, attempt))?;
+        Ok(Vec::new())
+    }
+
+    fn oci_spec(
+        &self,
+        spec: &Spec,
+        container: &Container,
+        image: &Image,
+        id: &str,
+        attempt: u32,
+        rootfs: &Path,
+    ) -> Result<oci_spec::runtime::Spec, Error> {
+        let (uid, pod) = (spec.uid(), spec.pod());
+        let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
+        let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
+        let ips = if spec.host_network() { &self.machine.host_ips } else { &sandbox.ips };
+        let volumes = volume::set_up(pod, &self.layout.volumes(uid))?;
+        let volumes: BTreeMap<String, bundle::Volume> = volumes
+            .into_iter()
+            .map(|(name, v)| (name, bundle::Volume { path: v.path, read_only: v.read_only }))
+            .collect();
+        let mut mounts = bundle::of_container(container, &volumes)?;
+        let taken: Vec<PathBuf> = mounts.iter().map(|m| m.destination.clone()).collect();
+        let mut add = |source: PathBuf, destination: &str| {
+            if !taken.iter().any(|t| t == Path::new(destination)) {
+                mounts.push(Mount { source, destination: destination.into(), ..Mount::default() });
+            }
+        };
+        let dir = self.layout.pod(uid);
+        if let Some(hosts) = self.write_hosts(spec, if spec.host_network() { &[] } else { ips })? {
+            add(hosts, "/etc/hosts");
+        }
+        add(dir.join("resolv.conf"), "/etc/resolv.conf");
+        add(dir.join("hostname"), "/etc/hostname");
+        if spec.spec().host_ipc != Some(true) {
+            add(self.layout.run_pod(uid).join("shm"), "/dev/shm");
+        }
+        if let Some(path) = container.termination_message_path.as_deref().filter(|p| !p.is_empty()) {
+            let message = self.layout.container(uid, &container.name).join(format!("{attempt}.message"));
+            write_shared(&message)?;
+            add(message, path);
+        }
+        let config = image.config.config().as_ref();
+        let image_user = config.and_then(|c| c.user().clone()).unwrap_or_default();
+        let user = bundle::user::resolve(
+            pod,
+            container,
+            &image_user,
+            &read_accounts(&image.layers, "etc/passwd"),
+            &read_accounts(&image.layers, "etc/group"),
+        )
+        .map_err(bundle::Error::from)?;
+        let ns = self.layout.namespaces(uid);
+        let own_net = !spec.host_network();
+        let namespaces = Namespaces {
+            net: own_net.then(|| ns.join("net")),
+            ipc: (spec.spec().host_ipc != Some(true)).then(|| ns.join("ipc")),
+            uts: own_net.then(|| ns.join("uts")),
+            pid: if spec.spec().host_pid == Some(true) { PidNamespace::Host } else { PidNamespace::Private },
+        };
+        let privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
+        let node = self.node_facts(if privileged { machine::devices() } else { Vec::new() });
+        let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
+        Ok(bundle::build(&bundle::Input {
+            pod,
+            container,
+            image: &image.config,
+            user: &user,
+            hostname: &hostname,
+            ips,
+            host_ips: &self.machine.host_ips,
+            node_name: &self.node_name,
+            mounts: &mounts,
+            namespaces: &namespaces,
+            cgroup_path: &resources::container_cgroup(&sandbox.cgroup, id),
+            rootfs,
+            node: &node,
+        })?)
+    }
+
+    fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
+        let memory = i64::try_from(self.machine.memory_bytes).unwrap_or(i64::MAX);
+        NodeFacts {
+            cpus: u32::try_from(self.machine.cpus).unwrap_or(u32::MAX),
+            memory,
+            allocatable: resources::Allocatable {
+                cpu_milli: i64::try_from(self.machine.cpus).unwrap_or(i64::MAX).saturating_mul(1000),
+                memory,
+                ephemeral_storage: 0,
+            },
+            cgroups: self.container_cgroups.clone(),
+            swap_limits: false,
+            capabilities: self.machine.capabilities,
+            min_oom_score_adj: self.min_oom_score_adj,
+            nofile: self.machine.nofile,
+            apparmor: self.machine.apparmor,
+            seccomp_unconfined: !self.seccomp_default,
+            devices,
+        }
+    }
+}
+
+/// Stable, so that asking twice makes nothing twice.
+fn container_id(uid: &str, container: &str, attempt: u32) -> String {
+    let digest = Sha256::digest(format!("{uid}/{container}/{attempt}"));
+    digest.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The image's STOPSIGNAL, by name or number.
+fn stop_signal(image: &Image) -> Option<i32> {
+    let text = image.config.config().as_ref()?.stop_signal().clone()?;
+    let text = text.trim().to_ascii_uppercase();
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
+    if let Some(offset) = name.strip_prefix("RTMIN+") {
+        return offset.parse::<i32>().ok().filter(|n| (0..=30).contains(n)).map(|n| 34 + n);
+    }
+    format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
+}
+
+/// A file of the image, from the topmost layer that has it; empty when none has.
+fn read_accounts(layers: &[PathBuf], path: &str) -> String {
+    for layer in layers.iter().rev() {
+        let Ok(dir) = fs::Dir::open(layer) else { continue };
+        let Ok(file) = dir.open_beneath(OsStr::new(path)) else { continue };
+        if !file.metadata().is_ok_and(|m| m.is_file()) {
+            return String::new(); // a whiteout
+        }
+        let bytes = fs::read_file_limited(file, ACCOUNTS_MAX).unwrap_or_default();
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    String::new()
+}
+
+/// The termination message's file: as kubelet, 0666, because the container's user writes to it.
+fn write_shared(path: &Path) -> Result<(), Error> {
+    let write = || {
+        std::fs::write(path, "")?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+    };
+    write().map_err(|source| Error::File { what: "write", path: path.to_owned(), source })
+}

@@ -1,0 +1,110 @@
+//! Why an action failed.
+
+use std::path::PathBuf;
+
+/// Why an action failed. Display tells one level; [`Error::chain`] tells all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file operation.
+    #[error("cannot {what} {}", .path.display())]
+    File {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A record on disk.
+    #[error("a record cannot be used")]
+    Record(#[from] crate::store::Error),
+    /// A volume.
+    #[error("a volume cannot be set up")]
+    Volume(#[from] crate::volume::Error),
+    /// The pod network.
+    #[error("the pod network cannot be set up")]
+    Network(#[from] crate::net::Error),
+    /// The pod's name.
+    #[error("the pod cannot have its host name")]
+    Hostname(#[from] crate::net::HostnameError),
+    /// A namespace.
+    #[error("the pod's namespaces cannot be made")]
+    Namespace(#[source] std::io::Error),
+    /// A cgroup.
+    #[error("the cgroup {path} cannot be set up")]
+    Cgroup {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The shim.
+    #[error("the pod's shim failed")]
+    Shim(#[from] crate::shim::Error),
+    /// A container could not be created or started.
+    #[error("{0}")]
+    Start(String),
+    /// The container's settings make no OCI spec.
+    #[error("the container cannot be configured")]
+    Bundle(#[from] crate::bundle::Error),
+    /// A resource quantity.
+    #[error("the pod's resources cannot be used")]
+    Resources(#[from] crate::pod::resources::Error),
+    /// The image store.
+    #[error("the image store failed")]
+    Image(#[from] crate::image::Error),
+    /// The image is not here.
+    #[error("image {0} is not present")]
+    NoImage(String),
+    /// The plan asked for something that is not there (any more).
+    #[error("{0} is not there")]
+    Missing(String),
+    /// Processes of the pod do not die.
+    #[error("processes of {0} are still running")]
+    Unkillable(String),
+}
+
+impl Error {
+    /// The whole story in one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+
+    /// `reason` of a waiting container or pod.
+    #[must_use]
+    pub fn waiting_reason(&self) -> &'static str {
+        match self {
+            Error::Volume(_) => "FailedMount",
+            Error::Bundle(_) | Error::Resources(_) => "CreateContainerConfigError",
+            Error::Start(_) => "RunContainerError",
+            Error::NoImage(_) => "ErrImagePull",
+            Error::Image(_) => "ImageInspectError",
+            Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => "FailedCreatePodSandBox",
+            _ => "CreateContainerError",
+        }
+    }
+
+    /// `reason` of the event.
+    #[must_use]
+    pub fn event_reason(&self) -> &'static str {
+        match self {
+            Error::Volume(_) => "FailedMount",
+            Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => "FailedCreatePodSandBox",
+            _ => "Failed",
+        }
+    }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

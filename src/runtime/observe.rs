@@ -1,0 +1,156 @@
+//! What is on the machine: records, shims, images.
+
+use super::{Error, Runtime};
+use crate::pod::{ImageState, Instance, Key, Observed, Present, Record, Sandbox, Spec};
+use crate::store;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Bytes of a termination message that are read (as kubelet).
+const TERMINATION_MESSAGE_MAX: u64 = 4096;
+
+impl Runtime {
+    /// All pods that have a record, by name; whatever else is left of pods that are no more is removed.
+    ///
+    /// # Errors
+    /// When the pods' folder cannot be read.
+    pub fn scan(&self) -> Result<BTreeMap<Key, String>, Error> {
+        let pods = self.layout.pods();
+        let listed = |source| Error::File { what: "list", path: pods.clone(), source };
+        let mut found: BTreeMap<Key, String> = BTreeMap::new();
+        let mut live = Vec::new();
+        for entry in std::fs::read_dir(&pods).map_err(listed)? {
+            let uid = entry.map_err(listed)?.file_name().to_string_lossy().into_owned();
+            match self.record(&uid) {
+                Ok(Some(record)) => {
+                    let key = Key::of(&record.pod);
+                    live.push(uid.clone());
+                    if let Some(first) = found.get(&key) {
+                        tracing::warn!(pod = %key, uid = first, other = uid, "two pods of one name; the other is removed");
+                        self.clear(&uid);
+                    } else {
+                        found.insert(key, uid);
+                    }
+                }
+                Ok(None) => tracing::debug!(uid, "a pod folder without a record: kept for the pod of this uid"),
+                Err(error) => tracing::warn!(uid, error = error.chain(), "a damaged pod record is set aside"),
+            }
+        }
+        self.sweep(&live);
+        Ok(found)
+    }
+
+    /// A pod's record; a damaged one is as good as none, its containers' records tell the rest.
+    pub(super) fn record(&self, uid: &str) -> Result<Option<Record>, Error> {
+        let record: Option<Record> = store::read(&self.layout.record(uid))?;
+        Ok(record.filter(|r| r.pod.metadata.uid.as_deref() == Some(uid)))
+    }
+
+    /// Look at the pod `uid`, and at the images of the wanted pod.
+    #[must_use]
+    pub fn observe(&self, uid: Option<&str>, desired: Option<&Spec>) -> Observed {
+        let mut seen = Observed::default();
+        if let Some(uid) = uid {
+            seen.present = self.present(uid);
+        }
+        let wanted = desired.or(seen.present.as_ref().map(|p| &p.spec));
+        seen.images = wanted.map(|spec| self.image_states(spec)).unwrap_or_default();
+        seen
+    }
+
+    fn present(&self, uid: &str) -> Option<Present> {
+        let record = match self.record(uid) {
+            Ok(record) => record?,
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "the pod's record is damaged; it is written anew");
+                return None;
+            }
+        };
+        let spec = Spec::new(record.pod.clone())?;
+        let sandbox = match &record.sandbox {
+            None => Sandbox::Absent,
+            Some(s) if s.boot_id != self.machine.boot_id => Sandbox::Broken("the machine was restarted".into()),
+            Some(_) => match self.shim(uid) {
+                Some(_) => Sandbox::Ready,
+                None => Sandbox::Broken("the pod's shim is gone".into()),
+            },
+        };
+        let mut containers = BTreeMap::new();
+        for container in spec.containers() {
+            let runs = self.instances(uid, &container.name);
+            if !runs.is_empty() {
+                containers.insert(container.name.clone(), runs);
+            }
+        }
+        Some(Present { spec, record, sandbox, containers, stopping: BTreeMap::new() })
+    }
+
+    /// The recorded runs of a container, oldest first, with their termination messages.
+    pub(super) fn instances(&self, uid: &str, container: &str) -> Vec<Instance> {
+        let dir = self.layout.container(uid, container);
+        let Ok(entries) = std::fs::read_dir(&dir) else { return Vec::new() };
+        let mut runs = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let attempt = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse::<u32>().ok());
+            if attempt.is_none() || path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match store::read::<Instance>(&path) {
+                Ok(Some(mut run)) => {
+                    read_message(&dir.join(format!("{}.message", run.attempt)), &mut run);
+                    runs.push(run);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(error = super::chain(&error), "a damaged record of a run is ignored"),
+            }
+        }
+        runs.sort_by_key(|r| r.attempt);
+        runs
+    }
+
+    fn image_states(&self, spec: &Spec) -> BTreeMap<String, ImageState> {
+        let mut states = BTreeMap::new();
+        for container in spec.containers() {
+            let name = container.image.clone().unwrap_or_default();
+            let never = container.image_pull_policy.as_deref() == Some("Never");
+            let state = match self.images.resolve(&name) {
+                Some(image) => ImageState::Present(image.id.clone()),
+                None if never => ImageState::Absent {
+                    reason: "ErrImageNeverPull".into(),
+                    message: format!("Container image \"{name}\" is not present with pull policy of Never"),
+                },
+                None => ImageState::Absent {
+                    reason: "ErrImagePull".into(),
+                    message: format!(
+                        "Failed to pull image \"{name}\": it is not in the image store, and pulling from registries is \
+                         not supported yet: drop an archive of it into {} or run: coracle image import FILE",
+                        self.layout.root.join("images").display()
+                    ),
+                },
+            };
+            states.insert(name, state);
+        }
+        states
+    }
+}
+
+fn read_message(path: &Path, run: &mut Instance) {
+    let Some(end) = &mut run.terminated else { return };
+    let Ok(text) = tail(path, TERMINATION_MESSAGE_MAX) else { return };
+    if text.is_empty() {
+        return;
+    }
+    // As kubelet: appended to the runtime's message.
+    end.message = if end.message.is_empty() { text } else { format!("{}: {text}", end.message) };
+}
+
+fn tail(path: &Path, max: u64) -> std::io::Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = std::fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
+    let mut bytes = Vec::new();
+    file.take(max).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,410 @@
+//! A pod's sandbox: folders, volumes, cgroup, namespaces, network, shim; made in this order, undone in reverse.
+
+use super::{Error, Note, Runtime, make_dir};
+use crate::net::{Hostname, PortMapping, Protocol, hosts, resolv};
+use crate::pod::{Deletion, Record, SandboxRecord, Spec, Termination, resources};
+use crate::shim::{self, protocol::Request};
+use crate::store;
+use crate::sys::{fs, namespace};
+use crate::volume;
+use jiff::Timestamp;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// How long a shim may take to answer a request that is not about starting a container.
+pub(super) const SHIM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long killed processes may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Runtime {
+    pub(super) fn create_sandbox(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
+        let (uid, pod) = (spec.uid(), spec.pod());
+        let now = Timestamp::now();
+        make_dir(&self.layout.pod(uid), 0o750)?;
+        make_dir(&self.layout.run_pod(uid), 0o700)?;
+        let mut record = self.record(uid).ok().flatten().unwrap_or_else(|| Record {
+            pod: pod.clone(),
+            start_time: now,
+            sandbox: None,
+            sandbox_attempts: 0,
+            finished: None,
+            deletion: None,
+        });
+        record.pod = pod.clone();
+        let qos = resources::qos(pod)?;
+        let cgroup = resources::pod_cgroup(&self.cgroup_root, qos, uid);
+        record.sandbox_attempts = record.sandbox_attempts.saturating_add(1);
+        record.sandbox = Some(SandboxRecord {
+            created: now,
+            boot_id: self.machine.boot_id.clone(),
+            ips: Vec::new(),
+            cgroup: cgroup.clone(),
+        });
+        // Written before anything is made, so that whatever exists after a crash belongs to a recorded sandbox.
+        self.save(&record)?;
+        volume::set_up(pod, &self.layout.volumes(uid))?;
+        self.set_up_cgroups(spec, qos, &cgroup)?;
+        let host_network = spec.host_network();
+        let kinds = namespace::Kinds {
+            net: !host_network,
+            ipc: spec.spec().host_ipc != Some(true),
+            uts: !host_network,
+        };
+        let name = self.hostname(spec)?;
+        let kernel_name = name.for_kernel()?;
+        let ns = self.layout.namespaces(uid);
+        namespace::create(&ns, kinds, (!host_network).then_some(kernel_name.as_str()), &[]).map_err(Error::Namespace)?;
+        if spec.spec().host_ipc != Some(true) {
+            mount_shm(&self.layout.run_pod(uid).join("shm"))?;
+        }
+        let mut notes = Vec::new();
+        if !host_network {
+            let attachment = self.net.attach(uid, &ns.join("net"), &port_mappings(spec))?;
+            if let Some(sandbox) = &mut record.sandbox {
+                sandbox.ips = attachment.ips;
+            }
+            self.save(&record)?;
+        }
+        notes.extend(self.write_names(spec, &kernel_name)?);
+        let client = shim::Client::spawn(&shim::SpawnOptions {
+            run_dir: self.layout.run_pod(uid),
+            cgroup: format!("{}/coracle-shim/{uid}", self.cgroup_root.trim_end_matches('/')),
+            ..shim::SpawnOptions::default()
+        })?;
+        self.remember(uid, &Arc::new(client));
+        Ok(notes)
+    }
+
+    fn set_up_cgroups(&self, spec: &Spec, qos: resources::Qos, cgroup: &str) -> Result<(), Error> {
+        let ensure = |path: &str, settings: &resources::CgroupSettings| {
+            self.cgroups
+                .ensure(path, settings)
+                .map_err(|source| Error::Cgroup { path: path.to_owned(), source })
+        };
+        let none = resources::CgroupSettings::default();
+        ensure(&resources::kubepods_cgroup(&self.cgroup_root), &none)?;
+        if qos != resources::Qos::Guaranteed {
+            ensure(&resources::qos_cgroup(&self.cgroup_root, qos), &none)?;
+        }
+        ensure(cgroup, &resources::pod_settings(spec.pod(), self.pids_limit)?)
+    }
+
+    /// `hostname` and `resolv.conf` of the pod. (`etc-hosts` is written at each container start, as kubelet.)
+    fn write_names(&self, spec: &Spec, hostname: &str) -> Result<Vec<Note>, Error> {
+        let dir = self.layout.pod(spec.uid());
+        let node_resolv = self.resolv_conf.as_ref().map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        let resolv = resolv::render(
+            spec.spec(),
+            &spec.key().namespace,
+            &resolv::Facts {
+                node_resolv_conf: node_resolv.as_deref(),
+                node_ips: &self.machine.host_ips,
+                cluster_dns: &self.cluster_dns,
+                cluster_domain: &self.cluster_domain,
+            },
+        );
+        write_file(&dir.join("resolv.conf"), resolv.text.as_bytes())?;
+        write_file(&dir.join("hostname"), format!("{hostname}\n").as_bytes())?;
+        Ok(resolv.warnings.into_iter().map(|w| Note::warning(w.reason, w.message)).collect())
+    }
+
+    /// The pod's name and domain.
+    pub(super) fn hostname(&self, spec: &Spec) -> Result<Hostname, Error> {
+        let key = spec.key();
+        Ok(crate::net::hostname(spec.spec(), &key.name, &key.namespace, &self.cluster_domain)?)
+    }
+
+    /// The pod's `/etc/hosts`; `None` when the pod gets none.
+    pub(super) fn write_hosts(&self, spec: &Spec, ips: &[std::net::IpAddr]) -> Result<Option<std::path::PathBuf>, Error> {
+        let node = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let text = hosts::render(spec.spec(), &self.hostname(spec)?, ips, &node);
+        let Some(text) = text else { return Ok(None) };
+        let path = self.layout.pod(spec.uid()).join("etc-hosts");
+        write_file(&path, text.as_bytes())?;
+        Ok(Some(path))
+    }
+
+    pub(super) fn mark_deleting(&self, spec: &Spec, grace_seconds: u64) -> Result<Vec<Note>, Error> {
+        self.change(spec.uid(), |record| {
+            record.deletion = Some(Deletion { started: Timestamp::now(), grace_seconds });
+        })?;
+        Ok(Vec::new())
+    }
+
+    pub(super) fn finish(&self, spec: &Spec, phase: &str) -> Result<Vec<Note>, Error> {
+        let Some(mut record) = self.record(spec.uid())? else { return Ok(Vec::new()) };
+        record.finished = Some(phase.to_owned());
+        // Acknowledged once it is seen: a finished job must not run again after a power cut.
+        store::write(&self.layout.record(spec.uid()), &record, 0o600)?;
+        Ok(Vec::new())
+    }
+
+    /// Kill what a lost shim left, record what was cut off, and free the sandbox's names.
+    pub(super) fn reset_sandbox(&self, spec: &Spec, why: &str) -> Result<Vec<Note>, Error> {
+        let uid = spec.uid();
+        self.lost(uid);
+        self.kill_leftovers(uid, spec)?;
+        let mut lost = Vec::new();
+        for container in spec.containers() {
+            for mut run in self.instances(uid, &container.name) {
+                if !run.is_running() {
+                    continue;
+                }
+                run.terminated = Some(Termination {
+                    finished: Timestamp::now(),
+                    exit_code: 137,
+                    signal: None,
+                    reason: "ContainerStatusUnknown".into(),
+                    message: format!("The container could not be located when the pod was checked: {why}"),
+                });
+                store::write(&self.layout.instance(uid, &container.name, run.attempt), &run, 0o600)?;
+                lost.push(container.name.clone());
+            }
+        }
+        self.free_sandbox(uid)?;
+        let mut message = format!("Pod sandbox changed, it will be killed and re-created: {why}");
+        if !lost.is_empty() {
+            message += &format!("; containers cut off: {}", lost.join(", "));
+        }
+        Ok(vec![Note::warning("SandboxChanged", message)])
+    }
+
+    fn kill_leftovers(&self, uid: &str, spec: &Spec) -> Result<(), Error> {
+        let cgroup = self.pod_cgroup(uid, spec)?;
+        shim::reap_orphans(&self.layout.run_pod(uid))?;
+        let gone = self
+            .cgroups
+            .kill_all(&cgroup, KILL_TIMEOUT)
+            .map_err(|source| Error::Cgroup { path: cgroup.clone(), source })?;
+        if !gone {
+            return Err(Error::Unkillable(cgroup));
+        }
+        Ok(())
+    }
+
+    fn pod_cgroup(&self, uid: &str, spec: &Spec) -> Result<String, Error> {
+        let recorded = self.record(uid).ok().flatten().and_then(|r| r.sandbox).map(|s| s.cgroup);
+        Ok(match recorded.filter(|c| !c.is_empty()) {
+            Some(cgroup) => cgroup,
+            None => resources::pod_cgroup(&self.cgroup_root, resources::qos(spec.pod())?, uid),
+        })
+    }
+
+    pub(super) fn stop_sandbox(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
+        let uid = spec.uid();
+        if let Some(client) = self.shim(uid) {
+            match client.call(&Request::Shutdown, SHIM_TIMEOUT) {
+                Ok(_) => {}
+                Err(error) => {
+                    // Whatever is wrong with it, its processes must go.
+                    tracing::warn!(error = super::chain(&error), "the shim does not shut down; it is killed");
+                    self.kill_leftovers(uid, spec)?;
+                }
+            }
+        }
+        self.lost(uid);
+        self.free_sandbox(uid)?;
+        Ok(Vec::new())
+    }
+
+    /// Give back cgroup, addresses and namespaces; no process is left. The record goes last: until then the next
+    /// observation finds a broken sandbox and comes here again.
+    fn free_sandbox(&self, uid: &str) -> Result<(), Error> {
+        let record = self.record(uid)?;
+        if let Some(sandbox) = record.as_ref().and_then(|r| r.sandbox.as_ref()).filter(|s| !s.cgroup.is_empty()) {
+            let cgroup = &sandbox.cgroup;
+            self.cgroups.remove(cgroup).map_err(|source| Error::Cgroup { path: cgroup.clone(), source })?;
+        }
+        let shim = format!("{}/coracle-shim/{uid}", self.cgroup_root.trim_end_matches('/'));
+        self.cgroups.remove(&shim).map_err(|source| Error::Cgroup { path: shim.clone(), source })?;
+        self.net.detach(uid)?;
+        namespace::delete(&self.layout.namespaces(uid)).map_err(Error::Namespace)?;
+        unmount_shm(&self.layout.run_pod(uid).join("shm"))?;
+        remove_tree(&self.layout.run_pod(uid))?;
+        match record {
+            Some(_) => self.change(uid, |record| record.sandbox = None),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn remove_pod(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
+        let uid = spec.uid();
+        for container in spec.containers() {
+            for run in self.instances(uid, &container.name) {
+                remove_file(&self.layout.container_link(spec.pod(), &container.name, &run.id))?;
+            }
+        }
+        remove_tree(&self.layout.pod_log_dir(spec.pod()))?;
+        self.remove_folders(uid)?;
+        Ok(Vec::new())
+    }
+
+    fn remove_folders(&self, uid: &str) -> Result<(), Error> {
+        volume::tear_down(&self.layout.volumes(uid))?;
+        // The record goes first of what is left: from then on the folder is rubbish that `sweep` may finish.
+        remove_file(&self.layout.record(uid))?;
+        remove_tree(&self.layout.pod(uid))
+    }
+
+    /// Remove a pod at once, whatever state it is in: only for what should not exist.
+    pub(super) fn clear(&self, uid: &str) {
+        let Ok(Some(record)) = self.record(uid) else { return };
+        let Some(spec) = Spec::new(record.pod) else { return };
+        let cleared = self
+            .stop_sandbox(&spec)
+            .and_then(|_| self.reset_sandbox(&spec, "its name belongs to another pod"))
+            .and_then(|_| self.remove_pod(&spec));
+        if let Err(error) = cleared {
+            tracing::error!(uid, error = error.chain(), "a stray pod cannot be removed");
+        }
+    }
+
+    /// Remove folders of pods that have no record (their removal was cut off, or the record was damaged) and are not
+    /// wanted: called once the sources have spoken.
+    pub fn remove_strays(&self, wanted: &[String]) {
+        for entry in std::fs::read_dir(self.layout.pods()).into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            if wanted.contains(&uid) || matches!(self.record(&uid), Ok(Some(_))) {
+                continue;
+            }
+            tracing::warn!(uid, "removing the folder of a pod without a record");
+            if let Err(error) = self.remove_folders(&uid) {
+                tracing::error!(uid, error = error.chain(), "the folder of a pod cannot be removed");
+            }
+        }
+    }
+
+    /// At start: free what belongs to no recorded pod.
+    pub(super) fn sweep(&self, live: &[String]) {
+        let entries = std::fs::read_dir(self.layout.run.join("pods"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let uid = entry.file_name().to_string_lossy().into_owned();
+            if live.contains(&uid) {
+                continue;
+            }
+            tracing::warn!(uid, "removing what is left of a pod without a record");
+            let freed = shim::reap_orphans(&self.layout.run_pod(&uid))
+                .map_err(Error::from)
+                .and_then(|()| self.kill_unrecorded(&uid))
+                .and_then(|()| self.free_sandbox(&uid));
+            if let Err(error) = freed {
+                tracing::error!(uid, error = error.chain(), "what is left of a pod cannot be removed");
+            }
+        }
+        if let Err(error) = self.net.retain(live) {
+            tracing::error!(error = super::chain(&error), "unused addresses cannot be given back");
+        }
+    }
+
+    fn kill_unrecorded(&self, uid: &str) -> Result<(), Error> {
+        for qos in [resources::Qos::Guaranteed, resources::Qos::Burstable, resources::Qos::BestEffort] {
+            let cgroup = resources::pod_cgroup(&self.cgroup_root, qos, uid);
+            let failed = |source| Error::Cgroup { path: cgroup.clone(), source };
+            if !self.cgroups.kill_all(&cgroup, KILL_TIMEOUT).map_err(failed)? {
+                return Err(Error::Unkillable(cgroup));
+            }
+            self.cgroups.remove(&cgroup).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn change(&self, uid: &str, f: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let mut record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
+        f(&mut record);
+        self.save(&record)
+    }
+
+    /// Write a record without waiting for the disk: what it says beyond the manifest is worth a rename, not the
+    /// milliseconds of an fsync before the first container runs. A crash of the machine leaves the old one or none.
+    fn save(&self, record: &Record) -> Result<(), Error> {
+        let uid = record.pod.metadata.uid.as_deref().unwrap_or_default();
+        let path = self.layout.record(uid);
+        let failed = |source| Error::File { what: "write", path: path.clone(), source };
+        let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
+        let staged = path.with_extension("json.new");
+        write_private(&staged, &text).map_err(failed)?;
+        std::fs::rename(&staged, &path).map_err(failed)
+    }
+
+    /// Shims by pod, for tests of adoption and for the status.
+    #[must_use]
+    pub fn shim_count(&self) -> usize {
+        self.shims.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+fn port_mappings(spec: &Spec) -> Vec<PortMapping> {
+    let ports = spec.containers().iter().flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|p| {
+            let host_port = u16::try_from(p.host_port.unwrap_or(0)).ok().filter(|p| *p != 0)?;
+            Some(PortMapping {
+                host_ip: p.host_ip.as_deref().filter(|ip| !ip.is_empty()).and_then(|ip| ip.parse().ok()),
+                host_port,
+                container_port: u16::try_from(p.container_port).ok()?,
+                protocol: match p.protocol.as_deref() {
+                    Some("UDP") => Protocol::Udp,
+                    Some("SCTP") => Protocol::Sctp,
+                    _ => Protocol::Tcp,
+                },
+            })
+        })
+        .collect()
+}
+
+/// The pod's `/dev/shm`, shared by its containers (64 MiB, as every runtime).
+fn mount_shm(path: &Path) -> Result<(), Error> {
+    use rustix::mount::{MountFlags, mount};
+    if path.exists() {
+        unmount_shm(path)?;
+    }
+    make_dir(path, 0o755)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("shm", path, "tmpfs", flags, Some(c"mode=1777,size=65536k"))
+        .map_err(|e| Error::File { what: "mount", path: path.to_owned(), source: e.into() })
+}
+
+fn unmount_shm(path: &Path) -> Result<(), Error> {
+    use rustix::mount::{UnmountFlags, unmount};
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Not a mount point, or nothing at all.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(e) => Err(Error::File { what: "unmount", path: path.to_owned(), source: e.into() }),
+    }
+}
+
+fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(content)
+}
+
+/// A file that containers read: 0644, written anew in place because it may be bind-mounted.
+fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let write = || {
+        std::fs::write(path, content)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))
+    };
+    write().map_err(|source| Error::File { what: "write", path: path.to_owned(), source })
+}
+
+pub(super) fn remove_tree(path: &Path) -> Result<(), Error> {
+    match fs::remove_tree(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::File { what: "remove", path: path.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
