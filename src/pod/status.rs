@@ -43,7 +43,7 @@ pub fn report(
     }
     let containers: Vec<ContainerStatus> =
         spec.containers().iter().map(|c| container_status(spec, c, present, seen, node, now)).collect();
-    let phase = phase(spec, present, &containers);
+    let phase = phase(present, &containers);
     let ips = pod_ips(spec, present, node);
     let failure = seen.failure.as_ref();
     pod.status = Some(PodStatus {
@@ -189,7 +189,7 @@ fn back_off_message(spec: &Spec, container: &Container, run: &Instance) -> Strin
 }
 
 /// As kubelet (getPhase), for pods without init containers.
-fn phase(spec: &Spec, present: Option<&Present>, containers: &[ContainerStatus]) -> String {
+fn phase(present: Option<&Present>, containers: &[ContainerStatus]) -> String {
     let Some(present) = present else { return "Pending".into() };
     if let Some(phase) = &present.record.finished {
         return phase.clone();
@@ -204,13 +204,7 @@ fn phase(spec: &Spec, present: Option<&Present>, containers: &[ContainerStatus])
     if containers.iter().any(|c| c.started == Some(true)) {
         return "Running".into();
     }
-    let restarts = |c: &Container| {
-        present.latest(&c.name).is_some_and(|run| restart::wanted(spec.restart_policy(), run))
-    };
-    if present.record.deletion.is_some() || spec.containers().iter().any(restarts) {
-        return "Running".into();
-    }
-    // A terminal phase is published only once it is recorded.
+    // Between two runs, or all ended: a terminal phase is published only once it is recorded.
     "Running".into()
 }
 
@@ -266,3 +260,7 @@ fn conditions(
         make("PodScheduled", true, None, None, start),
     ]
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;
