@@ -2,5 +2,6 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 
 pub mod observed;
+pub mod resources;
 
 pub use observed::{Instance, Termination};
