@@ -2,7 +2,7 @@
 //! `UPDATE_EXPECT=1 cargo test --lib bundle::` writes them anew.
 
 use super::*;
-use crate::pod::resources::{Qos, container_cgroup, pod_cgroup};
+use crate::pod::resources::{container_cgroup, pod_cgroup, qos};
 use expect_test::{ExpectFile, expect_file};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -96,7 +96,7 @@ impl Case {
             node_name: "node",
             mounts: &mounts,
             namespaces: &self.joined,
-            cgroup_path: &container_cgroup(&pod_cgroup("", Qos::BestEffort, "0f"), "c0ffee"),
+            cgroup_path: &container_cgroup(&pod_cgroup("", qos(&self.pod).expect("class"), "0f"), "c0ffee"),
             rootfs: Path::new("/run/coracle/pods/0f/rootfs/c-0"),
             node: &self.node,
         })
@@ -219,6 +219,25 @@ fn environment_and_arguments() {
 }
 
 #[test]
+fn the_pods_own_mounts_come_first() {
+    let mount = |path: &str| json!({"name": "v", "mountPath": path});
+    let mut case = Case::new(json!({"containers": [{
+        "name": "c", "volumeMounts": [mount("/etc/hosts"), mount("/dev/shm"), mount("/a/b"), mount("/a")]
+    }]}));
+    case.volumes.insert("v".into(), Volume { path: "/volume".into(), read_only: true });
+    let spec = case.build().expect("spec");
+    let show = |m: &oci_spec::runtime::Mount| {
+        format!("{} {:?}", m.destination().display(), m.source().as_ref().expect("source"))
+    };
+    let bound = spec.mounts().iter().flatten().filter(|m| m.typ().as_deref() == Some("bind")).map(show);
+    assert_eq!(
+        bound.collect::<Vec<_>>(),
+        [r#"/a "/volume""#, r#"/etc/hosts "/volume""#, r#"/dev/shm "/volume""#, r#"/a/b "/volume""#]
+    );
+    assert!(!spec.mounts().iter().flatten().any(|m| m.source().as_deref() == Some(Path::new("shm"))));
+}
+
+#[test]
 fn commands() {
     let argv = |container: Value, config: Value| {
         let mut case = Case::new(json!({"containers": [container]}));
@@ -266,5 +285,6 @@ fn refusals() {
         unsupported fieldPath: status.phase
         valueFrom of variable A is not supported
         unknown capability "FLY"
-        AppArmor is not enabled on this node"#]].assert_eq(&text.join("\n"));
+        AppArmor is not enabled on this node"#]]
+    .assert_eq(&text.join("\n"));
 }

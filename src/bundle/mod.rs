@@ -96,7 +96,8 @@ pub struct Input<'a> {
     pub host_ips: &'a [IpAddr],
     /// Name of the node.
     pub node_name: &'a str,
-    /// Volumes ([`of_container`]), etc-hosts, resolv.conf, hostname, termination log, the pod's `/dev/shm`.
+    /// Volumes ([`of_container`]), then etc-hosts, resolv.conf, hostname, termination log, the pod's `/dev/shm`. Of two
+    /// at one destination the first counts.
     pub mounts: &'a [Mount],
     /// Namespaces to join.
     pub namespaces: &'a Namespaces,

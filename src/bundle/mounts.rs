@@ -139,8 +139,12 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
         CgroupFs::V1(_) => {}
     }
 
-    let mut given: Vec<&Mount> = input.mounts.iter().collect();
-    for m in &given {
+    let mut given: Vec<&Mount> = Vec::new();
+    for m in input.mounts {
+        if given.iter().any(|earlier| earlier.destination == m.destination) {
+            continue;
+        }
+        given.push(m);
         // libcontainer replaces /dev/ptmx and makes links below whatever /dev is: on the machine's own /dev that
         // would break every terminal of the machine.
         if m.destination == Path::new("/dev") {
