@@ -3,6 +3,7 @@
 
 pub mod observed;
 mod plan;
+pub mod resources;
 pub mod restart;
 mod spec;
 pub mod status;

@@ -1,0 +1,290 @@
+//! Manifest and image in, OCI runtime spec out: the whole of it, compared with files that a person can read.
+//! `UPDATE_EXPECT=1 cargo test --lib bundle::` writes them anew.
+
+use super::*;
+use crate::pod::resources::{container_cgroup, pod_cgroup, qos};
+use expect_test::{ExpectFile, expect_file};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww:x:33:33:www:/var/www:/bin/false\n";
+
+/// JSON with everything in order that the types keep in hash tables.
+fn render(spec: &Spec) -> String {
+    let mut value = serde_json::to_value(spec).expect("JSON");
+    for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+        if let Some(Value::Array(list)) = value.pointer_mut(&format!("/process/capabilities/{set}")) {
+            list.sort_by_key(|v| v.to_string());
+        }
+    }
+    // The profile has tests of its own; that it is there is what matters here.
+    if let Some(seccomp) = value.pointer_mut("/linux/seccomp").filter(|s| !s.is_null()) {
+        *seccomp = json!("RuntimeDefault");
+    }
+    serde_json::to_string_pretty(&value).expect("JSON") + "\n"
+}
+
+fn image(config: Value) -> ImageConfiguration {
+    serde_json::from_value(json!({
+        "architecture": "amd64", "os": "linux", "config": config, "rootfs": {"type": "layers", "diff_ids": []}
+    }))
+    .expect("image")
+}
+
+fn busybox() -> ImageConfiguration {
+    image(json!({"Cmd": ["sh"], "Env": ["PATH=/bin", "VERSION=1.37"]}))
+}
+
+fn node() -> NodeFacts {
+    NodeFacts {
+        cpus: 2,
+        memory: 4 << 30,
+        allocatable: Allocatable { cpu_milli: 2000, memory: 4 << 30, ephemeral_storage: 1 << 30 },
+        swap_limits: true,
+        capabilities: u64::MAX,
+        min_oom_score_adj: -1000,
+        nofile: Some(524_288),
+        ..NodeFacts::default()
+    }
+}
+
+struct Case {
+    pod: Pod,
+    image: ImageConfiguration,
+    volumes: BTreeMap<String, Volume>,
+    node: NodeFacts,
+    joined: Namespaces,
+}
+
+impl Case {
+    fn new(spec: Value) -> Case {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p-node", "namespace": "default", "uid": "0f", "labels": {"app": "x"}},
+            "spec": spec
+        });
+        let ns = |kind: &str| Some(PathBuf::from(format!("/run/coracle/pods/0f/ns/{kind}")));
+        Case {
+            pod: serde_json::from_value(pod).expect("pod"),
+            image: busybox(),
+            volumes: BTreeMap::new(),
+            node: node(),
+            joined: Namespaces { net: ns("net"), ipc: ns("ipc"), uts: ns("uts"), pid: PidNamespace::Private },
+        }
+    }
+
+    fn build(&self) -> Result<Spec, Error> {
+        let container = &self.pod.spec.as_ref().expect("spec").containers[0];
+        let image_user = self.image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default();
+        let user = user::resolve(&self.pod, container, &image_user, PASSWD, "").expect("user");
+        let mut mounts = of_container(container, &self.volumes)?;
+        mounts.push(Mount {
+            source: "/var/lib/coracle/pods/0f/etc-hosts".into(),
+            destination: "/etc/hosts".into(),
+            ..Mount::default()
+        });
+        let ip = |text: &str| vec![text.parse::<IpAddr>().expect("address")];
+        build(&Input {
+            pod: &self.pod,
+            container,
+            image: &self.image,
+            user: &user,
+            hostname: "p-node",
+            ips: &ip("10.88.0.2"),
+            host_ips: &ip("192.0.2.1"),
+            node_name: "node",
+            mounts: &mounts,
+            namespaces: &self.joined,
+            cgroup_path: &container_cgroup(&pod_cgroup("", qos(&self.pod).expect("class"), "0f"), "c0ffee"),
+            rootfs: Path::new("/run/coracle/pods/0f/rootfs/c-0"),
+            node: &self.node,
+        })
+    }
+
+    #[track_caller]
+    fn check(&self, file: ExpectFile) {
+        file.assert_eq(&render(&self.build().expect("spec")));
+    }
+}
+
+#[test]
+fn busybox_with_nothing_special() {
+    Case::new(json!({"containers": [{"name": "c", "image": "busybox"}]}))
+        .check(expect_file!["../../tests/golden/bundle/busybox.json"]);
+}
+
+#[test]
+fn privileged() {
+    let mut case = Case::new(json!({"containers": [{
+        "name": "c", "command": ["sleep"], "args": ["1"], "tty": true, "securityContext": {"privileged": true}
+    }]}));
+    let fuse =
+        json!({"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438, "uid": 0, "gid": 0});
+    case.node.devices = vec![serde_json::from_value(fuse).expect("device")];
+    case.check(expect_file!["../../tests/golden/bundle/privileged.json"]);
+}
+
+#[test]
+fn hardened_on_cgroup_v2() {
+    let mut case = Case::new(json!({"containers": [{
+        "name": "c",
+        "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}},
+        "securityContext": {
+            "readOnlyRootFilesystem": true, "runAsNonRoot": true, "runAsUser": 33, "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}
+        }
+    }]}));
+    case.node.cgroups = CgroupFs::V2;
+    case.check(expect_file!["../../tests/golden/bundle/hardened-v2.json"]);
+}
+
+/// As kubeadm writes it, but for the probes.
+#[test]
+fn kube_apiserver_on_the_host_network() {
+    let path = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
+    let mut case = Case::new(json!({
+        "hostNetwork": true,
+        "priority": 2_000_001_000, "priorityClassName": "system-node-critical",
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{
+            "name": "kube-apiserver",
+            "image": "registry.k8s.io/kube-apiserver:v1.36.2",
+            "command": ["kube-apiserver", "--advertise-address=192.0.2.1", "--secure-port=6443"],
+            "resources": {"requests": {"cpu": "250m"}},
+            "volumeMounts": [
+                {"mountPath": "/etc/ssl/certs", "name": "ca-certs", "readOnly": true},
+                {"mountPath": "/etc/kubernetes/pki", "name": "k8s-certs", "readOnly": true},
+                {"mountPath": "/etc/kubernetes", "name": "etc", "readOnly": true, "recursiveReadOnly": "IfPossible"}
+            ]
+        }],
+        "volumes": [
+            path("ca-certs", "/etc/ssl/certs", "DirectoryOrCreate"),
+            path("k8s-certs", "/etc/kubernetes/pki", "DirectoryOrCreate"),
+            path("etc", "/etc/kubernetes", "")
+        ]
+    }));
+    for volume in case.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let path = PathBuf::from(&volume.host_path.as_ref().expect("hostPath").path);
+        case.volumes.insert(volume.name.clone(), Volume { path, read_only: false });
+    }
+    case.image = image(json!({"Entrypoint": ["/go-runner"], "WorkingDir": "/srv", "Env": ["SSL_CERT_FILE=/x"]}));
+    case.joined = Namespaces { ipc: case.joined.ipc, ..Namespaces::default() };
+    case.node.min_oom_score_adj = 0;
+    case.node.cgroups = CgroupFs::V1(vec![("memory".into(), "/sys/fs/cgroup/memory".into())]);
+    case.check(expect_file!["../../tests/golden/bundle/kube-apiserver.json"]);
+}
+
+#[test]
+fn environment_and_arguments() {
+    let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+    let case = Case::new(json!({"containers": [{
+        "name": "c",
+        "args": ["$(A)", "$(LATE)", "$(VERSION)", "$$(A)"],
+        "resources": {"limits": {"memory": "64Mi"}},
+        "env": [
+            {"name": "A", "value": "1"},
+            {"name": "B", "value": "$(A)-$(LATE)-$(VERSION)"},
+            {"name": "LATE", "value": "x"},
+            {"name": "A", "value": "$(A)2"},
+            {"name": "PATH", "value": "/opt"},
+            {"name": "NAME", "valueFrom": field("metadata.name")},
+            {"name": "LABEL", "valueFrom": field("metadata.labels['app']")},
+            {"name": "NODE", "valueFrom": field("spec.nodeName")},
+            {"name": "IP", "valueFrom": field("status.podIP")},
+            {"name": "HOST", "valueFrom": field("status.hostIPs")},
+            {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+            {"name": "EMPTY"}
+        ]
+    }]}));
+    let spec = case.build().expect("spec");
+    let process = spec.process().as_ref().expect("process");
+    expect_test::expect![[r#"
+        PATH=/opt
+        VERSION=1.37
+        HOSTNAME=p-node
+        A=12
+        B=1-$(LATE)-$(VERSION)
+        LATE=x
+        NAME=p-node
+        LABEL=x
+        NODE=node
+        IP=10.88.0.2
+        HOST=192.0.2.1
+        MEM=64
+        EMPTY=
+        HOME=/root"#]]
+    .assert_eq(&process.env().as_ref().expect("env").join("\n"));
+    assert_eq!(process.args().as_deref().expect("args"), ["12", "x", "$(VERSION)", "$(A)"]);
+}
+
+#[test]
+fn the_pods_own_mounts_come_first() {
+    let mount = |path: &str| json!({"name": "v", "mountPath": path});
+    let mut case = Case::new(json!({"containers": [{
+        "name": "c", "volumeMounts": [mount("/etc/hosts"), mount("/dev/shm"), mount("/a/b"), mount("/a")]
+    }]}));
+    case.volumes.insert("v".into(), Volume { path: "/volume".into(), read_only: true });
+    let spec = case.build().expect("spec");
+    let show = |m: &oci_spec::runtime::Mount| {
+        format!("{} {:?}", m.destination().display(), m.source().as_ref().expect("source"))
+    };
+    let bound = spec.mounts().iter().flatten().filter(|m| m.typ().as_deref() == Some("bind")).map(show);
+    assert_eq!(
+        bound.collect::<Vec<_>>(),
+        [r#"/a "/volume""#, r#"/etc/hosts "/volume""#, r#"/dev/shm "/volume""#, r#"/a/b "/volume""#]
+    );
+    assert!(!spec.mounts().iter().flatten().any(|m| m.source().as_deref() == Some(Path::new("shm"))));
+}
+
+#[test]
+fn commands() {
+    let argv = |container: Value, config: Value| {
+        let mut case = Case::new(json!({"containers": [container]}));
+        case.image = image(config);
+        case.build().map(|s| s.process().as_ref().and_then(|p| p.args().clone()).unwrap_or_default().join(" "))
+    };
+    let both = || json!({"Entrypoint": ["e"], "Cmd": ["d"]});
+    assert_eq!(argv(json!({"name": "c"}), both()).expect("argv"), "e d");
+    assert_eq!(argv(json!({"name": "c", "args": ["a"]}), both()).expect("argv"), "e a");
+    assert_eq!(argv(json!({"name": "c", "command": ["x"]}), both()).expect("argv"), "x");
+    assert_eq!(argv(json!({"name": "c", "command": ["x"], "args": ["a"]}), both()).expect("argv"), "x a");
+    assert!(matches!(argv(json!({"name": "c"}), json!({})), Err(Error::NoCommand)));
+    assert!(matches!(argv(json!({"name": "c", "command": ["a\u{0}"]}), json!({})), Err(Error::Argument)));
+}
+
+#[test]
+fn refusals() {
+    let failure = |container: Value| {
+        let mut case = Case::new(json!({"containers": [container]}));
+        case.volumes.insert("v".into(), Volume { path: "/x".into(), read_only: true });
+        case.build().expect_err("refused").to_string()
+    };
+    let mounting = |mount: Value| failure(json!({"name": "c", "volumeMounts": [mount]}));
+    let text = [
+        mounting(json!({"name": "none", "mountPath": "/x"})),
+        mounting(json!({"name": "v", "mountPath": "/dev/"})),
+        mounting(json!({"name": "v", "mountPath": "/a/../b"})),
+        mounting(json!({"name": "v", "mountPath": "/x", "subPath": "y"})),
+        mounting(json!({"name": "v", "mountPath": "/x", "mountPropagation": "Bidirectional"})),
+        failure(json!({"name": "c", "env": [{"name": "A=B"}]})),
+        failure(json!({"name": "c", "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.phase"}}}]})),
+        failure(json!({"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]})),
+        failure(json!({"name": "c", "securityContext": {"capabilities": {"add": ["FLY"]}}})),
+        failure(
+            json!({"name": "c", "securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": "x"}}}),
+        ),
+    ];
+    expect_test::expect![[r#"
+        volumeMounts: the pod has no volume "none"
+        mountPath /dev is not supported (mount single devices or folders below it; privileged containers have all)
+        mountPath "/a/../b" must be a path below / without '..'
+        subPath of volume mount v is not supported
+        mountPropagation Bidirectional of "/x" is available only to privileged containers
+        env "A=B": the name must not be empty nor hold '=', and neither name nor value may hold a NUL byte
+        unsupported fieldPath: status.phase
+        valueFrom of variable A is not supported
+        unknown capability "FLY"
+        AppArmor is not enabled on this node"#]]
+    .assert_eq(&text.join("\n"));
+}
