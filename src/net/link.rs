@@ -214,7 +214,9 @@ pub fn connect(host: &mut Socket, netns: &Path, port: &Port<'_>) -> Result<(), E
                 delete(&mut pod, POD_LINK)?;
             }
             create_pair(host, &namespace, port)?;
-            find(&mut pod, POD_LINK)?.ok_or_else(|| Error::LinkVanished { link: POD_LINK.to_owned() })?.index
+            let made = find(&mut pod, POD_LINK)?.ok_or_else(|| Error::LinkVanished { link: POD_LINK.to_owned() })?;
+            set_up(&mut pod, made.index, POD_LINK)?;
+            made.index
         }
     };
     let assigned = addresses(&mut pod)?;
@@ -263,11 +265,10 @@ fn create_pair(host: &mut Socket, namespace: &File, port: &Port<'_>) -> Result<(
     host.execute(RouteNetlinkMessage::NewLink(message), 0, &format!("setting hairpin mode of {}", port.name))
 }
 
-/// The request that makes both ends at once, each up and in its place, the pod's never visible on the node.
+/// The request that makes both ends at once, each in its place, the pod's never visible on the node. Only the node's
+/// end can be up from the start: the pod's has no peer yet when the kernel comes to it (ENOTCONN).
 fn pair(namespace: &File, port: &Port<'_>) -> RouteNetlinkMessage {
     let mut peer = LinkMessage::default();
-    peer.header.flags = LinkFlags::Up;
-    peer.header.change_mask = LinkFlags::Up;
     peer.attributes = vec![
         LinkAttribute::IfName(POD_LINK.to_owned()),
         LinkAttribute::NetNsFd(namespace.as_raw_fd()),

@@ -261,7 +261,7 @@ options timeout:2 rotate timeout:3
         PodSpec { dns_policy: Some(policy.into()), host_network: Some(host_network), ..PodSpec::default() }
     }
 
-    fn check(spec: &PodSpec, cluster_dns: &[&str], node: Option<&str>, expected: Expect) {
+    fn check(spec: &PodSpec, cluster_dns: &[&str], node: Option<&str>, expected: &Expect) {
         let cluster_dns: Vec<IpAddr> = cluster_dns.iter().map(|ip| ip.parse().unwrap()).collect();
         let facts = Facts {
             node_resolv_conf: node,
@@ -286,11 +286,11 @@ options timeout:2 rotate timeout:3
             nameserver 10.96.0.10
             options ndots:5
         "#]];
-        check(&spec("Default", false), &["10.96.0.10"], Some(NODE), node.clone());
-        check(&spec("ClusterFirst", true), &["10.96.0.10"], Some(NODE), node);
-        check(&spec("ClusterFirst", false), &["10.96.0.10"], Some(NODE), cluster.clone());
-        check(&spec("ClusterFirstWithHostNet", true), &["10.96.0.10"], Some(NODE), cluster);
-        check(&spec("None", false), &["10.96.0.10"], Some(NODE), expect![""]);
+        check(&spec("Default", false), &["10.96.0.10"], Some(NODE), &node);
+        check(&spec("ClusterFirst", true), &["10.96.0.10"], Some(NODE), &node);
+        check(&spec("ClusterFirst", false), &["10.96.0.10"], Some(NODE), &cluster);
+        check(&spec("ClusterFirstWithHostNet", true), &["10.96.0.10"], Some(NODE), &cluster);
+        check(&spec("None", false), &["10.96.0.10"], Some(NODE), &expect![""]);
     }
 
     #[test]
@@ -299,7 +299,7 @@ options timeout:2 rotate timeout:3
             &spec("ClusterFirst", false),
             &[],
             Some(NODE),
-            expect![[r#"
+            &expect![[r#"
             search lan corp.example
             nameserver 192.0.2.53
             options timeout:3 rotate
@@ -314,7 +314,7 @@ options timeout:2 rotate timeout:3
             &spec("Default", false),
             &[],
             None,
-            expect![[r#"
+            &expect![[r#"
             search .
             nameserver 127.0.0.1
             nameserver ::1
@@ -338,7 +338,7 @@ options timeout:2 rotate timeout:3
             &spec,
             &["10.96.0.10"],
             Some(NODE),
-            expect![[r#"
+            &expect![[r#"
             search team.svc.cluster.local svc.cluster.local cluster.local lan corp.example my.example
             nameserver 10.96.0.10
             nameserver 192.0.2.1
@@ -359,7 +359,7 @@ options timeout:2 rotate timeout:3
             &pod,
             &[],
             None,
-            expect![[r#"
+            &expect![[r#"
             search ok.example
             nameserver 192.0.2.1
             nameserver 192.0.2.2
