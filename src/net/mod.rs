@@ -154,6 +154,7 @@ pub struct Network {
 struct State {
     pool: Pool,
     translation: Translation,
+    nft: nft::Connection,
     forwarding_checked: bool,
 }
 
@@ -188,7 +189,8 @@ impl Network {
         if let Some(last) = records.last() {
             pool.resume_after(last);
         }
-        let state = State { pool, translation: Translation::Stale, forwarding_checked: false };
+        let state =
+            State { pool, translation: Translation::Stale, nft: nft::Connection::default(), forwarding_checked: false };
         Ok(Network { config, records, state: Mutex::new(state) })
     }
 
@@ -296,7 +298,7 @@ impl Network {
                 link::delete(&mut socket, &self.config.bridge)?;
             }
         }
-        match nft::remove(&self.config.bridge) {
+        match nft::remove(&self.config.bridge, &mut state.nft) {
             Err(e) if !nft::is_unavailable(&e) => return Err(e.into()),
             _ => {}
         }
@@ -329,7 +331,7 @@ impl Network {
         let ruleset = nft::Ruleset { bridge: self.config.bridge.clone(), pods: self.config.pod_cidr, forwards };
         // Whatever happens next, the table is not known to be right until it has been written.
         state.translation = Translation::Stale;
-        if let Err(error) = ruleset.program() {
+        if let Err(error) = ruleset.program(&mut state.nft) {
             if !nft::is_unavailable(&error) {
                 return Err(error.into());
             }

@@ -25,7 +25,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 
 use super::{Cidr, Protocol};
 use crate::sys::netlink::{self, Socket, Writer};
@@ -85,6 +85,10 @@ enum Is {
     Different = 1,
 }
 
+/// The socket to nf_tables, opened when first needed and after an error.
+#[derive(Default)]
+pub struct Connection(Option<Socket>);
+
 /// A port of the node that leads to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forward {
@@ -104,8 +108,8 @@ pub struct Ruleset {
 
 impl Ruleset {
     /// Makes the kernel's table this one, atomically: packets see the old rules or the new ones.
-    pub fn program(&self) -> Result<(), netlink::Error> {
-        self.build().send()
+    pub fn program(&self, connection: &mut Connection) -> Result<(), netlink::Error> {
+        self.build().send(connection)
     }
 
     fn build(&self) -> Batch {
@@ -161,12 +165,12 @@ impl Ruleset {
 }
 
 /// Removes the bridge's table; fine if there is none.
-pub fn remove(bridge: &str) -> Result<(), netlink::Error> {
+pub fn remove(bridge: &str, connection: &mut Connection) -> Result<(), netlink::Error> {
     let mut batch = Batch::begin(bridge);
     // Creating first makes the deletion succeed either way.
     batch.create_table();
     batch.delete_table();
-    batch.send()
+    batch.send(connection)
 }
 
 /// Whether an error means that this kernel cannot translate addresses at all, rather than that this request failed.
@@ -200,8 +204,7 @@ impl Batch {
     }
 
     fn message(&mut self, kind: u16, flags: u16, about: &'static str, body: impl FnOnce(&mut Writer)) {
-        // Every message is acknowledged: the last one's tells that all went through.
-        self.writer.message(kind, flags | NLM_F_ACK, |w| {
+        self.writer.message(kind, flags, |w| {
             family(w, IPV4, 0);
             body(w);
         });
@@ -247,21 +250,26 @@ impl Batch {
 
     fn rule(&mut self, chain: &'static str, expressions: impl FnOnce(&mut Writer)) {
         let table = self.table.clone();
-        self.message(NEW_RULE, NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND, chain, |w| {
+        self.message(NEW_RULE, NLM_F_CREATE | NLM_F_APPEND, chain, |w| {
             w.name(1, &table);
             w.name(2, chain);
             w.nested(4, expressions);
         });
     }
 
-    fn send(mut self) -> Result<(), netlink::Error> {
-        let last = self.writer.messages() - 1;
+    fn send(mut self, connection: &mut Connection) -> Result<(), netlink::Error> {
+        // The messages are carried out in turn: the last one's acknowledgement speaks for all.
+        let last = self.writer.acknowledge().unwrap_or_default();
         self.frame(BATCH_END, "batch");
-        let socket = Socket::open(netlink::Protocol::Netfilter)?;
-        socket.transact(self.writer.bytes(), last, |number| {
+        let socket = match connection.0.take() {
+            Some(socket) => socket,
+            None => Socket::open(netlink::Protocol::Netfilter)?,
+        };
+        connection.0 = Some(socket.transact(self.writer.bytes(), last, |number| {
             let about = self.about.get(number as usize).copied().unwrap_or("batch");
             format!("programming nf_tables table ip {} ({about})", self.table)
-        })
+        })?);
+        Ok(())
     }
 }
 
@@ -382,4 +390,97 @@ fn dnat(w: &mut Writer, forward: &Forward) {
         w.number_be(3, REGISTER_1);
         w.number_be(5, REGISTER_2);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::netlink::attributes;
+    use expect_test::expect;
+    use proptest::prelude::*;
+
+    fn ruleset(forwards: Vec<Forward>) -> Ruleset {
+        Ruleset { bridge: "coracle0".to_owned(), pods: "10.88.0.0/24".parse().unwrap(), forwards }
+    }
+
+    fn forward(host_ip: Option<Ipv4Addr>, host_port: u16, protocol: Protocol) -> Forward {
+        Forward { host_ip, host_port, protocol, to: SocketAddrV4::new(Ipv4Addr::new(10, 88, 0, 2), 80) }
+    }
+
+    /// One line per message: what it is about, its type, and for a rule its expressions with their values.
+    fn listing(batch: &Batch) -> String {
+        let mut text = String::new();
+        let mut rest = batch.writer.bytes();
+        for about in &batch.about {
+            let length = u32::from_ne_bytes(rest[..4].try_into().unwrap()) as usize;
+            let kind = u16::from_ne_bytes(rest[4..6].try_into().unwrap());
+            let name = match kind {
+                BATCH_BEGIN => "begin",
+                NEW_TABLE => "add table",
+                DEL_TABLE => "delete table",
+                NEW_CHAIN => "add chain",
+                NEW_RULE => "add rule",
+                _ => "?",
+            };
+            text.push_str(&format!("{name} {about}"));
+            let body = &rest[netlink::HEADER + 4..length];
+            if kind == NEW_RULE {
+                let (_, expressions) = attributes(body).find(|(kind, _)| *kind == 4).unwrap();
+                for (_, expression) in attributes(expressions) {
+                    let part = |wanted| attributes(expression).find(|(kind, _)| *kind == wanted).unwrap().1;
+                    text.push_str(&format!(" | {}", netlink::string(part(1))));
+                    for (kind, value) in attributes(part(2)) {
+                        let hex: String = value.iter().map(|b| format!("{b:02x}")).collect();
+                        text.push_str(&format!(" {kind}={}", hex.trim_start_matches("000000")));
+                    }
+                }
+            }
+            text.push('\n');
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty());
+        text
+    }
+
+    #[test]
+    fn without_host_ports_only_the_guard_and_masquerade() {
+        expect![[r#"
+            begin batch
+            add table table
+            delete table table
+            add table table
+            add chain guard
+            add chain postrouting
+            add rule guard | meta 1=01 2=06 | cmp 1=01 2=00 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=10 4=04 | bitwise 1=01 2=01 3=04 4=08000100ff000000 5=0800010000000000 | cmp 1=01 2=00 3=080001007f000000 | immediate 1=00 2=0c0002800800010000000000
+            add rule guard | meta 1=01 2=06 | cmp 1=01 2=00 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=0c 4=04 | bitwise 1=01 2=01 3=04 4=08000100ff000000 5=0800010000000000 | cmp 1=01 2=00 3=080001007f000000 | immediate 1=00 2=0c0002800800010000000000
+            add rule postrouting | meta 1=01 2=07 | cmp 1=01 2=01 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=0c 4=04 | bitwise 1=01 2=01 3=04 4=08000100ffffff00 5=0800010000000000 | cmp 1=01 2=00 3=080001000a580000 | payload 1=01 2=01 3=10 4=04 | bitwise 1=01 2=01 3=04 4=08000100ffffff00 5=0800010000000000 | cmp 1=01 2=01 3=080001000a580000 | payload 1=01 2=01 3=10 4=04 | bitwise 1=01 2=01 3=04 4=08000100f0000000 5=0800010000000000 | cmp 1=01 2=01 3=08000100e0000000 | masq
+        "#]].assert_eq(&listing(&ruleset(vec![]).build()));
+    }
+
+    #[test]
+    fn host_ports() {
+        let forwards =
+            vec![forward(None, 8080, Protocol::Tcp), forward(Some(Ipv4Addr::new(192, 0, 2, 1)), 53, Protocol::Udp)];
+        let listing = listing(&ruleset(forwards).build());
+        let wanted = |line: &&str| line.contains("hostports") || line.contains("output");
+        let lines: Vec<&str> = listing.lines().filter(wanted).collect();
+        expect![[r#"
+            add chain hostports
+            add chain output
+            add rule output | fib 1=01 2=03 3=02 | cmp 1=01 2=00 3=0800010002000000 | immediate 1=00 2=1c00028008000100fffffffd0e000200686f7374706f727473000000
+            add rule hostports | meta 1=01 2=10 | cmp 1=01 2=00 3=0500010006000000 | payload 1=01 2=02 3=02 4=02 | cmp 1=01 2=00 3=060001001f900000 | immediate 1=01 2=080001000a580002 | immediate 1=02 2=0600010000500000 | nat 1=01 2=02 3=01 5=02
+            add rule hostports | payload 1=01 2=01 3=10 4=04 | cmp 1=01 2=00 3=08000100c0000201 | meta 1=01 2=10 | cmp 1=01 2=00 3=0500010011000000 | payload 1=01 2=02 3=02 4=02 | cmp 1=01 2=00 3=0600010000350000 | immediate 1=01 2=080001000a580002 | immediate 1=02 2=0600010000500000 | nat 1=01 2=02 3=01 5=02"#]].assert_eq(&lines.join("\n"));
+    }
+
+    proptest! {
+        /// Whatever the ports: messages and attributes that add up, one rule per port.
+        #[test]
+        fn batches_are_well_formed(ports in proptest::collection::vec((any::<u16>(), any::<bool>()), 0..50), bridge in "[a-z0-9.-]{1,15}") {
+            let count = ports.len();
+            let forwards = ports.into_iter()
+                .map(|(port, any_ip)| forward((!any_ip).then_some(Ipv4Addr::LOCALHOST), port, Protocol::Sctp)).collect();
+            let text = listing(&Ruleset { bridge, ..ruleset(forwards) }.build());
+            prop_assert_eq!(text.lines().filter(|line| line.starts_with("add rule hostports")).count(), count);
+        }
+    }
 }

@@ -143,11 +143,13 @@ impl Socket {
 
     /// Sends an nfnetlink batch in one datagram and waits for the verdict on all of it.
     ///
-    /// `batch` holds whole messages with their headers, numbered from 0 upwards; the message numbered `last` carries
-    /// `NLM_F_ACK`. The first refusal is returned with the number of the message it is about (the kernel blames the
-    /// batch's first message for what concerns the batch as a whole); nothing of a refused batch has taken effect.
-    /// The socket is spent: further answers to a refused batch would be mistaken for answers to a later one.
-    pub fn transact(mut self, batch: &[u8], last: u32, asked: impl Fn(u32) -> String) -> Result<(), Error> {
+    /// `batch` holds whole messages with their headers, numbered from 0 upwards; the message numbered `last` is to be
+    /// acknowledged. The first refusal is returned; `asked` names what a message was about (the kernel blames the
+    /// batch's first message for what concerns the batch as a whole). Nothing of a refused batch has taken effect.
+    ///
+    /// The socket comes back only from a success: further answers to a refused batch would be mistaken for answers to
+    /// a later one. Keep it: closing one makes the kernel wait for its clean-up of earlier transactions, some 10 ms.
+    pub fn transact(mut self, batch: &[u8], last: u32, asked: impl Fn(u32) -> String) -> Result<Socket, Error> {
         // A batch must be one datagram; as root the limit on its size can be lifted, else the kernel says EMSGSIZE.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&self.inner, batch.len() * 2 + (64 << 10));
         self.inner.send(batch, 0).map_err(|source| Error::Socket { asked: asked(last), source })?;
@@ -160,7 +162,7 @@ impl Socket {
                 }
                 refusal(&frame, &asked(frame.sequence))?;
                 if frame.sequence == last {
-                    return Ok(());
+                    return Ok(self);
                 }
             }
         }
@@ -331,6 +333,8 @@ pub fn number(value: &[u8]) -> Option<u32> {
 pub struct Writer {
     bytes: Vec<u8>,
     messages: u32,
+    /// Where the last message starts.
+    last: usize,
 }
 
 impl Writer {
@@ -343,7 +347,16 @@ impl Writer {
         let sequence = self.messages;
         write_header(&mut self.bytes[start..], length, kind, NLM_F_REQUEST | flags, sequence);
         self.messages += 1;
+        self.last = start;
         sequence
+    }
+
+    /// Asks for an acknowledgement of the last message; returns its number, `None` if there is no message.
+    pub fn acknowledge(&mut self) -> Option<u32> {
+        let flags = self.bytes.get_mut(self.last + 6..self.last + 8)?;
+        let asked = u16::from_ne_bytes([flags[0], flags[1]]) | NLM_F_ACK;
+        flags.copy_from_slice(&asked.to_ne_bytes());
+        self.messages.checked_sub(1)
     }
 
     /// Appends bytes as they are, padded to four.
@@ -380,11 +393,6 @@ impl Writer {
         self.bytes[start + 2..start + 4].copy_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
     }
 
-    /// How many messages have been written.
-    pub fn messages(&self) -> u32 {
-        self.messages
-    }
-
     /// The datagram.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -399,11 +407,13 @@ mod tests {
     #[test]
     fn written_messages_read_back() {
         let mut writer = Writer::default();
-        writer.message(7, NLM_F_ACK, |w| {
+        assert_eq!(writer.acknowledge(), None);
+        writer.message(7, 0, |w| {
             w.raw(&[1, 2, 3, 4]);
             w.name(1, "lo");
             w.nested(2, |w| w.number_be(3, 5));
         });
+        assert_eq!(writer.acknowledge(), Some(0));
         writer.message(8, 0, |_| {});
         let frames: Vec<_> = Frames(writer.bytes()).collect::<Result<_, _>>().unwrap();
         assert_eq!(
