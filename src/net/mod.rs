@@ -12,6 +12,7 @@
 //! Whatever the calling thread's network namespace is, is "the node": nothing here looks at the process.
 
 mod cidr;
+mod conntrack;
 pub mod hostname;
 pub mod hosts;
 pub mod ipam;
@@ -232,8 +233,12 @@ impl Network {
         let prefix = self.config.pod_cidr.prefix();
         let name = link_name(uid);
         link::connect(&mut socket, netns, &link::Port { name: &name, bridge, address, prefix, gateway, mtu })?;
-        self.translate(&mut self.state(), changed)?;
-        if let (Translation::Unavailable(reason), Some(port)) = (&self.state().translation, ports.first()) {
+        let mut state = self.state();
+        self.translate(&mut state, changed)?;
+        if changed {
+            forget_flows(&mut state.nft, ports);
+        }
+        if let (Translation::Unavailable(reason), Some(port)) = (&state.translation, ports.first()) {
             let reason = format!("this kernel cannot translate addresses: {reason}");
             return Err(Error::HostPort { port: port.host_port, protocol: port.protocol, reason });
         }
@@ -245,8 +250,10 @@ impl Network {
         {
             // Ports first: none may lead to an address that somebody else gets.
             let mut state = self.state();
+            let ports = state.pool.get(uid).map(|(_, lease)| lease.ports.clone()).unwrap_or_default();
             if state.pool.clear_ports(uid) {
                 self.translate(&mut state, true)?;
+                forget_flows(&mut state.nft, &ports);
             }
         }
         link::disconnect(&mut Socket::open(netlink::Protocol::Route)?, &link_name(uid))?;
@@ -375,6 +382,15 @@ fn forwards(address: Ipv4Addr, lease: &Lease) -> impl Iterator<Item = nft::Forwa
         protocol: port.protocol,
         to: SocketAddrV4::new(address, port.container_port),
     })
+}
+
+/// Makes endless flows notice that their port leads elsewhere now. TCP needs none of it: its flows end.
+fn forget_flows(connection: &mut nft::Connection, ports: &[PortMapping]) {
+    for port in ports.iter().filter(|port| port.protocol == Protocol::Udp) {
+        if let Err(error) = conntrack::forget(connection, port.protocol.number(), port.host_port) {
+            tracing::debug!(port = port.host_port, error = %described(&error), "senders that keep their port may have to pause for 30 s");
+        }
+    }
 }
 
 fn check_ports(ports: &[PortMapping]) -> Result<(), Error> {

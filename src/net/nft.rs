@@ -85,9 +85,21 @@ enum Is {
     Different = 1,
 }
 
-/// The socket to nf_tables, opened when first needed and after an error.
+/// The socket to netfilter, opened when first needed and after an error.
 #[derive(Default)]
 pub struct Connection(Option<Socket>);
+
+impl Connection {
+    /// As [`Socket::transact`].
+    pub fn transact(&mut self, batch: &[u8], last: u32, asked: impl Fn(u32) -> String) -> Result<(), netlink::Error> {
+        let socket = match self.0.take() {
+            Some(socket) => socket,
+            None => Socket::open(netlink::Protocol::Netfilter)?,
+        };
+        self.0 = Some(socket.transact(batch, last, asked)?);
+        Ok(())
+    }
+}
 
 /// A port of the node that leads to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,15 +273,10 @@ impl Batch {
         // The messages are carried out in turn: the last one's acknowledgement speaks for all.
         let last = self.writer.acknowledge().unwrap_or_default();
         self.frame(BATCH_END, "batch");
-        let socket = match connection.0.take() {
-            Some(socket) => socket,
-            None => Socket::open(netlink::Protocol::Netfilter)?,
-        };
-        connection.0 = Some(socket.transact(self.writer.bytes(), last, |number| {
+        connection.transact(self.writer.bytes(), last, |number| {
             let about = self.about.get(number as usize).copied().unwrap_or("batch");
             format!("programming nf_tables table ip {} ({about})", self.table)
-        })?);
-        Ok(())
+        })
     }
 }
 

@@ -344,6 +344,27 @@ fn udp_host_port() {
 }
 
 #[test]
+fn an_endless_udp_flow_follows_its_port_to_the_next_pod() {
+    let mut machine = Machine::new();
+    let (a, b) = (machine.pod("a"), machine.pod("b"));
+    let network = machine.network();
+    let client = machine.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let mut buffer = [0; 16];
+    for (uid, netns) in [("a", &a), ("b", &b)] {
+        machine.run(|| network.attach(uid, netns, &[port(514, Protocol::Udp)]).unwrap());
+        let server = namespace::with_netns(netns, || UdpSocket::bind("0.0.0.0:80").unwrap()).unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        client.send_to(uid.as_bytes(), "127.0.0.1:514").unwrap();
+        let (length, _) = server.recv_from(&mut buffer).unwrap_or_else(|e| panic!("pod {uid}: {e}"));
+        assert_eq!(&buffer[..length], uid.as_bytes());
+        machine.run(|| network.detach(uid).unwrap());
+        // Nobody is there now: the flow goes to the node itself, and is remembered as such.
+        let _ = client.send_to(b"lost", "127.0.0.1:514");
+        let _ = client.take_error();
+    }
+}
+
+#[test]
 fn pods_reach_the_world_behind_the_nodes_address() {
     let mut machine = Machine::new();
     machine.connect_outside(1400);
