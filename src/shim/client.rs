@@ -87,8 +87,8 @@ impl Client {
                 .into(),
             None => Stdio::null(),
         };
-        let process = role::start(options.exe.as_deref(), "shim", &args, listener, stderr)
-            .map_err(cannot("start the shim"))?;
+        let process =
+            role::start(options.exe.as_deref(), "shim", &args, listener, stderr).map_err(cannot("start the shim"))?;
         let pid = process.pid();
         // It is our child and not yet waited for, so this is its start even if it has ended.
         let start = process::start_ticks(pid).unwrap_or(0);

@@ -2,12 +2,13 @@
 
 use super::console::Console;
 use super::log::{Encoder, Log, Stream};
+use super::program::Refusal;
 use super::protocol::Run;
 use super::start::{self, Order, Report, Stdio};
 use super::{cgroup, record};
 use crate::pod::{Instance, Termination};
-use crate::sys::process::{self, Exit};
 use crate::sys::mount;
+use crate::sys::process::{self, Exit};
 use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -33,10 +34,17 @@ pub(super) struct Output {
 
 pub(super) enum Phase {
     /// The throwaway child `child` creates it, and tells how that goes through `report`.
-    Starting { child: i32, report: OwnedFd, text: Vec<u8>, details: Vec<String> },
+    Starting {
+        child: i32,
+        report: OwnedFd,
+        text: Vec<u8>,
+        details: Vec<String>,
+    },
     Running,
     /// Its init has ended, its output perhaps not.
-    Draining { until: Instant },
+    Draining {
+        until: Instant,
+    },
     Ended,
 }
 
@@ -400,7 +408,9 @@ impl Container {
 fn explain(message: String, details: &[String]) -> String {
     // The first is where it went wrong; those after it are the callers' view of the same.
     match details.first() {
-        Some(detail) if !message.contains(detail.as_str()) => format!("{message} ({detail})"),
+        Some(detail) if Refusal::find(detail).is_none() && !message.contains(detail.as_str()) => {
+            format!("{message} ({detail})")
+        }
         _ => message,
     }
 }

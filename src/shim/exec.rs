@@ -151,8 +151,8 @@ pub fn spawn_from(program: Option<&std::path::Path>, target: &Target, options: &
         }
     }
     let order = Order { target: target.clone(), options: options.clone() };
-    let order =
-        serde_json::to_vec(&order).map_err(|e| Error::Io { what: "encode the command", source: io::Error::other(e) })?;
+    let order = serde_json::to_vec(&order)
+        .map_err(|e| Error::Io { what: "encode the command", source: io::Error::other(e) })?;
     let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
     socket::send(&control, &order, &fds).map_err(|source| Error::Io { what: "send the command", source })?;
     drop(theirs);

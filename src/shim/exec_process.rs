@@ -134,7 +134,11 @@ fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
         env.retain(|present| name(present) != name(entry));
         env.push(entry.clone());
     }
-    let defaults = [("TERM", "TERM=xterm", options.tty), ("PATH", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", true), ("HOME", "HOME=/", true)];
+    let defaults = [
+        ("TERM", "TERM=xterm", options.tty),
+        ("PATH", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", true),
+        ("HOME", "HOME=/", true),
+    ];
     for (variable, entry, wanted) in defaults {
         if wanted && !env.iter().any(|present| name(present) == variable) {
             env.push(entry.to_owned());

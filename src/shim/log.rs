@@ -124,13 +124,38 @@ impl Log {
         Ok(())
     }
 
-    /// Appends whole lines, rotating first when they would make the file too big.
-    pub(super) fn append(&mut self, lines: &[u8], now: Timestamp) {
+    /// Appends whole lines, rotating when they would make the file too big.
+    pub(super) fn append(&mut self, mut lines: &[u8], now: Timestamp) {
+        while !lines.is_empty() {
+            let (fits, later) = lines.split_at(self.fitting(lines));
+            if fits.is_empty() {
+                if self.rotate(now).is_err() {
+                    // Better a file that is too big than lost output; the next call tries again.
+                    return self.append_here(lines, now);
+                }
+                self.torn = false;
+            }
+            self.append_here(fits, now);
+            lines = later;
+        }
+    }
+
+    /// How many bytes of `lines`, in whole lines, the file has room for; an empty file has room for any line.
+    fn fitting(&self, lines: &[u8]) -> usize {
+        let room = usize::try_from(self.max.saturating_sub(self.size)).unwrap_or(usize::MAX);
+        if self.max == 0 || lines.len() <= room {
+            return lines.len();
+        }
+        match lines[..room].iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => end + 1,
+            None if self.size == 0 => lines.iter().position(|&byte| byte == b'\n').map_or(lines.len(), |end| end + 1),
+            None => 0,
+        }
+    }
+
+    fn append_here(&mut self, lines: &[u8], now: Timestamp) {
         if lines.is_empty() {
             return;
-        }
-        if self.max > 0 && self.size > 0 && self.size + lines.len() as u64 > self.max && self.rotate(now).is_ok() {
-            self.torn = false;
         }
         if self.file.is_none() && self.reopen().is_err() {
             self.dropped += lines.len() as u64;
@@ -140,7 +165,6 @@ impl Log {
             let end = if self.torn { "\n" } else { "" };
             let note = format!("{end}{now:.9} stderr F coracle: {} bytes of log could not be written\n", self.dropped);
             let (written, result) = self.write(note.as_bytes());
-            self.torn = self.torn && written == 0;
             if result.is_err() {
                 self.torn |= written > 0;
                 self.dropped += lines.len() as u64;
@@ -289,7 +313,7 @@ mod tests {
     fn rotation_keeps_the_newest() {
         let dir = std::env::temp_dir().join(format!("coracle-log-{}", std::process::id()));
         let mut log = Log::open(dir.join("c/0.log"), 100).unwrap();
-        let line = vec![b'x'; 60];
+        let line = [vec![b'x'; 59], b"\n".to_vec()].concat();
         for _ in 0..8 {
             log.append(&line, Timestamp::UNIX_EPOCH);
         }

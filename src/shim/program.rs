@@ -1,10 +1,10 @@
 //! The program that a container runs: found and checked inside the container, so that what is wrong with it is said
 //! in words, then executed.
 
+use crate::sys::process;
 use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, LinuxSeccomp, Spec};
 use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use crate::sys::process;
 use nix::unistd::AccessFlags;
 use std::ffi::CString;
 use std::fs::{self, File};

@@ -40,7 +40,10 @@ pub(super) fn sync(path: &Path) -> io::Result<()> {
 
 fn names(path: &Path) -> io::Result<(&Path, PathBuf)> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} is not the path of a file", path.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{} is not the path of a file", path.display()),
+        ));
     };
     let mut temporary = std::ffi::OsString::from(".");
     temporary.push(name);

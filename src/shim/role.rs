@@ -60,9 +60,6 @@ pub(super) fn start(
     if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {
         command.env("RUST_BACKTRACE", backtrace);
     }
-    FORGOTTEN
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    FORGOTTEN.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     command.spawn().map(|child| Offspring(Some(child)))
 }

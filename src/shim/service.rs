@@ -3,8 +3,8 @@
 use super::container::{Container, Phase, Site};
 use super::protocol::{MAX_PACKET, Reply, Request, Run};
 use super::{IDENTITY, Identity, SOCKET, STATE, cgroup, record, socket};
-use crate::sys::process::{self, Exit};
 use crate::sys::mount;
+use crate::sys::process::{self, Exit};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -176,8 +176,7 @@ impl Shim {
                 fds.push(output.fd.as_fd());
             }
         }
-        let mut fds: Vec<PollFd<'_>> =
-            fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
         let wakes = self.containers.iter().filter_map(Container::wakes_at);
         let wakes = wakes.chain(self.tidy_at).chain(self.shutdown).min();
         let timeout = wakes.map(|at| {
@@ -275,9 +274,10 @@ impl Shim {
                 self.containers[index].init_ended(exit);
                 continue;
             }
-            let starter = self.containers.iter().position(
-                |container| matches!(container.phase, Phase::Starting { child, .. } if child == pid),
-            );
+            let starter = self
+                .containers
+                .iter()
+                .position(|container| matches!(container.phase, Phase::Starting { child, .. } if child == pid));
             if let Some(index) = starter {
                 if self.containers[index].child_ended(exit) {
                     self.start_over(index);

@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 /// From now on error events of this process, and of those cloned from it, go to `pipe`.

@@ -32,7 +32,9 @@ pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> 
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "an overlay needs at least one layer"));
     }
     match overlay_by_parts(layers, upper, work, target) {
-        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::TOOBIG) => overlay_by_options(layers, upper, work, target),
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::TOOBIG) => {
+            overlay_by_options(layers, upper, work, target)
+        }
         other => Ok(other?),
     }
 }

@@ -144,17 +144,19 @@ pub fn ignore_signals(signals: &[i32]) {
 
 /// Every signal to its default disposition, none blocked: what a program may expect of its parent.
 pub fn reset_signals() {
+    // The kernel's own structure, as glibc keeps two signals from being reset that a parent may have ignored:
+    // handler (SIG_DFL is 0), flags, restorer, mask.
+    let default = [0u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL is valid for all signals; where it may not be set (SIGKILL, SIGSTOP, glibc's own) the call
-        // fails and changes nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: `default` is as large as the kernel's sigaction on 64-bit machines and valid for reads; for SIGKILL
+        // and SIGSTOP the call fails and changes nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
-    // SAFETY: `set` is initialised by sigemptyset before it is read.
+    let none = 0u64;
+    // SAFETY: `none` is a kernel signal set of the 8 bytes given.
     unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
-    }
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, std::ptr::null_mut::<u64>(), 8)
+    };
 }
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
@@ -276,11 +278,7 @@ fn parse_mapping(line: &str) -> Option<Option<(usize, usize)>> {
 /// On kernels before 5.12, or without CAP_SYS_ADMIN.
 pub fn sealed_program(program: &Path) -> io::Result<OwnedFd> {
     use rustix::mount::{OpenTreeFlags, open_tree};
-    let tree = open_tree(
-        rustix::fs::CWD,
-        program,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )?;
+    let tree = open_tree(rustix::fs::CWD, program, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     let attributes = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
     // SAFETY: an empty NUL-terminated path and a mount_attr of the size given, both valid for the call.
     let result = unsafe {
@@ -318,7 +316,10 @@ mod tests {
 
     #[test]
     fn mappings() {
-        assert_eq!(parse_mapping("00400000-00401000 r-xp 00000000 fe:00 12 /bin/x\n"), Some(Some((0x400000, 0x401000))));
+        assert_eq!(
+            parse_mapping("00400000-00401000 r-xp 00000000 fe:00 12 /bin/x\n"),
+            Some(Some((0x400000, 0x401000)))
+        );
         assert_eq!(parse_mapping("00400000-00401000 rw-p 00000000 fe:00 12 /bin/x\n"), Some(None));
         assert_eq!(parse_mapping("00400000-00401000 r--s 00000000 fe:00 12 /bin/x\n"), Some(None));
         assert_eq!(parse_mapping("00400000-00401000 r--p 00000000 00:00 0 [vdso]\n"), Some(None));
