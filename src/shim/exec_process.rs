@@ -1,0 +1,255 @@
+//! Exec into a running container: the helper's side, a single-threaded process for one command.
+
+use super::console::Console;
+use super::exec::{Options, Order, Status, TERMINAL_READY, Target};
+use super::program::{Program, Refusal, with_filter_rights};
+use super::start::{Report, chain};
+use super::{socket, trace};
+use crate::sys::process::{self, Exit};
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use libcontainer::syscall::syscall::SyscallType;
+use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Largest order: what a socket takes by default.
+const MAX_ORDER: usize = 208 * 1024;
+
+/// The role `coracle exec-helper`. Standard input is the control socket. Returns the exit code.
+pub fn helper_main(_args: impl Iterator<Item = OsString>) -> i32 {
+    process::set_name("coracle-exec");
+    process::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGINT]);
+    let _ = rustix::process::setsid();
+    rustix::process::umask(Mode::WGRP | Mode::WOTH);
+    match serve() {
+        Ok(()) => 0,
+        Err(e) => {
+            eprintln!("error: exec helper: {e}");
+            1
+        }
+    }
+}
+
+fn serve() -> io::Result<()> {
+    let control = take_stdin()?;
+    let (order, mut fds) = socket::receive(&control, MAX_ORDER)?;
+    let order: Order = serde_json::from_slice(&order)?;
+    if fds.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "an order without descriptors"));
+    }
+    let mut status = File::from(fds.remove(0));
+    let outcome = match begin(&order, fds, &control) {
+        Ok(pid) => wait(pid, &control)?,
+        Err(refusal) => refusal,
+    };
+    let mut line = serde_json::to_vec(&outcome)?;
+    line.push(b'\n');
+    status.write_all(&line)
+}
+
+fn refused(message: String) -> Status {
+    Status { exit_code: None, error: Some(format!("exec failed: {message}")) }
+}
+
+/// Joins the container and starts the command. Returns its PID, a child of this process.
+fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32, Status> {
+    let cannot = |what: &str| {
+        let what = what.to_owned();
+        move |e: io::Error| refused(format!("cannot {what}: {e}"))
+    };
+    let Order { target, options } = order;
+    let path = target.bundle.join("config.json");
+    let spec = Spec::load(&path).map_err(|e| refused(format!("cannot read {}: {}", path.display(), chain(&e))))?;
+    let (process, program) = plan(&spec, options).map_err(refused)?;
+    let view = StateView::of(target).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => refused("the container is not running".to_owned()),
+        _ => refused(format!("cannot read the container's state: {e}")),
+    })?;
+    let process_file = in_memory(&process).map_err(cannot("store the process"))?;
+    let (details, details_end) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| cannot("make a pipe")(e.into()))?;
+    trace::send_errors_to(details_end);
+
+    let mut builder = ContainerBuilder::new(target.id.clone(), SyscallType::default())
+        .with_root_path(&view.root)
+        .and_then(ContainerBuilder::validate_id)
+        .map_err(|e| refused(chain(&e)))?
+        .with_executor(program);
+    let mut console = None;
+    if options.tty {
+        let socket = Console::listen(&view.root, "console.sock").map_err(cannot("make the console socket"))?;
+        builder = builder.with_console_socket(Some(socket.path()));
+        console = Some(socket);
+    } else {
+        let stdin = match fds.len() {
+            0..=2 => rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|e| cannot("open /dev/null")(e.into()))?,
+            _ => fds.remove(2),
+        };
+        let (Some(stderr), Some(stdout)) = (fds.pop(), fds.pop()) else {
+            return Err(refused("an order without output".to_owned()));
+        };
+        let owner = process.user().uid();
+        for stream in [&stdin, &stdout, &stderr] {
+            super::start::give(stream, owner);
+        }
+        builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
+    }
+    let pid = builder
+        .as_tenant()
+        .with_detach(options.tty)
+        .with_process(Some(format!("/proc/self/fd/{}", process_file.as_raw_fd())))
+        .build()
+        .map_err(|e| explain(&chain(&e), details))?;
+    if let Some(console) = console {
+        let sent = console.master().and_then(|master| socket::send(control, TERMINAL_READY, &[master.as_fd()]));
+        if let Err(e) = sent {
+            let _ = process::kill(pid.as_raw(), libc::SIGKILL);
+            return Err(refused(format!("cannot pass on the terminal: {e}")));
+        }
+    }
+    Ok(pid.as_raw())
+}
+
+/// The process to run: the container's own, with another command.
+fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
+    let linux = spec.linux().as_ref();
+    let mut namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    if namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
+        // libcontainer would run it as the machine's root.
+        return Err("the container has a user namespace of its own".to_owned());
+    }
+    let mut process = spec.process().clone().ok_or("the container has no process")?;
+    process.set_args(Some(options.argv.clone()));
+    let mut env = process.env().clone().unwrap_or_default();
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    for entry in &options.env_add {
+        env.retain(|present| name(present) != name(entry));
+        env.push(entry.clone());
+    }
+    let defaults = [
+        ("TERM", "TERM=xterm", options.tty),
+        ("PATH", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", true),
+        ("HOME", "HOME=/", true),
+    ];
+    for (variable, entry, wanted) in defaults {
+        if wanted && !env.iter().any(|present| name(present) == variable) {
+            env.push(entry.to_owned());
+        }
+    }
+    process.set_env(Some(env));
+    process.set_terminal(Some(options.tty));
+    let mut program = Program { die_with_parent: true, ..Program::default() };
+    program.seccomp = linux.and_then(|linux| linux.seccomp().clone());
+    if program.seccomp.is_some()
+        && process.no_new_privileges() != Some(true)
+        && let Some(capabilities) = process.capabilities().clone()
+    {
+        process.set_capabilities(Some(with_filter_rights(&capabilities)));
+        program.capabilities = Some(capabilities);
+    }
+    Ok((process, program))
+}
+
+fn explain(text: &str, details: OwnedFd) -> Status {
+    if let Some(refusal) = Refusal::find(text) {
+        let message = format!("exec failed: unable to start container process: {}", refusal.message);
+        return Status { exit_code: Some(refusal.code), error: Some(message) };
+    }
+    // The processes that hold the other end may still run: what is there now is enough.
+    let mut log = vec![0; 4096];
+    let _ = rustix::fs::fcntl_setfl(&details, OFlags::NONBLOCK);
+    let length = File::from(details).read(&mut log).unwrap_or(0);
+    let first = log[..length].split(|&b| b == b'\n').next().unwrap_or_default();
+    match serde_json::from_slice(first) {
+        Ok(Report::Detail { text: detail }) if !text.contains(&detail) => refused(format!("{text} ({detail})")),
+        _ => refused(text.to_owned()),
+    }
+}
+
+/// Until the command ends, or nobody is interested any more: then it is killed.
+fn wait(pid: i32, control: &OwnedFd) -> io::Result<Status> {
+    let children = process::child_events()?;
+    let mut wanted = true;
+    loop {
+        while let Some(ended) = process::ended_child()? {
+            let exit = process::reap(ended)?;
+            if ended == pid {
+                let code = match exit {
+                    Exit::Code(code) => code,
+                    Exit::Signal(signal) => 128 + signal,
+                };
+                return Ok(Status { exit_code: Some(code), error: None });
+            }
+        }
+        let mut fds = vec![PollFd::new(&children, PollFlags::IN)];
+        if wanted {
+            // Nothing comes over it any more but its end.
+            fds.push(PollFd::new(control, PollFlags::IN));
+        }
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other?,
+        };
+        if wanted && fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) {
+            wanted = false;
+            let _ = process::kill_group(pid, libc::SIGKILL);
+            let _ = process::kill(pid, libc::SIGKILL);
+        }
+        drop(fds);
+        let mut count = [0; 8];
+        if poll(&mut [PollFd::new(&children, PollFlags::IN)], Some(&ZERO)).is_ok_and(|ready| ready > 0) {
+            let _ = rustix::io::read(&children, &mut count);
+        }
+    }
+}
+
+const ZERO: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+
+fn in_memory(process: &Process) -> io::Result<OwnedFd> {
+    let fd = memfd_create(c"process", MemFdCreateFlag::MFD_CLOEXEC)?;
+    File::from(fd.try_clone()?).write_all(&serde_json::to_vec(process)?)?;
+    Ok(fd)
+}
+
+/// The control socket that came as standard input.
+fn take_stdin() -> io::Result<OwnedFd> {
+    let control = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    nix::unistd::dup2(null.as_raw_fd(), 0)?;
+    Ok(control)
+}
+
+/// A copy of the container's state for this exec alone: libcontainer leaves sockets beside the one that it reads.
+struct StateView {
+    root: PathBuf,
+}
+
+impl StateView {
+    fn of(target: &Target) -> io::Result<StateView> {
+        if target.id.is_empty() || target.id.contains('/') || target.id.starts_with('.') {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{:?} is not a container ID", target.id)));
+        }
+        let state = fs::read(target.state_root.join(&target.id).join("state.json"))?;
+        let root = target.state_root.join(format!(".exec-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        let view = StateView { root };
+        let dir: &Path = &view.root.join(&target.id);
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::write(dir.join("state.json"), state)?;
+        Ok(view)
+    }
+}
+
+impl Drop for StateView {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
