@@ -1,4 +1,49 @@
 //! Images: archives, unpacked layers, records.
+//!
+//! ```text
+//! archive ─ documents ─▶ candidates ─▶ ingest: blob ─ digest ─ decompress ─ digest ─ unpack ─▶ staging ─▶ layers, images
+//! ```
+//!
+//! An image becomes usable in one step, the rename of its record, after all it is made of is verified and on disk
+//! ([`store`]). Nothing is ever unpacked into a place where it could be used half-done.
 
-/// The image store.
-pub struct ImageStore;
+mod archive;
+pub mod blob;
+mod builtin;
+mod digest;
+mod document;
+mod dropin;
+mod error;
+mod ingest;
+pub mod reference;
+mod store;
+pub mod tarball;
+pub mod unpack;
+
+use std::path::PathBuf;
+
+use oci_spec::image::ImageConfiguration;
+
+pub use builtin::BUILTIN;
+pub use digest::Digest;
+pub use document::{architecture, configuration};
+pub use dropin::{DropIn, Outcome};
+pub use error::Error;
+pub use ingest::{Ingest, StoredLayer};
+pub use store::{Damaged, ImageStore};
+
+/// An image whose layers are unpacked and ready to be mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Digest of its configuration, `sha256:…`: what kubelet calls the image ID.
+    pub id: String,
+    /// Full names (`docker.io/library/nginx:latest`), sorted; none if they all moved to other images.
+    pub names: Vec<String>,
+    /// Digests of its manifest, and of the indexes that listed it, where the source had them.
+    pub digests: Vec<String>,
+    pub config: ImageConfiguration,
+    /// Unpacked layers, bottom first, each once: overlayfs takes no folder twice.
+    pub layers: Vec<PathBuf>,
+    /// Bytes of file content in all layers.
+    pub size: u64,
+}

@@ -1,0 +1,68 @@
+//! What can go wrong with images, each with the archive, blob or entry it happened in.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::Digest;
+use crate::store;
+
+/// The error of everything in [`image`](super).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// As kubelet's reason `InvalidImageName`.
+    #[error("invalid image name {name:?}: {reason}")]
+    InvalidImageName { name: String, reason: String },
+    #[error("no image {reference:?}")]
+    NotFound { reference: String },
+    #[error("image {id} is in use")]
+    InUse { id: String },
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// The archive as a whole is not what it should be.
+    #[error("{}: {reason}", archive.display())]
+    Archive { archive: PathBuf, reason: String },
+    /// Something in the archive cannot be used; `source` says what.
+    #[error("{}: {member}", archive.display())]
+    Member { archive: PathBuf, member: String, source: Box<Error> },
+    #[error("no image for linux/{wanted}, only for {found}")]
+    Platform { wanted: String, found: String },
+    #[error("cannot parse {what}")]
+    Parse { what: &'static str, source: serde_json::Error },
+    /// A document (manifest, configuration) says something that cannot be.
+    #[error("{0}")]
+    Document(String),
+    #[error("missing")]
+    Missing,
+    #[error("{what} has digest {actual}, expected {expected}")]
+    Mismatch { what: &'static str, expected: Digest, actual: Digest },
+    /// The stream broke off or does not decompress.
+    #[error("cannot read")]
+    Stream { source: io::Error },
+    /// The tar stream itself is malformed, `offset` bytes into it.
+    #[error("malformed tar at byte {offset}: {reason}")]
+    Tar { offset: u64, reason: String },
+    /// An entry that no honest archive holds.
+    #[error("entry {entry:?}: {reason}")]
+    Entry { entry: String, reason: String },
+    /// An entry that the system refused.
+    #[error("entry {entry:?}: cannot {action}")]
+    Apply { entry: String, action: &'static str, source: io::Error },
+    #[error("more than {limit} {what}")]
+    Limit { what: &'static str, limit: u64 },
+    #[error("another process uses the image store {}", path.display())]
+    Locked { path: PathBuf },
+    #[error(transparent)]
+    Record(#[from] store::Error),
+}
+
+impl Error {
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// Says in which part of an archive the error happened.
+    pub(super) fn within(self, archive: &std::path::Path, member: &str) -> Error {
+        Error::Member { archive: archive.into(), member: member.into(), source: Box::new(self) }
+    }
+}

@@ -1,0 +1,479 @@
+//! What is on disk, and how it is found again.
+//!
+//! | In the store | What |
+//! |---|---|
+//! | `images/<hex of the ID>.json` | an image: names, configuration, layers |
+//! | `layers/<hex of the diff ID>/` | an unpacked layer, shared between images |
+//! | `layers/<hex of the diff ID>.json` | says that the layer is whole |
+//! | `staging/` | what is being unpacked or removed |
+//! | `*.damaged` | records set aside |
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use std::{io, thread};
+
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use super::ingest::{self, Ingest};
+use super::unpack::Limits;
+use super::{Digest, Error, Image, builtin, reference};
+use crate::store;
+use crate::sys::fs::{self, Dir};
+
+/// State is for root only.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// An image as it is recorded.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct ImageRecord {
+    pub id: Digest,
+    pub names: Vec<String>,
+    #[serde(default)]
+    pub digests: Vec<Digest>,
+    pub config: ImageConfiguration,
+    /// Bottom first.
+    pub layers: Vec<Digest>,
+    /// Bytes of file content.
+    pub size: u64,
+}
+
+/// A layer as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LayerRecord {
+    pub diff_id: Digest,
+    /// Bytes of file content.
+    pub size: u64,
+    pub entries: u64,
+}
+
+/// A record that could not be used and was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// The image store. Blocking; shared between threads.
+pub struct ImageStore {
+    root: PathBuf,
+    limits: Limits,
+    catalog: Mutex<Catalog>,
+    /// Held for reading while an image comes in, for writing while layers are removed.
+    layers: RwLock<()>,
+    /// Keeps two threads from making the built-in image at a time.
+    builtin: Mutex<Option<builtin::Source>>,
+    damaged: Vec<Damaged>,
+    /// Locked as long as this is open: two processes would remove each other's staging.
+    _lock: File,
+}
+
+#[derive(Default)]
+struct Catalog {
+    images: BTreeMap<Digest, Entry>,
+    /// From full names.
+    names: HashMap<String, Digest>,
+}
+
+struct Entry {
+    image: Arc<Image>,
+    layers: Vec<Digest>,
+}
+
+impl ImageStore {
+    /// Opens the store in the folder `root`, which is created if needed. Reads the records and checks that the layers
+    /// they name are there; does not look into layers. What a crash has left is removed in the background.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]; [`Error::Io`] when the folder cannot be used. A damaged image is no error: it is set aside, see
+    /// [`ImageStore::damaged`].
+    pub fn open(root: &Path) -> Result<ImageStore, Error> {
+        ImageStore::open_with(root, Limits::default())
+    }
+
+    /// As [`ImageStore::open`], with other limits for what is unpacked.
+    ///
+    /// # Errors
+    /// As [`ImageStore::open`].
+    pub fn open_with(root: &Path, limits: Limits) -> Result<ImageStore, Error> {
+        for dir in [root.to_path_buf(), root.join("images"), root.join("layers"), root.join("staging")] {
+            fs::create_dir_all(&dir, DIR_MODE).map_err(Error::io("create", &dir))?;
+        }
+        let mut store = ImageStore {
+            root: root.into(),
+            limits,
+            catalog: Mutex::default(),
+            layers: RwLock::default(),
+            builtin: Mutex::default(),
+            damaged: Vec::new(),
+            _lock: lock(root)?,
+        };
+        store.load()?;
+        store.clean()?;
+        Ok(store)
+    }
+
+    fn load(&mut self) -> Result<(), Error> {
+        let mut catalog = Catalog::default();
+        for path in store::list(&self.images_dir())? {
+            match self.load_image(&path) {
+                Ok(record) => catalog.insert(self, record),
+                Err(reason) => {
+                    tracing::warn!(path = %path.display(), %reason, "damaged image set aside");
+                    let aside = path.with_extension("json.damaged");
+                    std::fs::rename(&path, &aside).map_err(Error::io("set aside", &path))?;
+                    self.damaged.push(Damaged { path: aside, reason });
+                }
+            }
+        }
+        self.catalog = Mutex::new(catalog);
+        Ok(())
+    }
+
+    fn load_image(&self, path: &Path) -> Result<ImageRecord, String> {
+        let explain = |error: &store::Error| match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        let record: ImageRecord =
+            store::read(path).map_err(|e| explain(&e))?.ok_or_else(|| "record vanished".to_owned())?;
+        if path.file_stem() != Some(OsStr::new(record.id.hex())) {
+            return Err(format!("record is of image {}", record.id));
+        }
+        for diff_id in &record.layers {
+            if self.layer(diff_id).is_none() {
+                return Err(format!("layer {diff_id} is missing or damaged"));
+            }
+        }
+        Ok(record)
+    }
+
+    /// Removes what an earlier process did not finish. Only what was never part of an image: whole layers without an
+    /// image stay, since a container may still use those of an image whose record was damaged.
+    fn clean(&self) -> Result<(), Error> {
+        let layers_dir = self.layers_dir();
+        for dir in [self.images_dir(), layers_dir.clone()] {
+            let entries = Dir::open(&dir).and_then(|dir| dir.entries()).map_err(Error::io("list", &dir))?;
+            for (name, _) in entries {
+                let path = dir.join(&name);
+                let whole = || name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+                if fs::is_temporary(&name) {
+                    fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
+                } else if dir == layers_dir
+                    && let Some(diff_id) = whole()
+                    && matches!(store::read::<LayerRecord>(&self.layer_record(&diff_id)), Ok(None))
+                {
+                    // Renamed into place, but the record that says that it is whole did not follow.
+                    self.discard(&path)?;
+                }
+            }
+        }
+        let staging = self.staging_dir();
+        let leftovers = Dir::open(&staging).and_then(|dir| dir.entries()).map_err(Error::io("list", &staging))?;
+        if leftovers.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(count = leftovers.len(), "removing what an interrupted import left");
+        let remove = move || {
+            for (name, _) in leftovers {
+                let path = staging.join(name);
+                if let Err(error) = fs::remove_tree(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove leftover");
+                }
+            }
+        };
+        // A large tree takes seconds, and nothing waits for it.
+        let spawned = thread::Builder::new().name("image-clean".into()).spawn(remove);
+        spawned.map(drop).map_err(Error::io("start a thread for", self.staging_dir()))
+    }
+
+    /// Imports the images of a docker-archive, an oci-archive (either may be packed with gzip or zstd) or an OCI layout
+    /// folder. What is in the store already is not unpacked again.
+    ///
+    /// # Errors
+    /// What is wrong with the archive, with the member it is in. Images before it in the archive are imported then; of
+    /// the one that failed nothing is left.
+    pub fn import(&self, archive: &Path) -> Result<Vec<Arc<Image>>, Error> {
+        ingest::archive(self, archive, &self.limits)
+    }
+
+    /// Starts to bring in an image from any source.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there can be no staging folder.
+    pub fn ingest(&self) -> Result<Ingest<'_>, Error> {
+        Ingest::begin(self, self.layers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The image of this name, in any form a person may write it, by digest, or by ID. The built-in image is made when
+    /// it is asked for the first time.
+    pub fn resolve(&self, reference: &str) -> Option<Arc<Image>> {
+        if self.by_id(reference).is_none() && reference::normalise(reference).is_ok_and(|name| name == builtin::BUILTIN) {
+            match self.ensure_builtin() {
+                Ok(image) => return Some(image),
+                Err(error) => tracing::error!(%error, "cannot make the built-in image"),
+            }
+        }
+        self.find(reference).map(|id| self.get(&id)).unwrap_or_default()
+    }
+
+    fn get(&self, id: &Digest) -> Option<Arc<Image>> {
+        self.catalog().images.get(id).map(|entry| entry.image.clone())
+    }
+
+    fn by_id(&self, reference: &str) -> Option<Digest> {
+        let id = match reference.starts_with("sha256:") {
+            true => reference.parse::<Digest>().ok()?,
+            false => format!("sha256:{reference}").parse().ok()?,
+        };
+        self.catalog().images.contains_key(&id).then_some(id)
+    }
+
+    fn find(&self, reference: &str) -> Option<Digest> {
+        if let Some(id) = self.by_id(reference) {
+            return Some(id);
+        }
+        let parsed = reference::parse(reference).ok()?;
+        let catalog = self.catalog();
+        match parsed.digest() {
+            None => catalog.names.get(&parsed.whole()).cloned(),
+            // The digest says it all: a tag beside it is a comment, as for kubelet.
+            Some(digest) => catalog
+                .images
+                .iter()
+                .find(|(_, entry)| entry.image.digests.iter().any(|known| known == digest))
+                .map(|(id, _)| id.clone()),
+        }
+    }
+
+    /// All images, sorted by ID.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.catalog().images.values().map(|entry| entry.image.clone()).collect()
+    }
+
+    /// Records that were set aside when the store was opened.
+    pub fn damaged(&self) -> &[Damaged] {
+        &self.damaged
+    }
+
+    /// Removes a name; with its last name, or when asked by ID, the image with the layers that no other image has.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::InUse`] when the image would go but its ID is among `in_use`.
+    pub fn remove(&self, reference: &str, in_use: &[String]) -> Result<(), Error> {
+        let removing = self.layers.write().unwrap_or_else(PoisonError::into_inner);
+        let not_found = || Error::NotFound { reference: reference.into() };
+        let id = self.find(reference).ok_or_else(not_found)?;
+        let mut catalog = self.catalog();
+        let entry = catalog.images.get(&id).ok_or_else(not_found)?;
+        // Not found by a name: asked by ID or by digest.
+        let name = reference::normalise(reference).ok().filter(|name| entry.image.names.contains(name));
+        let mut left = entry.image.names.clone();
+        left.retain(|other| Some(other) != name.as_ref());
+        if name.is_some() && !left.is_empty() {
+            let record = ImageRecord { names: left, ..entry.record(&id) };
+            return self.store_record(&mut catalog, record);
+        }
+        if in_use.contains(&entry.image.id) {
+            return Err(Error::InUse { id: entry.image.id.clone() });
+        }
+        store::delete(&self.image_record(&id))?;
+        let gone = catalog.remove(&id);
+        let orphans: Vec<Digest> =
+            gone.into_iter().filter(|layer| catalog.images.values().all(|e| !e.layers.contains(layer))).collect();
+        drop(catalog);
+        let mut discarded = Vec::new();
+        for diff_id in &orphans {
+            store::delete(&self.layer_record(diff_id))?;
+            discarded.push(self.discard(&self.layers_dir().join(diff_id.hex()))?);
+        }
+        // What takes time is out of the way of others.
+        drop(removing);
+        for path in discarded.into_iter().flatten() {
+            fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Moves a folder to staging, from where it is never used again; returns its path there.
+    pub(super) fn discard(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
+        loop {
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let name = format!("removed-{}-{serial}", std::process::id());
+            let to = self.staging_dir().join(&name);
+            let renamed = Dir::open(&self.staging_dir()).and_then(|staging| {
+                Dir::open(path.parent().unwrap_or(path))?.rename_new(
+                    path.file_name().unwrap_or_default(),
+                    &staging,
+                    OsStr::new(&name),
+                )
+            });
+            match renamed {
+                Ok(()) => return Ok(Some(to)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(Error::Io { action: "move", path: path.into(), source }),
+            }
+        }
+    }
+
+    /// Makes the image of this binary, unless it is there already; see [`builtin`].
+    ///
+    /// # Errors
+    /// As bringing in any image.
+    pub fn ensure_builtin(&self) -> Result<Arc<Image>, Error> {
+        let mut made_from = self.builtin.lock().unwrap_or_else(PoisonError::into_inner);
+        builtin::ensure(self, &mut made_from)
+    }
+
+    /// Takes in an image whose layers are all there.
+    pub(super) fn publish(&self, mut record: ImageRecord) -> Result<Arc<Image>, Error> {
+        let mut catalog = self.catalog();
+        let id = record.id.clone();
+        if let Some(known) = catalog.images.get(&id) {
+            record.names.extend(known.image.names.iter().cloned());
+            record.digests.extend(known.record(&id).digests);
+        }
+        record.names.sort();
+        record.names.dedup();
+        record.digests.sort();
+        record.digests.dedup();
+        let same = |entry: &Entry| {
+            let old = entry.record(&id);
+            old.names == record.names && old.digests == record.digests && old.layers == record.layers
+        };
+        if !catalog.images.get(&id).is_some_and(same) {
+            // The new owner of a name first: a crash in between leaves two, of which `insert` takes one, never none.
+            let names = record.names.clone();
+            self.store_record(&mut catalog, record)?;
+            let losers: Vec<ImageRecord> = catalog
+                .images
+                .iter()
+                .filter(|(other, entry)| **other != id && entry.image.names.iter().any(|name| names.contains(name)))
+                .map(|(other, entry)| entry.record(other))
+                .collect();
+            for mut loser in losers {
+                loser.names.retain(|name| !names.contains(name));
+                self.store_record(&mut catalog, loser)?;
+            }
+            for name in names {
+                catalog.names.insert(name, id.clone());
+            }
+            // A damaged record of the same image has been healed.
+            let aside = self.image_record(&id).with_extension("json.damaged");
+            fs::remove_tree(&aside).map_err(Error::io("remove", &aside))?;
+        }
+        catalog.images.get(&id).map(|entry| entry.image.clone()).ok_or(Error::Missing)
+    }
+
+    fn store_record(&self, catalog: &mut Catalog, record: ImageRecord) -> Result<(), Error> {
+        store::write(&self.image_record(&record.id), &record, FILE_MODE)?;
+        catalog.remove(&record.id);
+        catalog.insert(self, record);
+        Ok(())
+    }
+
+    /// The record of a layer that is whole.
+    pub(super) fn layer(&self, diff_id: &Digest) -> Option<LayerRecord> {
+        let record: LayerRecord = store::read(&self.layer_record(diff_id)).ok()??;
+        (record.diff_id == *diff_id && self.layers_dir().join(diff_id.hex()).is_dir()).then_some(record)
+    }
+
+    pub(super) fn write_layer(&self, diff_id: &Digest, record: &LayerRecord) -> Result<(), Error> {
+        Ok(store::write(&self.layer_record(diff_id), record, FILE_MODE)?)
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        // The catalog is changed only after the disk, in steps that cannot fail.
+        self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Where the store is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn images_dir(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub(super) fn layers_dir(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    pub(super) fn staging_dir(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+
+    fn image_record(&self, id: &Digest) -> PathBuf {
+        self.images_dir().join(format!("{}.json", id.hex()))
+    }
+
+    fn layer_record(&self, diff_id: &Digest) -> PathBuf {
+        self.layers_dir().join(format!("{}.json", diff_id.hex()))
+    }
+}
+
+impl Catalog {
+    fn insert(&mut self, store: &ImageStore, record: ImageRecord) {
+        let layers = store.layers_dir();
+        let image = Image {
+            id: record.id.to_string(),
+            names: record.names,
+            digests: record.digests.iter().map(Digest::to_string).collect(),
+            config: record.config,
+            layers: record.layers.iter().map(|diff_id| layers.join(diff_id.hex())).collect(),
+            size: record.size,
+        };
+        for name in &image.names {
+            self.names.insert(name.clone(), record.id.clone());
+        }
+        self.images.insert(record.id, Entry { image: Arc::new(image), layers: record.layers });
+    }
+
+    /// Forgets an image; gives its layers.
+    fn remove(&mut self, id: &Digest) -> Vec<Digest> {
+        self.names.retain(|_, owner| owner != id);
+        self.images.remove(id).map(|entry| entry.layers).unwrap_or_default()
+    }
+}
+
+impl Entry {
+    fn record(&self, id: &Digest) -> ImageRecord {
+        ImageRecord {
+            id: id.clone(),
+            names: self.image.names.clone(),
+            digests: self.image.digests.iter().filter_map(|digest| digest.parse().ok()).collect(),
+            config: self.image.config.clone(),
+            layers: self.layers.clone(),
+            size: self.image.size,
+        }
+    }
+}
+
+/// Locks the store for this process.
+fn lock(root: &Path) -> Result<File, Error> {
+    let path = root.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+    // A child between fork and exec holds the lock of a store that was closed just now a moment longer.
+    for _ in 0..50 {
+        match fs::try_lock(&file) {
+            Ok(()) => return Ok(file),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(20)),
+            Err(source) => return Err(Error::Io { action: "lock", path, source }),
+        }
+    }
+    Err(Error::Locked { path: root.into() })
+}

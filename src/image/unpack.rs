@@ -1,0 +1,575 @@
+//! One layer: a tar stream in, a folder for overlayfs out.
+//!
+//! Whiteouts become what overlayfs takes for them: `.wh.NAME` a character device 0/0, `.wh..wh..opq` the attribute
+//! `trusted.overlay.opaque`. Everything else becomes what the entry says, with owner, mode, times and attributes.
+//!
+//! No entry can reach outside the folder. Folders are opened by the kernel with the layer as their root (`openat2`), so
+//! symlinks that earlier entries planted lead back into the layer, and the last component is never followed. The folder
+//! is private to the caller while this runs.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::Error;
+use super::tarball::{Forward, Kind, Member, Reader, Sparse};
+use crate::sys::fs::{self, Dir, Node, Status, Time};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Names of AUFS' own bookkeeping, which docker leaves out too.
+const AUFS: &[u8] = b".wh..wh.";
+const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+/// Most symlinks followed to find one folder, as the kernel does.
+const MOST_LINKS: u32 = 40;
+
+/// What an honest layer stays below.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Entries of one layer.
+    pub entries: u64,
+    /// Bytes of file content in one layer.
+    pub bytes: u64,
+    /// Bytes of memory for the attributes of folders, which can only be set when their content is complete.
+    pub folders: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { entries: 4_000_000, bytes: 256 << 30, folders: 24 << 20 }
+    }
+}
+
+/// What a layer amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Summary {
+    pub entries: u64,
+    /// Bytes of file content.
+    pub bytes: u64,
+}
+
+/// Unpacks the uncompressed tar stream `reader` into the existing, empty folder `dest`. Reads up to the end of the
+/// archive, which may be short of the end of the stream. Nothing is synced to disk.
+///
+/// # Errors
+/// The first problem of the stream ([`Error::Tar`], [`Error::Stream`], [`Error::Limit`]), of an entry ([`Error::Entry`])
+/// or of the system with it ([`Error::Apply`]). What was unpacked so far is left in `dest`.
+pub fn layer(reader: impl Read, dest: &Path, limits: &Limits) -> Result<Summary, Error> {
+    layer_buffered(&mut BufReader::with_capacity(128 << 10, reader), dest, limits)
+}
+
+/// As [`layer`], without another copy of what is buffered already.
+pub(super) fn layer_buffered(reader: &mut impl BufRead, dest: &Path, limits: &Limits) -> Result<Summary, Error> {
+    let root = Dir::open(dest).map_err(Error::io("open", dest))?;
+    let mut unpacker = Unpacker {
+        root: Rc::new(root),
+        limits,
+        owner: fs::effective_owner(),
+        current: None,
+        folders: HashMap::new(),
+        folder_bytes: 0,
+        summary: Summary::default(),
+    };
+    unpacker.implicit_root().map_err(Error::io("prepare", dest))?;
+    let mut archive = Reader::new(Forward(reader));
+    while let Some(member) = archive.next()? {
+        unpacker.entry(&member, &mut archive)?;
+    }
+    unpacker.finish()?;
+    Ok(unpacker.summary)
+}
+
+/// What is set on a folder once everything is in it.
+struct Folder {
+    path: Box<[u8]>,
+    mode: u32,
+    modified: Option<Time>,
+    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+struct Unpacker<'a> {
+    root: Rc<Dir>,
+    limits: &'a Limits,
+    /// Who owns what this process creates.
+    owner: (u32, u32),
+    /// The folder of the last entry: archives list a folder's content in a row.
+    current: Option<(Vec<u8>, Rc<Dir>)>,
+    /// By inode: a folder may have several paths (through symlinks) and a path several folders (one after another).
+    folders: HashMap<u64, Folder>,
+    folder_bytes: usize,
+    summary: Summary,
+}
+
+/// Turns an I/O error into one that says what was done to which entry.
+fn failed(member: &Member, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let entry = display(&member.path);
+    move |source| Error::Apply { entry, action, source }
+}
+
+/// A path for messages: of bounded length.
+fn display(path: &[u8]) -> String {
+    String::from_utf8_lossy(&path[..path.len().min(300)]).into_owned()
+}
+
+/// The components of a path below the layer's root. A leading `/` and `.` mean nothing.
+///
+/// # Errors
+/// Why no honest archive has such a path.
+fn components(path: &[u8]) -> Result<Vec<&OsStr>, &'static str> {
+    if path.len() > 4095 {
+        return Err("path longer than 4095 bytes");
+    }
+    let mut parts = Vec::new();
+    for part in path.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err("path contains '..'"),
+            part if part.len() > 255 => return Err("name longer than 255 bytes"),
+            part if part.contains(&0) => return Err("path contains a NUL byte"),
+            part => parts.push(OsStr::from_bytes(part)),
+        }
+    }
+    Ok(parts)
+}
+
+/// What a name means in a layer.
+#[derive(Debug, PartialEq, Eq)]
+enum Name<'a> {
+    Plain,
+    /// Hides this name of the layers below.
+    Whiteout(&'a OsStr),
+    /// Hides everything the layers below have in the folder.
+    Opaque,
+    /// Bookkeeping of a storage driver.
+    Ignored,
+}
+
+fn classify(name: &OsStr) -> Result<Name<'_>, &'static str> {
+    match name.as_bytes() {
+        OPAQUE => Ok(Name::Opaque),
+        aufs if aufs.starts_with(AUFS) => Ok(Name::Ignored),
+        other => match other.strip_prefix(WHITEOUT) {
+            None => Ok(Name::Plain),
+            Some(b"" | b"." | b"..") => Err("whiteout of nothing"),
+            Some(hidden) => Ok(Name::Whiteout(OsStr::from_bytes(hidden))),
+        },
+    }
+}
+
+/// Attributes that are the host's business: overlayfs would take its own for instructions (redirects to other folders),
+/// and labels of another system's policy are wrong on this one.
+fn is_foreign(xattr: &[u8]) -> bool {
+    xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.") || xattr == b"security.selinux"
+}
+
+fn join(components: &[&OsStr]) -> Vec<u8> {
+    let bytes: Vec<&[u8]> = components.iter().map(|part| part.as_bytes()).collect();
+    bytes.join(&b'/')
+}
+
+impl Unpacker<'_> {
+    fn implicit_root(&mut self) -> io::Result<()> {
+        let inode = self.root.own_status()?.inode;
+        self.folders.insert(inode, Folder { path: Box::default(), mode: 0o755, modified: None, xattrs: Vec::new() });
+        Ok(())
+    }
+
+    fn entry(&mut self, member: &Member, data: &mut impl BufRead) -> Result<(), Error> {
+        self.summary.entries += 1;
+        if self.summary.entries > self.limits.entries {
+            return Err(Error::Limit { what: "entries in a layer", limit: self.limits.entries });
+        }
+        let bad = |reason: &str| Error::Entry { entry: display(&member.path), reason: reason.into() };
+        let parts = components(&member.path).map_err(bad)?;
+        let Some((&name, above)) = parts.split_last() else {
+            return match member.kind {
+                Kind::Directory => self.root_folder(member),
+                _ => Err(bad("the root of the layer is not a directory")),
+            };
+        };
+        // A component that hides something cannot hold anything.
+        if above.iter().any(|part| part.as_bytes().starts_with(WHITEOUT)) {
+            return match above.iter().any(|part| part.as_bytes().starts_with(AUFS)) {
+                true => Ok(()),
+                false => Err(bad("path through a whiteout")),
+            };
+        }
+        let meaning = classify(name).map_err(bad)?;
+        if meaning == Name::Ignored {
+            return Ok(());
+        }
+        let dir = self.parent(above).map_err(failed(member, "open the folder of"))?;
+        match meaning {
+            Name::Opaque => return make_opaque(&dir).map_err(failed(member, "mark opaque")),
+            Name::Whiteout(hidden) => return whiteout(&dir, hidden).map_err(failed(member, "create whiteout")),
+            Name::Plain | Name::Ignored => {}
+        }
+        match member.kind {
+            Kind::File => self.file(&dir, name, member, data),
+            Kind::Directory => self.folder(&dir, name, &parts, member).map_err(failed(member, "create directory")),
+            Kind::Link => self.link(&dir, name, member),
+            Kind::Symlink => {
+                if member.link.is_empty() || member.link.contains(&0) {
+                    return Err(bad("symlink without a valid target"));
+                }
+                let target = OsStr::from_bytes(&member.link);
+                self.place(&dir, name, || dir.symlink(target, name)).map_err(failed(member, "create symlink"))?;
+                self.attributes(&dir, name, member, false).map_err(failed(member, "set the attributes of"))
+            }
+            Kind::Char | Kind::Block | Kind::Fifo => {
+                let node = match member.kind {
+                    Kind::Char => Node::Char { major: member.major, minor: member.minor },
+                    Kind::Block => Node::Block { major: member.major, minor: member.minor },
+                    _ => Node::Fifo,
+                };
+                self.place(&dir, name, || dir.mknod(name, node, 0o600)).map_err(failed(member, "create"))?;
+                self.attributes(&dir, name, member, true).map_err(failed(member, "set the attributes of"))
+            }
+            Kind::Other(flag) => Err(bad(&format!("unknown type {:?}", char::from(flag)))),
+        }
+    }
+
+    /// Runs `create`; what is in its way (the last entry of a name wins) is removed first.
+    fn place<T>(&mut self, dir: &Dir, name: &OsStr, create: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match create() {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.clear(dir, name)?;
+                create()
+            }
+            other => other,
+        }
+    }
+
+    fn clear(&mut self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        // The remembered folder may be below what goes away, or be reached through it.
+        self.current = None;
+        dir.remove_tree(name)
+    }
+
+    fn file(&mut self, dir: &Dir, name: &OsStr, member: &Member, data: &mut impl BufRead) -> Result<(), Error> {
+        self.summary.bytes = self.summary.bytes.saturating_add(member.stored);
+        if self.summary.bytes > self.limits.bytes {
+            return Err(Error::Limit { what: "bytes in a layer", limit: self.limits.bytes });
+        }
+        let mut file = self.place(dir, name, || dir.create_new(name)).map_err(failed(member, "create"))?;
+        match &member.sparse {
+            None => copy(data, &mut file, member.stored, member)?,
+            Some(Sparse { size, segments }) => {
+                file.set_len(*size).map_err(failed(member, "extend"))?;
+                for &(offset, length) in segments {
+                    file.seek(SeekFrom::Start(offset)).map_err(failed(member, "write"))?;
+                    copy(data, &mut file, length, member)?;
+                }
+            }
+        }
+        let attributes = || -> io::Result<()> {
+            // Owner first: a change of owner takes setuid bits and capabilities away.
+            if (member.uid, member.gid) != self.owner {
+                fs::chown_file(&file, member.uid, member.gid)?;
+            }
+            fs::chmod_file(&file, member.mode)?;
+            for (key, value) in member.xattrs.iter().filter(|(key, _)| !is_foreign(key)) {
+                tolerate(fs::set_file_xattr(&file, OsStr::from_bytes(key), value))?;
+            }
+            fs::set_file_times(&file, member.modified)
+        };
+        attributes().map_err(failed(member, "set the attributes of"))
+    }
+
+    fn attributes(&self, dir: &Dir, name: &OsStr, member: &Member, mode: bool) -> io::Result<()> {
+        if (member.uid, member.gid) != self.owner {
+            dir.chown(name, member.uid, member.gid)?;
+        }
+        if mode {
+            dir.chmod(name, member.mode)?;
+        }
+        for (key, value) in member.xattrs.iter().filter(|(key, _)| !is_foreign(key)) {
+            tolerate(dir.set_xattr(name, OsStr::from_bytes(key), value))?;
+        }
+        dir.set_times(name, member.modified)
+    }
+
+    fn folder(&mut self, dir: &Dir, name: &OsStr, parts: &[&OsStr], member: &Member) -> io::Result<()> {
+        let existed = self.make_folder(dir, name)?;
+        if existed || (member.uid, member.gid) != self.owner {
+            dir.chown(name, member.uid, member.gid)?;
+        }
+        let inode = dir.status(name)?.inode;
+        self.remember(inode, join(parts), member.mode, Some(member.modified), &member.xattrs)
+    }
+
+    /// Makes sure `name` is a folder, and says whether it was one.
+    fn make_folder(&mut self, dir: &Dir, name: &OsStr) -> io::Result<bool> {
+        match dir.mkdir(name, 0o700) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other.map(|()| false),
+        }
+        let old = dir.status(name)?;
+        if old.kind == FileType::Directory {
+            return Ok(true);
+        }
+        self.clear(dir, name)?;
+        dir.mkdir(name, 0o700)?;
+        // Deleted and made anew in the same layer: what the layers below have in it stays hidden.
+        if old.is_whiteout() {
+            make_opaque(&dir.child(name)?)?;
+        }
+        Ok(false)
+    }
+
+    fn remember(
+        &mut self,
+        inode: u64,
+        path: Vec<u8>,
+        mode: u32,
+        modified: Option<Time>,
+        xattrs: &[(Vec<u8>, Vec<u8>)],
+    ) -> io::Result<()> {
+        let xattrs: Vec<_> = xattrs.iter().filter(|(key, _)| !is_foreign(key)).cloned().collect();
+        let attributes: usize = xattrs.iter().map(|(key, value)| key.len() + value.len() + 48).sum();
+        self.folder_bytes += path.len() + attributes + size_of::<(u64, Folder)>();
+        if self.folder_bytes > self.limits.folders {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many folders in one layer"));
+        }
+        let folder = Folder { path: path.into_boxed_slice(), mode, modified, xattrs };
+        self.folders.insert(inode, folder);
+        Ok(())
+    }
+
+    fn root_folder(&mut self, member: &Member) -> Result<(), Error> {
+        let mut apply = || -> io::Result<()> {
+            let status = self.root.own_status()?;
+            if (status.uid, status.gid) != (member.uid, member.gid) {
+                self.root.chown(OsStr::new("."), member.uid, member.gid)?;
+            }
+            self.remember(status.inode, Vec::new(), member.mode, Some(member.modified), &member.xattrs)
+        };
+        apply().map_err(failed(member, "set the attributes of"))
+    }
+
+    fn link(&mut self, dir: &Dir, name: &OsStr, member: &Member) -> Result<(), Error> {
+        let bad = |reason: String| Error::Entry { entry: display(&member.path), reason };
+        let wrong = |why: &str| bad(format!("hard link to {:?}: {why}", display(&member.link)));
+        let parts = components(&member.link).map_err(wrong)?;
+        let Some((&target, above)) = parts.split_last() else {
+            return Err(wrong("not a file"));
+        };
+        let missing = |e: io::Error| match Errno::from_io_error(&e) {
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => wrong("no such file in this layer"),
+            _ => failed(member, "find the target of")(e),
+        };
+        let from = self.root.in_root(OsStr::from_bytes(&join(above))).map_err(missing)?;
+        let status = from.status(target).map_err(missing)?;
+        if status.kind == FileType::Directory || status.is_whiteout() {
+            return Err(wrong("not a file"));
+        }
+        match dir.status(name) {
+            // A link to itself: nothing to do, and clearing the name would lose the file.
+            Ok(Status { inode, device, .. }) if (inode, device) == (status.inode, status.device) => return Ok(()),
+            // The folder in the way may hold the target.
+            Ok(Status { kind: FileType::Directory, .. }) => return Err(wrong("a directory is in its place")),
+            _ => {}
+        }
+        self.place(dir, name, || dir.link(&from, target, name)).map_err(failed(member, "create hard link"))
+    }
+
+    /// The folder an entry is in; made, with root as owner, where the archive does not list it.
+    fn parent(&mut self, parts: &[&OsStr]) -> io::Result<Rc<Dir>> {
+        let path = join(parts);
+        if let Some((known, dir)) = &self.current
+            && *known == path
+        {
+            return Ok(dir.clone());
+        }
+        let dir = match self.root.in_root(OsStr::from_bytes(&path)) {
+            Ok(dir) => dir,
+            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::NOTDIR)) => self.walk(parts)?,
+            Err(e) => return Err(e),
+        };
+        let dir = Rc::new(dir);
+        self.current = Some((path, dir.clone()));
+        Ok(dir)
+    }
+
+    /// The folder at `parts`, step by step, making what is missing; also behind symlinks whose target is only in a layer
+    /// below.
+    fn walk(&mut self, parts: &[&OsStr]) -> io::Result<Dir> {
+        let mut ahead: Vec<OsString> = parts.iter().rev().map(|&part| part.to_owned()).collect();
+        // Free of symlinks and `..`, since every component was opened without following.
+        let mut done: Vec<OsString> = Vec::new();
+        let mut links = 0;
+        let open = |this: &Self, done: &[OsString]| {
+            let parts: Vec<&OsStr> = done.iter().map(OsString::as_os_str).collect();
+            this.root.in_root(OsStr::from_bytes(&join(&parts)))
+        };
+        while let Some(name) = ahead.pop() {
+            if name == ".." {
+                done.pop();
+                continue;
+            }
+            let dir = open(self, &done)?;
+            let status = match dir.status(&name) {
+                Ok(status) => Some(status),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(e),
+            };
+            match status {
+                Some(Status { kind: FileType::Symlink, .. }) => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Errno::LOOP.into());
+                    }
+                    let target = dir.read_link(&name)?;
+                    let target = target.as_bytes();
+                    if target.starts_with(b"/") {
+                        done.clear();
+                    }
+                    let parts = target.split(|&b| b == b'/').filter(|part| !matches!(*part, b"" | b"."));
+                    ahead.extend(parts.rev().map(|part| OsStr::from_bytes(part).to_owned()));
+                }
+                Some(Status { kind: FileType::Directory, .. }) => done.push(name),
+                Some(status) if !status.is_whiteout() => return Err(Errno::NOTDIR.into()),
+                _ => {
+                    self.make_folder(&dir, &name)?;
+                    let inode = dir.status(&name)?.inode;
+                    done.push(name);
+                    let parts: Vec<&OsStr> = done.iter().map(OsString::as_os_str).collect();
+                    self.remember(inode, join(&parts), 0o755, None, &[])?;
+                }
+            }
+        }
+        open(self, &done)
+    }
+
+    /// Sets what changes while a folder is filled, or would change how.
+    fn finish(&mut self) -> Result<(), Error> {
+        self.current = None;
+        for (inode, folder) in self.folders.drain() {
+            let apply = || -> io::Result<()> {
+                let dir = match self.root.in_root(OsStr::from_bytes(&folder.path)) {
+                    Ok(dir) => dir,
+                    // A later entry took its place.
+                    Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
+                        return Ok(());
+                    }
+                    Err(e) => return Err(e),
+                };
+                if dir.own_status()?.inode != inode {
+                    return Ok(());
+                }
+                for (key, value) in &folder.xattrs {
+                    tolerate(fs::set_file_xattr(&dir, OsStr::from_bytes(key), value))?;
+                }
+                fs::chmod_file(&dir, folder.mode)?;
+                match folder.modified {
+                    Some(modified) => fs::set_file_times(&dir, modified),
+                    None => Ok(()),
+                }
+            };
+            apply().map_err(|source| Error::Apply {
+                entry: display(&folder.path),
+                action: "set the attributes of",
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Attributes the file system does not know are left out, as docker and tar do; all else counts.
+fn tolerate(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if Errno::from_io_error(&e) == Some(Errno::OPNOTSUPP) => Ok(()),
+        other => other,
+    }
+}
+
+fn make_opaque(dir: &Dir) -> io::Result<()> {
+    fs::set_file_xattr(dir, OsStr::new(OPAQUE_XATTR), b"y")
+}
+
+/// Hides `name` of the layers below. What this layer has of that name stays: a whiteout is only about layers below.
+fn whiteout(dir: &Dir, name: &OsStr) -> io::Result<()> {
+    match dir.mknod(name, Node::Char { major: 0, minor: 0 }, 0) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match dir.status(name)?.kind {
+            FileType::Directory => make_opaque(&dir.child(name)?),
+            _ => Ok(()),
+        },
+        other => other,
+    }
+}
+
+/// Copies exactly `length` bytes, in the pieces that `data` has buffered.
+fn copy(data: &mut impl BufRead, file: &mut std::fs::File, mut length: u64, member: &Member) -> Result<(), Error> {
+    while length > 0 {
+        let piece = match data.fill_buf() {
+            Ok(piece) => piece,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(Error::Stream { source }),
+        };
+        if piece.is_empty() {
+            return Err(Error::Stream { source: io::ErrorKind::UnexpectedEof.into() });
+        }
+        let count = (piece.len() as u64).min(length) as usize;
+        file.write_all(&piece[..count]).map_err(failed(member, "write"))?;
+        data.consume(count);
+        length -= count as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_of_whiteouts() {
+        let classify = |name: &'static str| classify(OsStr::new(name));
+        assert_eq!(classify("file"), Ok(Name::Plain));
+        assert_eq!(classify(".wh"), Ok(Name::Plain));
+        assert_eq!(classify(".wh.file"), Ok(Name::Whiteout(OsStr::new("file"))));
+        assert_eq!(classify(".wh..hidden"), Ok(Name::Whiteout(OsStr::new(".hidden"))));
+        assert_eq!(classify(".wh..wh..opq"), Ok(Name::Opaque));
+        assert_eq!(classify(".wh..wh.plnk"), Ok(Name::Ignored));
+        for bad in [".wh.", ".wh..", ".wh..."] {
+            assert!(classify(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn paths_stay_below() {
+        let parts = |path: &'static str| components(path.as_bytes()).map(|parts| join(&parts));
+        assert_eq!(parts("./a//b/"), Ok(b"a/b".to_vec()));
+        assert_eq!(parts("/etc/passwd"), Ok(b"etc/passwd".to_vec()));
+        assert_eq!(parts("./"), Ok(Vec::new()));
+        assert_eq!(parts("..."), Ok(b"...".to_vec()));
+        for bad in ["..", "../a", "a/../b", "/..", "a\0b"] {
+            assert!(parts(bad).is_err(), "{bad:?}");
+        }
+        assert!(components(&[b'a'; 256]).is_err());
+        assert!(components("a/".repeat(2048).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn attributes_of_the_host_are_left_out() {
+        assert!(is_foreign(b"trusted.overlay.redirect") && is_foreign(b"user.overlay.opaque"));
+        assert!(!is_foreign(b"security.capability") && !is_foreign(b"user.mime_type"));
+    }
+
+    proptest! {
+        #[test]
+        fn components_are_single_names(path in proptest::collection::vec(any::<u8>(), 0..64)) {
+            for part in components(&path).unwrap_or_default() {
+                let part = part.as_bytes();
+                prop_assert!(!part.is_empty() && part != b"." && part != b".." && !part.contains(&b'/'));
+            }
+        }
+    }
+}
