@@ -4,6 +4,7 @@
 //! as strict as the API server's: `value: 8080` of an environment variable is refused, a quantity may be a number.
 //! Null means unset, as in Go.
 
+use super::Severity;
 use super::report::Report;
 use super::suggest;
 use super::tree::{Entry, Node, Place, Value};
@@ -15,17 +16,30 @@ use std::fmt;
 
 /// The Pod of a document; `None` when a value could not even be stood in for (reported).
 pub(super) fn pod(document: &Node, report: &mut Report<'_>) -> Option<Pod> {
-    let shared = RefCell::new(report);
+    let findings = RefCell::new(Vec::new());
     let path = Path { parent: None, step: Step::Root };
-    let reader = Reader { node: document, path: &path, shared: &shared };
-    match Pod::deserialize(reader) {
+    let pod = Pod::deserialize(Reader { node: document, path: &path, findings: &findings });
+    for Finding { place, field, reason, severity } in findings.into_inner() {
+        match severity {
+            Severity::Error => report.undecodable(place, field, reason),
+            Severity::Warning => report.warning_at(place, field, reason),
+        }
+    }
+    match pod {
         Ok(pod) => Some(pod),
         Err(Error { reason, at }) => {
             let (field, place) = at.unwrap_or_default();
-            shared.into_inner().undecodable(place, field, reason);
+            report.undecodable(place, field, reason);
             None
         }
     }
+}
+
+struct Finding {
+    place: Place,
+    field: String,
+    reason: String,
+    severity: Severity,
 }
 
 /// A value that no stand-in could be found for.
@@ -78,13 +92,13 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-struct Reader<'r, 'd, 'a> {
-    node: &'d Node,
+struct Reader<'r, 'de> {
+    node: &'de Node,
     path: &'r Path<'r>,
-    shared: &'r RefCell<&'r mut Report<'a>>,
+    findings: &'r RefCell<Vec<Finding>>,
 }
 
-impl Reader<'_, '_, '_> {
+impl Reader<'_, '_> {
     fn mismatch(&self, expected: &str) {
         let shown = match &self.node.value {
             Value::Integer(number) => format!("{number}: "),
@@ -101,7 +115,8 @@ impl Reader<'_, '_, '_> {
     }
 
     fn report(&self, reason: String) {
-        self.shared.borrow_mut().undecodable(self.node.place, self.path.to_string(), reason);
+        let (place, field) = (self.node.place, self.path.to_string());
+        self.findings.borrow_mut().push(Finding { place, field, reason, severity: Severity::Error });
     }
 
     fn locate(&self, error: Error) -> Error {
@@ -133,7 +148,7 @@ impl Reader<'_, '_, '_> {
 
 macro_rules! integers {
     ($($method:ident $visit:ident $type:ty;)*) => {
-        $(fn $method<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
             // The range check makes the conversion lossless.
             let value = self.integer(i64::try_from(<$type>::MIN).unwrap_or(i64::MIN), i64::try_from(<$type>::MAX).unwrap_or(i64::MAX));
             visitor.$visit(value as $type)
@@ -141,10 +156,10 @@ macro_rules! integers {
     };
 }
 
-impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
+impl<'de> de::Deserializer<'de> for Reader<'_, 'de> {
     type Error = Error;
 
-    fn deserialize_any<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(value) => visitor.visit_bool(*value),
@@ -159,7 +174,7 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         }
     }
 
-    fn deserialize_bool<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.node.value {
             Value::Bool(value) => visitor.visit_bool(value),
             Value::Null => visitor.visit_bool(false),
@@ -181,11 +196,11 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         deserialize_u64 visit_u64 u64;
     }
 
-    fn deserialize_f32<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.deserialize_f64(visitor)
     }
 
-    fn deserialize_f64<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.node.value {
             Value::Integer(value) => visitor.visit_f64(value as f64),
             Value::Float(value) => visitor.visit_f64(value),
@@ -197,7 +212,7 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         }
     }
 
-    fn deserialize_str<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.node.value {
             Value::String(text) => {
                 let located = visitor.visit_borrowed_str(text);
@@ -211,18 +226,18 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         }
     }
 
-    fn deserialize_string<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_option<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.node.value {
             Value::Null => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'d>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
         let fits = match self.node.value {
             Value::Integer(_) | Value::Float(_) | Value::String(_) => true,
             _ => name != "Quantity",
@@ -236,7 +251,7 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         visitor.visit_str("0")
     }
 
-    fn deserialize_seq<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let items: &[Node] = match &self.node.value {
             Value::List(items) => items,
             Value::Null => &[],
@@ -248,11 +263,11 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         visitor.visit_seq(Items { reader: self, items, index: 0 })
     }
 
-    fn deserialize_map<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.entries(visitor, None)
     }
 
-    fn deserialize_struct<V: Visitor<'d>>(
+    fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
         fields: &'static [&'static str],
@@ -261,7 +276,7 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
         self.entries(visitor, Some(fields))
     }
 
-    fn deserialize_ignored_any<V: Visitor<'d>>(self, visitor: V) -> Result<V::Value, Error> {
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         visitor.visit_unit()
     }
 
@@ -270,9 +285,9 @@ impl<'d> de::Deserializer<'d> for Reader<'_, 'd, '_> {
     }
 }
 
-impl<'d> Reader<'_, 'd, '_> {
+impl<'de> Reader<'_, 'de> {
     /// A map (`fields` is `None`), or a struct with known fields.
-    fn entries<V: Visitor<'d>>(self, visitor: V, fields: Option<&'static [&'static str]>) -> Result<V::Value, Error> {
+    fn entries<V: Visitor<'de>>(self, visitor: V, fields: Option<&'static [&'static str]>) -> Result<V::Value, Error> {
         let entries: &[Entry] = match &self.node.value {
             Value::Map(entries) => entries,
             Value::Null => &[],
@@ -285,35 +300,35 @@ impl<'d> Reader<'_, 'd, '_> {
     }
 }
 
-struct Items<'r, 'd, 'a> {
-    reader: Reader<'r, 'd, 'a>,
-    items: &'d [Node],
+struct Items<'r, 'de> {
+    reader: Reader<'r, 'de>,
+    items: &'de [Node],
     index: usize,
 }
 
-impl<'d> SeqAccess<'d> for Items<'_, 'd, '_> {
+impl<'de> SeqAccess<'de> for Items<'_, 'de> {
     type Error = Error;
 
-    fn next_element_seed<S: DeserializeSeed<'d>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
         let Some(node) = self.items.get(self.index) else { return Ok(None) };
         let path = Path { parent: Some(self.reader.path), step: Step::Index(self.index) };
         self.index += 1;
-        let reader = Reader { node, path: &path, shared: self.reader.shared };
+        let reader = Reader { node, path: &path, findings: self.reader.findings };
         seed.deserialize(reader).map(Some).map_err(|error| locate(error, &path, node.place))
     }
 }
 
-struct Entries<'r, 'd, 'a> {
-    reader: Reader<'r, 'd, 'a>,
-    entries: &'d [Entry],
+struct Entries<'r, 'de> {
+    reader: Reader<'r, 'de>,
+    entries: &'de [Entry],
     next: usize,
     fields: Option<&'static [&'static str]>,
 }
 
-impl<'d> MapAccess<'d> for Entries<'_, 'd, '_> {
+impl<'de> MapAccess<'de> for Entries<'_, 'de> {
     type Error = Error;
 
-    fn next_key_seed<S: DeserializeSeed<'d>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Error> {
         let Some(entry) = self.entries.get(self.next) else { return Ok(None) };
         self.next += 1;
         if let Some(fields) = self.fields
@@ -324,19 +339,22 @@ impl<'d> MapAccess<'d> for Entries<'_, 'd, '_> {
                 Some(meant) => format!("unknown field, ignored; did you mean \"{meant}\"?"),
                 None => "unknown field, ignored".to_owned(),
             };
-            self.reader.shared.borrow_mut().warning_at(entry.place, path.to_string(), reason);
+            let (place, field) = (entry.place, path.to_string());
+            let finding = Finding { place, field, reason, severity: Severity::Warning };
+            self.reader.findings.borrow_mut().push(finding);
         }
         let key: StrDeserializer<'_, Error> = entry.key.as_str().into_deserializer();
         seed.deserialize(key).map(Some)
     }
 
-    fn next_value_seed<S: DeserializeSeed<'d>>(&mut self, seed: S) -> Result<S::Value, Error> {
-        let Some(entry) = self.next.checked_sub(1).and_then(|index| self.entries.get(index)) else {
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Error> {
+        let entries = self.entries;
+        let Some(entry) = self.next.checked_sub(1).and_then(|index| entries.get(index)) else {
             return Err(de::Error::custom("a value without a key"));
         };
         let step = if self.fields.is_some() { Step::Field(&entry.key) } else { Step::Key(&entry.key) };
         let path = Path { parent: Some(self.reader.path), step };
-        let reader = Reader { node: &entry.node, path: &path, shared: self.reader.shared };
+        let reader = Reader { node: &entry.node, path: &path, findings: self.reader.findings };
         seed.deserialize(reader).map_err(|error| locate(error, &path, entry.node.place))
     }
 }
