@@ -84,7 +84,9 @@ impl fmt::Display for Path<'_> {
         }
         match self.step {
             Step::Root => Ok(()),
-            Step::Field(name) if self.parent.is_some_and(|parent| matches!(parent.step, Step::Root)) => f.write_str(name),
+            Step::Field(name) if self.parent.is_some_and(|parent| matches!(parent.step, Step::Root)) => {
+                f.write_str(name)
+            }
             Step::Field(name) => write!(f, ".{name}"),
             Step::Key(key) => write!(f, "[{key}]"),
             Step::Index(index) => write!(f, "[{index}]"),
@@ -108,7 +110,11 @@ impl Reader<'_, '_> {
             _ => String::new(),
         };
         let hint = match &self.node.value {
-            Value::Integer(_) | Value::Float(_) | Value::Bool(_) if expected == "a string" => " (put it in quotes)",
+            Value::Integer(_) | Value::Float(_) if expected == "a string" => " (put it in quotes)",
+            // As for kubectl: the booleans are those of YAML 1.1.
+            Value::Bool(_) if expected == "a string" => {
+                " (y, yes, on, n, no and off are booleans, too: put it in quotes)"
+            }
             _ => "",
         };
         self.report(format!("Invalid value: {shown}must be {expected}, not {}{hint}", self.node.value.kind()));

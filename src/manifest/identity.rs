@@ -9,7 +9,8 @@ use std::io;
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Written by nodes only; in a manifest they come from an exported (mirror) pod.
-const NODE_ANNOTATIONS: [&str; 4] = [CONFIG_HASH, CONFIG_SOURCE, "kubernetes.io/config.seen", "kubernetes.io/config.mirror"];
+const NODE_ANNOTATIONS: [&str; 4] =
+    [CONFIG_HASH, CONFIG_SOURCE, "kubernetes.io/config.seen", "kubernetes.io/config.mirror"];
 
 /// Fields that an API server owns: a manifest may carry them (`kubectl get -o yaml`), they mean nothing here.
 const SERVER_FIELDS: [&str; 10] = [

@@ -135,7 +135,8 @@ impl Loader<'_> {
         self.objects += 1;
         let mut report = Report::new(&document, prefix);
         if !matches!(document.value, Value::Map(_)) {
-            report.error("", format!("is {}, but an object with apiVersion and kind is expected", document.value.kind()));
+            report
+                .error("", format!("is {}, but an object with apiVersion and kind is expected", document.value.kind()));
         } else {
             let version = header(&document, "apiVersion", &mut report);
             let kind = header(&document, "kind", &mut report);
@@ -209,7 +210,10 @@ impl Loader<'_> {
         references::check(document, report);
         supported::check(document, report);
         if !report.failed() && !self.names.insert(identity.clone()) {
-            report.error("metadata.name", format!("Duplicate value: \"{}\": this manifest has a pod of that name already", identity.1));
+            report.error(
+                "metadata.name",
+                format!("Duplicate value: \"{}\": this manifest has a pod of that name already", identity.1),
+            );
         }
         (!report.failed()).then_some(pod)
     }

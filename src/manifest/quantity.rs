@@ -286,7 +286,7 @@ mod tests {
         for text in ["", ".", "-", "x", "1.2.3", "1 Gi", " 1", "1GB!", "ä", "0x10", "1,5", "--1"] {
             assert_eq!(Quantity::parse(text), Err(Error::Syntax), "{text}");
         }
-        for text in ["1K", "1gi".replace('g', "Mk").as_str(), "1mi", "1e", "1e99999999999", "1Kii", "1kk"] {
+        for text in ["1K", "1Mki", "1mi", "1e", "1e99999999999", "1Kii", "1kk"] {
             assert_eq!(Quantity::parse(text), Err(Error::Suffix), "{text}");
         }
     }

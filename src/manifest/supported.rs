@@ -135,7 +135,10 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.containers[*].ports[*].hostIP", Works),
     ("spec.containers[*].ports[*].hostPort", Works),
     ("spec.containers[*].ports[*].name", Works),
-    ("spec.containers[*].ports[*].protocol", Refused(OtherThan(&["", "TCP", "UDP"]), "this protocol is not implemented yet")),
+    (
+        "spec.containers[*].ports[*].protocol",
+        Refused(OtherThan(&["", "TCP", "UDP"]), "this protocol is not implemented yet"),
+    ),
     ("spec.containers[*].readinessProbe", Ignored(Set, PROBE)),
     ("spec.containers[*].resizePolicy", Refused(Set, NOT_YET)),
     ("spec.containers[*].resources", Works),

@@ -8,16 +8,26 @@ use super::{MAX_BYTES, Problem};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_yaml::{Spanned, options::DuplicateKeyPolicy};
+use serde_yaml::Spanned;
+use serde_yaml::budget::BudgetBreach;
+use serde_yaml::options::DuplicateKeyPolicy;
 use std::collections::HashSet;
 use std::fmt;
 
-/// Levels of nesting; the deepest path of a Pod (a projected volume's item) has about 15.
-const MAX_DEPTH: usize = 64;
+/// Levels of nesting. The deepest path of a Pod has about 15; each costs the parser up to 35 KiB of stack
+/// (in a debug build), of which a thread has 2 MiB.
+const MAX_DEPTH: usize = 32;
 /// Values in all documents together; a kubeadm manifest has about 200.
 const MAX_NODES: usize = 200_000;
 /// Bytes of text in all documents together, aliases expanded.
 const MAX_TEXT: usize = 2 * MAX_BYTES;
+
+/// Anchors, and aliases of them.
+const MAX_ALIASES: usize = 10_000;
+/// Merge keys (`<<`).
+const MAX_MERGES: usize = 1_000;
+/// Documents of a stream.
+const MAX_DOCUMENTS: usize = 10_000;
 
 /// Line and column, both from 1; 0 when unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -132,7 +142,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Node>, Box<Problem>> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
-            let reason = format!("is not UTF-8 text: invalid byte 0x{:02x} at offset {}", bytes[error.valid_up_to()], error.valid_up_to());
+            let reason = format!(
+                "is not UTF-8 text: invalid byte 0x{:02x} at offset {}",
+                bytes[error.valid_up_to()],
+                error.valid_up_to()
+            );
             let place = place_of(&bytes[..error.valid_up_to()]);
             return Err(Box::new(document_error(Some(place), reason)));
         }
@@ -162,12 +176,12 @@ fn yaml(text: &str) -> Result<Vec<Node>, Box<Problem>> {
             max_events: 3 * MAX_NODES,
             max_nodes: MAX_NODES,
             max_total_scalar_bytes: MAX_TEXT,
-            max_aliases: 10_000,
-            max_anchors: 10_000,
+            max_aliases: MAX_ALIASES,
+            max_anchors: MAX_ALIASES,
             max_recorded_anchor_events: MAX_NODES,
             max_recorded_anchor_bytes: MAX_TEXT,
-            max_merge_keys: 1_000,
-            max_documents: 10_000,
+            max_merge_keys: MAX_MERGES,
+            max_documents: MAX_DOCUMENTS,
         },
         alias_limits: serde_yaml::alias_limits! {
             max_total_replayed_events: MAX_NODES,
@@ -189,17 +203,35 @@ fn yaml(text: &str) -> Result<Vec<Node>, Box<Problem>> {
 
 /// The parser's message without the place, which the problem has in fields of its own.
 fn yaml_reason(error: &serde_yaml::Error) -> String {
+    if let Some(reason) = excess(error.without_snippet()) {
+        return reason;
+    }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    let first = first.strip_prefix("error: ").unwrap_or(first);
-    let first = match first.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
-        Some((_, rest)) => rest,
-        None => first,
+    let end =
+        [" at line ", " (defined at ", ", set DuplicateKeyPolicy"].iter().filter_map(|tail| first.find(tail)).min();
+    first[..end.unwrap_or(first.len())].to_owned()
+}
+
+/// What there is too much of, when that is why the parser gave up.
+fn excess(error: &serde_yaml::Error) -> Option<String> {
+    let breach = match error {
+        serde_yaml::Error::Budget { breach, .. } => breach,
+        _ => return None,
     };
-    match first.rfind(" at line ") {
-        Some(end) => first[..end].to_owned(),
-        None => first.to_owned(),
-    }
+    let text = format!("more than {} MiB of text", MAX_TEXT >> 20);
+    let what = match breach {
+        BudgetBreach::Depth { .. } => format!("more than {MAX_DEPTH} levels"),
+        BudgetBreach::ScalarBytes { .. } | BudgetBreach::RecordedAnchorBytes { .. } => text,
+        BudgetBreach::Documents { .. } => format!("more than {MAX_DOCUMENTS} documents"),
+        BudgetBreach::MergeKeys { .. } => format!("more than {MAX_MERGES} merge keys"),
+        BudgetBreach::Anchors { .. } | BudgetBreach::Aliases { .. } => {
+            format!("more than {MAX_ALIASES} anchors or aliases")
+        }
+        BudgetBreach::AliasAnchorRatio { .. } => "far more aliases than anchors".to_owned(),
+        _ => format!("more than {MAX_NODES} values"),
+    };
+    Some(format!("it has {what}, aliases expanded"))
 }
 
 fn place(location: serde_yaml::Location) -> Place {
@@ -330,7 +362,10 @@ impl<'a> Json<'a> {
                 for (key, raw) in pairs.0 {
                     let node = self.node(raw.get(), depth + 1)?;
                     if !keys.insert(key.clone()) {
-                        return Err(Box::new(document_error(Some(node.place), format!("is not valid: duplicate key {key:?}"))));
+                        return Err(Box::new(document_error(
+                            Some(node.place),
+                            format!("is not valid: duplicate key {key:?}"),
+                        )));
                     }
                     entries.push(Entry { key, place: node.place, node });
                 }

@@ -185,7 +185,9 @@ fn dns(config: Option<&PodDNSConfig>, policy: &str, report: &mut Report<'_>) {
         report.error("spec.dnsConfig.searches", reason);
     }
     if searches.iter().map(|search| search.len() + 1).sum::<usize>() > SEARCH_CHARS + 1 {
-        let reason = format!("Invalid value: must not have more than {SEARCH_CHARS} characters (including spaces) in the search list");
+        let reason = format!(
+            "Invalid value: must not have more than {SEARCH_CHARS} characters (including spaces) in the search list"
+        );
         report.error("spec.dnsConfig.searches", reason);
     }
     for (index, search) in searches.iter().enumerate() {
@@ -218,7 +220,9 @@ fn toleration(path: &str, toleration: &Toleration, report: &mut Report<'_>) {
     match operator {
         "" | "Equal" => names::label_value(&format!("{path}.operator"), key, value, report),
         "Exists" if value.is_empty() => {}
-        "Exists" => report.invalid(format!("{path}.operator"), value, "value must be empty when `operator` is 'Exists'"),
+        "Exists" => {
+            report.invalid(format!("{path}.operator"), value, "value must be empty when `operator` is 'Exists'")
+        }
         other => report.unsupported(format!("{path}.operator"), other, &["Equal", "Exists"]),
     }
     if toleration.toleration_seconds.is_some() && effect != "NoExecute" {

@@ -73,6 +73,10 @@ pub(super) fn field_ref(path: &str, selector: &ResourceFieldSelector, report: &m
             [first, last] => format!("{first} and {last}"),
             _ => allowed.join(", "),
         };
-        report.invalid(field, &divisor.0, &format!("only divisor's values {list} are supported with the {name} resource"));
+        report.invalid(
+            field,
+            &divisor.0,
+            &format!("only divisor's values {list} are supported with the {name} resource"),
+        );
     }
 }

@@ -38,7 +38,8 @@ pub(super) fn check<'v>(volumes: &'v [Volume], document: &Node, report: &mut Rep
 fn sources(document: &Node, report: &mut Report<'_>) {
     for (path, volume) in pattern::matches(document, "spec.volumes[*]") {
         let Value::Map(entries) = &volume.value else { continue };
-        let is_source = |entry: &&super::super::tree::Entry| entry.key != "name" && matches!(entry.node.value, Value::Map(_));
+        let is_source =
+            |entry: &&super::super::tree::Entry| entry.key != "name" && matches!(entry.node.value, Value::Map(_));
         for extra in entries.iter().filter(is_source).skip(1) {
             report.error(format!("{path}.{}", extra.key), "Forbidden: may not specify more than 1 volume type");
         }
