@@ -33,18 +33,18 @@
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
 //! | [`cli`] | async | what a person types |
 
-pub mod agent;
-pub mod bundle;
-pub mod cli;
 pub mod config;
-pub mod image;
 pub mod manifest;
-pub mod net;
 pub mod pod;
-pub mod runtime;
-pub mod server;
-pub mod shim;
-pub mod source;
-pub mod store;
+pub mod bundle;
 pub mod sys;
+pub mod store;
+pub mod image;
+pub mod net;
 pub mod volume;
+pub mod shim;
+pub mod runtime;
+pub mod source;
+pub mod server;
+pub mod agent;
+pub mod cli;

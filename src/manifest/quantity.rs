@@ -221,15 +221,11 @@ fn decimal(whole: &str, fraction: &str, exponent: i64) -> i128 {
 
 /// `whole.fraction` × 2^shift in nanos, rounded up; more than [`LARGEST`] when it is too large.
 fn binary(whole: &str, fraction: &str, shift: u32) -> i128 {
-    const DIGITS: usize = 18;
+    let unit = NANOS << shift;
     let units = whole.bytes().fold(0i128, |sum, digit| sum.saturating_mul(10).saturating_add((digit - b'0').into()));
-    let units = units.saturating_mul(1 << shift).saturating_mul(NANOS);
-    // In units of 10^-18; times 2^60 at most, it fits.
-    let padded = fraction.bytes().chain(std::iter::repeat(b'0')).take(DIGITS);
-    let parts = padded.fold(0i128, |sum, digit| sum * 10 + i128::from(digit - b'0'));
-    let finer = fraction.bytes().skip(DIGITS).any(|digit| digit != b'0');
-    let parts = (parts + i128::from(finer)) << shift;
-    units.saturating_add(div_ceil(parts, NANOS))
+    // From the last digit to the first; rounding up at each step is the same as rounding up once.
+    let part = fraction.bytes().rev().fold(0i128, |part, digit| div_ceil(part + i128::from(digit - b'0') * unit, 10));
+    units.saturating_mul(unit).saturating_add(part)
 }
 
 /// Division by a positive number, rounded towards positive infinity.

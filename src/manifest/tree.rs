@@ -216,6 +216,7 @@ fn yaml_reason(error: &serde_yaml::Error) -> String {
 /// What there is too much of, when that is why the parser gave up.
 fn excess(error: &serde_yaml::Error) -> Option<String> {
     let breach = match error {
+        serde_yaml::Error::AliasError { error, .. } => return excess(error),
         serde_yaml::Error::Budget { breach, .. } => breach,
         _ => return None,
     };
