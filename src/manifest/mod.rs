@@ -1,1 +1,243 @@
-//! (stub)
+//! Manifest bytes → validated, defaulted Pods with a static pod's identity. Pure.
+//!
+//! ```text
+//! bytes ─ tree ─▶ nodes with lines ─ decode ─▶ Pod ─ default ─▶ identity ─▶ validate · references · supported
+//! ```
+//!
+//! Every step reports what it finds and goes on, so that one call tells all that is wrong with a manifest. Each document
+//! (or item of a list) stands alone: one with an error yields no pod, its neighbours do.
+
+mod decode;
+mod default;
+mod identity;
+mod pattern;
+pub mod quantity;
+mod references;
+mod report;
+mod suggest;
+pub mod supported;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod validate;
+
+pub use quantity::Quantity;
+
+use k8s_openapi::api::core::v1::Pod;
+use report::Report;
+use std::collections::HashSet;
+use std::fmt;
+use tree::{Node, Value};
+
+/// A manifest has to be shorter than this many bytes (as kubelet: reading 10 MiB or more fails).
+pub const MAX_BYTES: usize = 10 * 1024 * 1024;
+
+/// Something that a manifest gets wrong, or that will not work as written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Line of the manifest, from 1.
+    pub line: Option<u32>,
+    /// Column of the manifest, from 1, in characters.
+    pub column: Option<u32>,
+    /// Path of the field in the API server's notation (`spec.containers[0].image`); empty for the whole document.
+    pub field: String,
+    /// What is wrong, in the API server's wording where it has one.
+    pub reason: String,
+    /// Whether it keeps the document from running.
+    pub severity: Severity,
+    /// Namespace and full name (with the node's suffix) of the pod it belongs to, as far as that could be read.
+    pub pod: Option<(String, String)>,
+}
+
+/// How grave a [`Problem`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The pod runs, but not in all points as written.
+    Warning,
+    /// The document yields no pod.
+    Error,
+}
+
+impl fmt::Display for Problem {
+    /// `line 12: spec.containers[0].image: Required value`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if self.severity == Severity::Warning {
+            f.write_str("warning: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+/// Where a manifest came from: part of the identity of its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin<'a> {
+    /// Path of a file. Moving a manifest to another path makes another pod of it (as kubelet).
+    File(&'a str),
+    /// URL. Its pods have the same UID on every node and no toleration of their own (as kubelet).
+    Url(&'a str),
+}
+
+/// What [`load`] made of a manifest.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Loaded {
+    /// Pods of the documents without an error: defaulted, valid, with identity, in the manifest's order.
+    pub pods: Vec<Pod>,
+    /// All problems, in the manifest's order.
+    pub problems: Vec<Problem>,
+}
+
+impl Loaded {
+    /// Whether a problem is an error, that is: whether some document yielded no pod.
+    pub fn has_errors(&self) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+}
+
+/// Reads a manifest: JSON when its first byte that is not a space is `{`, else YAML; all documents of it, and lists.
+///
+/// `node` is the node's name; it becomes the suffix of every pod's name. Never panics; memory and time are bounded
+/// whatever `bytes` holds.
+pub fn load(bytes: &[u8], origin: Origin<'_>, node: &str) -> Loaded {
+    let documents = match tree::parse(bytes) {
+        Ok(documents) => documents,
+        Err(problem) => return Loaded { pods: Vec::new(), problems: vec![*problem] },
+    };
+    let mut loader = Loader { origin, node, loaded: Loaded::default(), names: HashSet::new(), objects: 0 };
+    for document in documents {
+        loader.object(document, "", 0);
+    }
+    if loader.objects == 0 && loader.loaded.problems.is_empty() {
+        loader.loaded.problems.push(report::document_error(None, "holds no object; a Pod is expected"));
+    }
+    loader.loaded
+}
+
+/// Lists within lists: the API has none, but a manifest may; this many levels are followed.
+const MAX_LIST_DEPTH: usize = 4;
+
+struct Loader<'a> {
+    origin: Origin<'a>,
+    node: &'a str,
+    loaded: Loaded,
+    names: HashSet<(String, String)>,
+    objects: usize,
+}
+
+impl Loader<'_> {
+    /// Takes one document or list item; `prefix` is its path in the document (`items[2]`).
+    fn object(&mut self, document: Node, prefix: &str, depth: usize) {
+        self.objects += 1;
+        let mut report = Report::new(&document, prefix);
+        if !matches!(document.value, Value::Map(_)) {
+            report
+                .error("", format!("is {}, but an object with apiVersion and kind is expected", document.value.kind()));
+        } else {
+            let version = header(&document, "apiVersion", &mut report);
+            let kind = header(&document, "kind", &mut report);
+            match (version.as_deref(), kind.as_deref()) {
+                (None, _) | (_, None) => {}
+                (Some("v1"), Some("Pod")) => {
+                    let pod = self.pod(&document, &mut report);
+                    self.loaded.problems.extend(report.finish());
+                    self.loaded.pods.extend(pod);
+                    return;
+                }
+                (Some("v1"), Some("List" | "PodList")) if depth < MAX_LIST_DEPTH => {
+                    let problems = report.finish();
+                    self.loaded.problems.extend(problems);
+                    self.list(document, prefix, depth);
+                    return;
+                }
+                (Some("v1"), Some(kind @ ("ConfigMap" | "Secret" | "ConfigMapList" | "SecretList"))) => report.error(
+                    "kind",
+                    format!("{kind} beside a Pod (a local object) is not supported yet: use a hostPath volume or literal env"),
+                ),
+                (Some("v1"), Some(kind)) => report.error(
+                    "kind",
+                    format!("Unsupported value: \"{kind}\": supported values: \"List\", \"Pod\", \"PodList\""),
+                ),
+                (Some(version), Some(kind)) => report.error(
+                    "apiVersion",
+                    format!("Unsupported value: \"{version}\": a manifest holds Pods of apiVersion \"v1\", not a {kind}"),
+                ),
+            }
+        }
+        self.loaded.problems.extend(report.finish());
+    }
+
+    fn list(&mut self, document: Node, prefix: &str, depth: usize) {
+        let Value::Map(entries) = document.value else { return };
+        for entry in entries {
+            if entry.key != "items" {
+                continue;
+            }
+            let items = match entry.node.value {
+                Value::List(items) => items,
+                Value::Null => return,
+                ref other => {
+                    let reason = format!("Invalid value: must be a list, not {}", other.kind());
+                    let mut report = Report::new(&entry.node, &join(prefix, "items"));
+                    report.error("", reason);
+                    self.loaded.problems.extend(report.finish());
+                    return;
+                }
+            };
+            for (index, item) in items.into_iter().enumerate() {
+                let path = format!("{}[{index}]", join(prefix, "items"));
+                self.object(item, &path, depth + 1);
+            }
+        }
+    }
+
+    /// The pod of a document, if it has no error.
+    fn pod(&mut self, document: &Node, report: &mut Report<'_>) -> Option<Pod> {
+        if report.failed() {
+            return None;
+        }
+        let mut pod = decode::pod(document, report)?;
+        identity::drop_server_fields(&mut pod, document, report);
+        default::apply(&mut pod);
+        validate::name_as_written(&pod, report);
+        let identity = identity::assign(&mut pod, self.origin, self.node);
+        report.concerns(identity.clone());
+        validate::pod(&pod, document, report);
+        references::check(document, report);
+        supported::check(document, report);
+        if !report.failed() && !self.names.insert(identity.clone()) {
+            report.error(
+                "metadata.name",
+                format!("Duplicate value: \"{}\": this manifest has a pod of that name already", identity.1),
+            );
+        }
+        (!report.failed()).then_some(pod)
+    }
+}
+
+/// A required string of the document's head.
+fn header(document: &Node, key: &str, report: &mut Report<'_>) -> Option<String> {
+    match document.get(key).map(|node| &node.value) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+        None | Some(Value::Null) | Some(Value::String(_)) => {
+            report.error(key, "Required value");
+            None
+        }
+        Some(other) => {
+            report.error(key, format!("Invalid value: must be a string, not {}", other.kind()));
+            None
+        }
+    }
+}
+
+fn join(prefix: &str, field: &str) -> String {
+    match (prefix.is_empty(), field.is_empty()) {
+        (true, _) => field.to_owned(),
+        (_, true) => prefix.to_owned(),
+        _ => format!("{prefix}.{field}"),
+    }
+}

@@ -1,0 +1,148 @@
+//! What makes a static pod of a Pod: UID, name with the node's suffix, annotations, toleration.
+
+use super::Origin;
+use super::report::Report;
+use super::tree::Node;
+use k8s_openapi::api::core::v1::{Pod, PodStatus, Toleration};
+use std::io;
+
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+/// Written by nodes only; in a manifest they come from an exported (mirror) pod.
+const NODE_ANNOTATIONS: [&str; 4] =
+    [CONFIG_HASH, CONFIG_SOURCE, "kubernetes.io/config.seen", "kubernetes.io/config.mirror"];
+
+/// Fields that an API server owns: a manifest may carry them (`kubectl get -o yaml`), they mean nothing here.
+const SERVER_FIELDS: [&str; 10] = [
+    "metadata.creationTimestamp",
+    "metadata.deletionGracePeriodSeconds",
+    "metadata.deletionTimestamp",
+    "metadata.finalizers",
+    "metadata.generateName",
+    "metadata.generation",
+    "metadata.managedFields",
+    "metadata.ownerReferences",
+    "metadata.resourceVersion",
+    "status",
+];
+
+/// Removes what only an API server or a node may say of a pod, with a warning for each.
+pub(super) fn drop_server_fields(pod: &mut Pod, document: &Node, report: &mut Report<'_>) {
+    for field in SERVER_FIELDS {
+        for (path, node) in super::pattern::matches(document, field) {
+            if !node.value.is_empty() {
+                report.warning(path, "is set by the API server only: ignored");
+            }
+        }
+    }
+    let metadata = std::mem::take(&mut pod.metadata);
+    pod.metadata.name = metadata.name;
+    pod.metadata.namespace = metadata.namespace;
+    pod.metadata.uid = metadata.uid.filter(|uid| !uid.is_empty());
+    pod.metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
+    pod.metadata.annotations = metadata.annotations;
+    pod.status = None;
+    if let Some(annotations) = &mut pod.metadata.annotations {
+        for key in NODE_ANNOTATIONS {
+            if annotations.remove(key).is_some() {
+                report.warning(format!("metadata.annotations[{key}]"), "is set by the node only: ignored");
+            }
+        }
+    }
+    pod.metadata.annotations = pod.metadata.annotations.take().filter(|annotations| !annotations.is_empty());
+}
+
+/// Gives a defaulted pod its identity on this node (as kubelet) and returns its namespace and name.
+pub(super) fn assign(pod: &mut Pod, origin: Origin<'_>, node: &str) -> (String, String) {
+    let node = node.to_lowercase();
+    let uid = match pod.metadata.uid.clone() {
+        Some(uid) => uid,
+        None => uid_of(pod, origin, &node),
+    };
+    let metadata = &mut pod.metadata;
+    metadata.uid = Some(uid.clone());
+    let name = format!("{}-{node}", metadata.name.as_deref().unwrap_or_default());
+    metadata.name = Some(name.clone());
+    let namespace = metadata.namespace.get_or_insert_default();
+    if namespace.is_empty() {
+        "default".clone_into(namespace);
+    }
+    let namespace = namespace.clone();
+    let annotations = metadata.annotations.get_or_insert_default();
+    annotations.insert(CONFIG_HASH.to_owned(), uid);
+    let source = match origin {
+        Origin::File(_) => "file",
+        Origin::Url(_) => "http",
+    };
+    annotations.insert(CONFIG_SOURCE.to_owned(), source.to_owned());
+    let spec = pod.spec.get_or_insert_default();
+    spec.node_name = Some(node);
+    if let Origin::File(_) = origin {
+        let everything = Toleration {
+            operator: Some("Exists".to_owned()),
+            effect: Some("NoExecute".to_owned()),
+            ..Toleration::default()
+        };
+        let tolerations = spec.tolerations.get_or_insert_default();
+        if !tolerations.contains(&everything) {
+            tolerations.push(everything);
+        }
+    }
+    pod.status = Some(PodStatus { phase: Some("Pending".to_owned()), ..PodStatus::default() });
+    (namespace, name)
+}
+
+/// FNV-1a, 128 bits, of the pod as JSON (its maps are sorted) and of where it came from.
+///
+/// Only stability matters: the same manifest has to keep its UID over restarts, and another content has to get another.
+fn uid_of(pod: &Pod, origin: Origin<'_>, node: &str) -> String {
+    let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    // Neither the hash nor the serialisation of API types (all keys are strings) has a way to fail.
+    let _ = serde_json::to_writer(&mut hash, pod);
+    match origin {
+        Origin::File(path) => {
+            hash.update(b"host:");
+            hash.update(node.as_bytes());
+            hash.update(b"file:");
+            hash.update(path.as_bytes());
+        }
+        Origin::Url(url) => {
+            hash.update(b"url:");
+            hash.update(url.as_bytes());
+        }
+    }
+    format!("{:032x}", hash.0)
+}
+
+struct Fnv(u128);
+
+impl Fnv {
+    fn update(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+}
+
+impl io::Write for Fnv {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fnv_agrees_with_the_published_vectors() {
+        let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+        hash.update(b"foobar");
+        assert_eq!(format!("{:032x}", hash.0), "343e1662793c64bf6f0d3597ba446f18");
+    }
+}
