@@ -1,4 +1,24 @@
 //! The node's API on a unix socket (`coracle.sock`, 0600), and health and metrics on loopback.
+//!
+//! Paths are Kubernetes' own where Kubernetes has a word for the thing, so that kubectl fits later; the rest is below
+//! `/coracle/v1`. Everything that blocks (files, the image store) runs on the blocking pool in short steps: a follower
+//! of a log never holds a thread.
+
+mod apply;
+mod exec;
+mod http;
+mod images;
+mod listen;
+mod lists;
+mod log;
+mod logfile;
+mod reply;
+mod route;
+mod selector;
+pub mod types;
+
+pub use listen::{Listener, bind_healthz, serve, serve_healthz};
+pub use logfile::{Line, Tag};
 
 use crate::image::ImageStore;
 use crate::shim::exec::Target;
@@ -34,3 +54,34 @@ pub trait Node: Send + Sync + 'static {
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
 }
+
+/// Why the node's API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket or port cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Path of the socket, or address and port.
+        address: String,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// Another agent answers on the socket.
+    #[error("{} is in use: another agent runs on this run directory", .0.display())]
+    InUse(PathBuf),
+}
+
+/// The pod of that name, given with or without the node's suffix.
+pub(crate) fn find_pod(node: &dyn Node, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+    let pods = node.pods();
+    let named = |wanted: &str| {
+        let fits = |pod: &&Arc<Pod>| {
+            pod.metadata.name.as_deref() == Some(wanted) && pod.metadata.namespace.as_deref() == Some(namespace)
+        };
+        pods.iter().find(fits).cloned()
+    };
+    named(name).or_else(|| named(&format!("{name}-{}", node.name())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,439 @@
+//! The configuration file: YAML documents of kind `KubeletConfiguration` and `CoracleConfiguration`.
+
+use super::value::{duration, quantity_bytes};
+use super::{Config, Error, LogFormat, Warning};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `apiVersion` of a `KubeletConfiguration`.
+pub const KUBELET_API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+/// `apiVersion` of a `CoracleConfiguration`.
+pub const OWN_API_VERSION: &str = "coracle.dev/v1alpha1";
+
+/// Fields of a `KubeletConfiguration` that are honoured.
+const KUBELET_FIELDS: &[&str] = &[
+    "cgroupRoot",
+    "clusterDNS",
+    "clusterDomain",
+    "containerLogMaxFiles",
+    "containerLogMaxSize",
+    "crashLoopBackOff",
+    "fileCheckFrequency",
+    "healthzBindAddress",
+    "healthzPort",
+    "logging",
+    "maxPods",
+    "podCIDR",
+    "podLogsDir",
+    "podPidsLimit",
+    "port",
+    "resolvConf",
+    "seccompDefault",
+    "staticPodPath",
+];
+
+/// Fields of a `KubeletConfiguration` (1.36) that later work will honour, or that have no meaning here.
+const KUBELET_IGNORED: &[&str] = &[
+    "address",
+    "allowedUnsafeSysctls",
+    "authentication",
+    "authorization",
+    "cgroupDriver",
+    "cgroupsPerQOS",
+    "configMapAndSecretChangeDetectionStrategy",
+    "containerLogMaxWorkers",
+    "containerLogMonitorInterval",
+    "containerRuntimeEndpoint",
+    "contentType",
+    "cpuCFSQuota",
+    "cpuCFSQuotaPeriod",
+    "cpuManagerPolicy",
+    "cpuManagerPolicyOptions",
+    "cpuManagerReconcilePeriod",
+    "enableContentionProfiling",
+    "enableControllerAttachDetach",
+    "enableDebugFlagsHandler",
+    "enableDebuggingHandlers",
+    "enableProfilingHandler",
+    "enableServer",
+    "enableSystemLogHandler",
+    "enableSystemLogQuery",
+    "enforceNodeAllocatable",
+    "eventBurst",
+    "eventRecordQPS",
+    "evictionHard",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "failCgroupV1",
+    "failSwapOn",
+    "featureGates",
+    "hairpinMode",
+    "httpCheckFrequency",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "imageMaximumGCAge",
+    "imageMinimumGCAge",
+    "imagePullCredentialsVerificationPolicy",
+    "imageServiceEndpoint",
+    "iptablesDropBit",
+    "iptablesMasqueradeBit",
+    "kernelMemcgNotification",
+    "kubeAPIBurst",
+    "kubeAPIQPS",
+    "kubeReserved",
+    "kubeReservedCgroup",
+    "kubeletCgroups",
+    "localStorageCapacityIsolation",
+    "makeIPTablesUtilChains",
+    "maxOpenFiles",
+    "maxParallelImagePulls",
+    "memoryManagerPolicy",
+    "memorySwap",
+    "memoryThrottlingFactor",
+    "mergeDefaultEvictionSettings",
+    "nodeLeaseDurationSeconds",
+    "nodeStatusMaxImages",
+    "nodeStatusReportFrequency",
+    "nodeStatusUpdateFrequency",
+    "oomScoreAdj",
+    "podsPerCore",
+    "preloadedImagesVerificationAllowlist",
+    "protectKernelDefaults",
+    "providerID",
+    "qosReserved",
+    "readOnlyPort",
+    "registerNode",
+    "registerWithTaints",
+    "registryBurst",
+    "registryPullQPS",
+    "reservedMemory",
+    "reservedSystemCPUs",
+    "rotateCertificates",
+    "runOnce",
+    "runtimeRequestTimeout",
+    "serializeImagePulls",
+    "serverTLSBootstrap",
+    "showHiddenMetricsForVersion",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
+    "singleProcessOOMKill",
+    "staticPodURL",
+    "staticPodURLHeader",
+    "streamingConnectionIdleTimeout",
+    "syncFrequency",
+    "systemCgroups",
+    "systemReserved",
+    "systemReservedCgroup",
+    "tlsCertFile",
+    "tlsCipherSuites",
+    "tlsCurvePreferences",
+    "tlsMinVersion",
+    "tlsPrivateKeyFile",
+    "topologyManagerPolicy",
+    "topologyManagerPolicyOptions",
+    "topologyManagerScope",
+    "tracing",
+    "userNamespaces",
+    "volumePluginDir",
+    "volumeStatsAggPeriod",
+];
+
+/// Fields of a `CoracleConfiguration`.
+const OWN_FIELDS: &[&str] = &["bridge", "logFormat", "nodeIPs", "nodeLabels", "podCIDR", "rootDir", "runDir", "verbosity"];
+
+/// Reads the documents of `text` over `config`. Empty documents are skipped.
+pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+    let documents: Vec<Value> = serde_yaml::from_multiple(text).map_err(|error| Error::Yaml(error.to_string()))?;
+    let mut kubelet = None;
+    let mut own = None;
+    for (index, document) in documents.into_iter().enumerate() {
+        let document_error = |reason: String| Error::Document { document: index + 1, reason };
+        let map = match document {
+            Value::Null => continue,
+            Value::Object(map) => map,
+            other => return Err(document_error(format!("{} instead of a mapping", type_of(&other)))),
+        };
+        let text_of = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let slot = match (text_of("apiVersion").as_str(), text_of("kind").as_str()) {
+            (KUBELET_API_VERSION, "KubeletConfiguration") => &mut kubelet,
+            (OWN_API_VERSION, "CoracleConfiguration") => &mut own,
+            ("", _) | (_, "") => return Err(document_error("apiVersion and kind are required".to_owned())),
+            (version, kind) => {
+                let reason = format!(
+                    "{kind} of {version} is not known here: want KubeletConfiguration of {KUBELET_API_VERSION} or \
+                     CoracleConfiguration of {OWN_API_VERSION}"
+                );
+                return Err(document_error(reason));
+            }
+        };
+        if slot.is_some() {
+            return Err(document_error(format!("a second {}", text_of("kind"))));
+        }
+        *slot = Some(map);
+    }
+    if let Some(map) = kubelet {
+        kubelet_document(&map, config, warnings)?;
+    }
+    // After the kubelet's document, so that ours decides where both have a word for it (podCIDR).
+    if let Some(map) = own {
+        own_document(&map, config)?;
+    }
+    Ok(())
+}
+
+fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+    let document = Section { path: "KubeletConfiguration", map };
+    document.reject_unknown(KUBELET_FIELDS, KUBELET_IGNORED)?;
+    for field in KUBELET_IGNORED.iter().filter(|field| map.get(**field).is_some_and(|value| !value.is_null())) {
+        warnings.push(Warning { field: document.at(field), reason: "not supported yet, ignored".to_owned() });
+    }
+    document.path_into("staticPodPath", &mut config.manifest_dir)?;
+    document.path_into("podLogsDir", &mut config.pod_logs_dir)?;
+    document.duration_into("fileCheckFrequency", &mut config.file_check_frequency)?;
+    if config.file_check_frequency < Duration::from_millis(100) {
+        return Err(Error::invalid(document.at("fileCheckFrequency"), "shorter than 100ms would only burn CPU"));
+    }
+    document.addresses_into("clusterDNS", &mut config.cluster_dns)?;
+    document.text_into("clusterDomain", &mut config.cluster_domain)?;
+    if let Some(count) = document.integer("maxPods", 0, u32::MAX.into())? {
+        config.max_pods = count as u32;
+    }
+    if let Some(port) = document.integer("healthzPort", 0, 65535)? {
+        config.healthz_port = port as u16;
+    }
+    if let Some(port) = document.integer("port", 0, 65535)? {
+        config.port = port as u16;
+    }
+    if let Some(address) = document.text("healthzBindAddress")? {
+        config.healthz_bind_address = document.parsed("healthzBindAddress", address, "an IP address")?;
+    }
+    if let Some(size) = document.text("containerLogMaxSize")? {
+        let bytes = quantity_bytes(size).map_err(|reason| Error::invalid(document.at("containerLogMaxSize"), reason))?;
+        if bytes < 4096 {
+            return Err(Error::invalid(document.at("containerLogMaxSize"), format!("{size} is less than 4Ki")));
+        }
+        config.container_log_max_size = bytes;
+    }
+    if let Some(count) = document.integer("containerLogMaxFiles", 2, 1000)? {
+        config.container_log_max_files = count as u32;
+    }
+    if let Some(path) = document.text("resolvConf")? {
+        config.resolv_conf = if path.is_empty() { None } else { Some(PathBuf::from(path)) };
+    }
+    if let Some(root) = document.text("cgroupRoot")? {
+        // As kubelet: empty is the root.
+        config.cgroup_root = if root.is_empty() { "/".to_owned() } else { root.to_owned() };
+    }
+    if let Some(limit) = document.integer("podPidsLimit", -1, i64::MAX)? {
+        // As kubelet: -1 is no limit; 0 has always meant the same there.
+        config.pod_pids_limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+    }
+    if let Some(on) = document.boolean("seccompDefault")? {
+        config.seccomp_default = on;
+    }
+    if let Some(cidr) = document.text("podCIDR")?.filter(|cidr| !cidr.is_empty()) {
+        config.pod_cidr = cidr.parse().map_err(|reason: String| Error::invalid(document.at("podCIDR"), reason))?;
+    }
+    if let Some(back_off) = document.section("crashLoopBackOff")? {
+        let section = Section { path: "KubeletConfiguration.crashLoopBackOff", map: back_off };
+        section.reject_unknown(&["maxContainerRestartPeriod"], &[])?;
+        section.duration_into("maxContainerRestartPeriod", &mut config.max_container_restart_period)?;
+        let range = Duration::from_secs(1)..=Duration::from_secs(300);
+        if !range.contains(&config.max_container_restart_period) {
+            return Err(Error::invalid(section.at("maxContainerRestartPeriod"), "must be between 1s and 300s"));
+        }
+    }
+    if let Some(logging) = document.section("logging")? {
+        logging_section(logging, config, warnings)?;
+    }
+    Ok(())
+}
+
+fn logging_section(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+    let section = Section { path: "KubeletConfiguration.logging", map };
+    let ignored = ["flushFrequency", "options", "vmodule"];
+    section.reject_unknown(&["format", "verbosity"], &ignored)?;
+    for field in ignored.iter().filter(|field| map.contains_key(**field)) {
+        warnings.push(Warning { field: section.at(field), reason: "not supported yet, ignored".to_owned() });
+    }
+    section.log_format_into("format", &mut config.log_format)?;
+    if let Some(verbosity) = section.integer("verbosity", 0, 255)? {
+        config.verbosity = verbosity as u8;
+    }
+    Ok(())
+}
+
+fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Error> {
+    let document = Section { path: "CoracleConfiguration", map };
+    document.reject_unknown(OWN_FIELDS, &[])?;
+    document.text_into("bridge", &mut config.bridge)?;
+    document.log_format_into("logFormat", &mut config.log_format)?;
+    document.path_into("rootDir", &mut config.root_dir)?;
+    document.path_into("runDir", &mut config.run_dir)?;
+    document.addresses_into("nodeIPs", &mut config.node_ips)?;
+    if let Some(cidr) = document.text("podCIDR")? {
+        config.pod_cidr = cidr.parse().map_err(|reason: String| Error::invalid(document.at("podCIDR"), reason))?;
+    }
+    if let Some(verbosity) = document.integer("verbosity", 0, 255)? {
+        config.verbosity = verbosity as u8;
+    }
+    if let Some(labels) = document.section("nodeLabels")? {
+        let mut read = BTreeMap::new();
+        for (key, value) in labels {
+            let path = format!("{}.{key}", document.at("nodeLabels"));
+            let value = value.as_str().ok_or_else(|| Error::invalid(&path, wants("text", value)))?;
+            let one = super::value::labels(&format!("{key}={value}")).map_err(|reason| Error::invalid(&path, reason))?;
+            read.extend(one);
+        }
+        config.node_labels = read;
+    }
+    Ok(())
+}
+
+/// A mapping of the file and its path, for errors. `null` counts as absent everywhere, as in Kubernetes.
+struct Section<'a> {
+    path: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Section<'a> {
+    fn at(&self, field: &str) -> String {
+        format!("{}.{field}", self.path)
+    }
+
+    fn reject_unknown(&self, known: &[&str], ignored: &[&str]) -> Result<(), Error> {
+        for field in self.map.keys() {
+            let field = field.as_str();
+            if field == "apiVersion" || field == "kind" || known.contains(&field) || ignored.contains(&field) {
+                continue;
+            }
+            let nearest = known.iter().chain(ignored).map(|name| (distance(field, name), *name)).min();
+            let suggestion = nearest.filter(|(d, name)| *d <= 1 + name.len() / 4).map(|(_, name)| name.to_owned());
+            return Err(Error::Unknown { field: self.at(field), suggestion });
+        }
+        Ok(())
+    }
+
+    fn get(&self, field: &str) -> Option<&'a Value> {
+        self.map.get(field).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, field: &str) -> Result<Option<&'a str>, Error> {
+        let read = |value: &'a Value| value.as_str().ok_or_else(|| Error::invalid(self.at(field), wants("text", value)));
+        self.get(field).map(read).transpose()
+    }
+
+    fn boolean(&self, field: &str) -> Result<Option<bool>, Error> {
+        let read =
+            |value: &Value| value.as_bool().ok_or_else(|| Error::invalid(self.at(field), wants("true or false", value)));
+        self.get(field).map(read).transpose()
+    }
+
+    fn integer(&self, field: &str, least: i64, most: i64) -> Result<Option<i64>, Error> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let number =
+            value.as_i64().ok_or_else(|| Error::invalid(self.at(field), wants("a whole number", value)))?;
+        if number < least || number > most {
+            return Err(Error::invalid(self.at(field), format!("{number} is not between {least} and {most}")));
+        }
+        Ok(Some(number))
+    }
+
+    fn section(&self, field: &str) -> Result<Option<&'a Map<String, Value>>, Error> {
+        let read =
+            |value: &'a Value| value.as_object().ok_or_else(|| Error::invalid(self.at(field), wants("a mapping", value)));
+        self.get(field).map(read).transpose()
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, field: &str, text: &str, what: &str) -> Result<T, Error> {
+        text.parse().map_err(|_| Error::invalid(self.at(field), format!("{text:?} is not {what}")))
+    }
+
+    fn text_into(&self, field: &str, into: &mut String) -> Result<(), Error> {
+        if let Some(text) = self.text(field)? {
+            *into = text.to_owned();
+        }
+        Ok(())
+    }
+
+    /// Empty text keeps the default, as an empty `staticPodPath` in a kubeadm file would otherwise turn pods off.
+    fn path_into(&self, field: &str, into: &mut PathBuf) -> Result<(), Error> {
+        if let Some(text) = self.text(field)?.filter(|text| !text.is_empty()) {
+            *into = PathBuf::from(text);
+        }
+        Ok(())
+    }
+
+    /// As kubelet: a zero duration is an unset one.
+    fn duration_into(&self, field: &str, into: &mut Duration) -> Result<(), Error> {
+        if let Some(text) = self.text(field)? {
+            let read = duration(text).map_err(|reason| Error::invalid(self.at(field), reason))?;
+            if !read.is_zero() {
+                *into = read;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_format_into(&self, field: &str, into: &mut LogFormat) -> Result<(), Error> {
+        *into = match self.text(field)? {
+            None | Some("") => return Ok(()),
+            Some("text") => LogFormat::Text,
+            Some("json") => LogFormat::Json,
+            Some(other) => return Err(Error::invalid(self.at(field), format!("{other:?} is not text or json"))),
+        };
+        Ok(())
+    }
+
+    fn addresses_into(&self, field: &str, into: &mut Vec<IpAddr>) -> Result<(), Error> {
+        let Some(value) = self.get(field) else { return Ok(()) };
+        let list = value.as_array().ok_or_else(|| Error::invalid(self.at(field), wants("a list", value)))?;
+        let mut read = Vec::with_capacity(list.len());
+        for (index, value) in list.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            let text = value.as_str().ok_or_else(|| Error::invalid(self.at(&field), wants("an IP address", value)))?;
+            read.push(self.parsed(&field, text, "an IP address")?);
+        }
+        *into = read;
+        Ok(())
+    }
+}
+
+fn wants(what: &str, got: &Value) -> String {
+    format!("want {what}, got {}", type_of(got))
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}
+
+/// Levenshtein distance without regard to case: a field in the wrong case is its own nearest neighbour.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.to_lowercase().chars().take(64).collect();
+    let b: Vec<char> = b.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(ca != cb);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

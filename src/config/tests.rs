@@ -1,0 +1,183 @@
+use super::*;
+use expect_test::expect;
+use proptest::prelude::*;
+
+fn facts() -> Facts {
+    Facts { hostname: "Edge-1".to_owned() }
+}
+
+fn resolve(file: &str) -> Result<(Config, Vec<Warning>), Error> {
+    Config::resolve(&Flags::default(), Some(file), &facts())
+}
+
+fn refusal(body: &str) -> String {
+    let file = format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{body}");
+    resolve(&file).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn nothing_given_is_the_design_s_defaults() {
+    let (config, warnings) = Config::resolve(&Flags::default(), None, &facts()).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.node_name, "edge-1");
+    assert_eq!(config.socket(), PathBuf::from("/run/coracle/coracle.sock"));
+    assert_eq!(config, Config { node_name: "edge-1".to_owned(), ..Config::default() });
+}
+
+#[test]
+fn a_kubeadm_file_is_taken_as_is_with_warnings() {
+    let (config, warnings) = resolve(
+        "apiVersion: kubelet.config.k8s.io/v1beta1
+authentication:
+  anonymous: {enabled: false}
+cgroupDriver: systemd
+clusterDNS:
+- 10.96.0.10
+clusterDomain: cluster.local.
+containerLogMaxSize: 1Mi
+crashLoopBackOff: {maxContainerRestartPeriod: 30s}
+fileCheckFrequency: 0s
+kind: KubeletConfiguration
+logging: {format: json, verbosity: 3, flushFrequency: 0}
+memorySwap: {}
+podPidsLimit: -1
+resolvConf: /run/systemd/resolve/resolv.conf
+staticPodPath: /etc/kubernetes/manifests/
+---
+apiVersion: coracle.dev/v1alpha1
+kind: CoracleConfiguration
+podCIDR: 10.9.0.0/24
+nodeLabels: {site: north}
+",
+    )
+    .unwrap();
+    assert_eq!(config.cluster_dns, [IpAddr::from([10, 96, 0, 10])]);
+    assert_eq!(config.cluster_domain, "cluster.local");
+    assert_eq!(config.container_log_max_size, 1 << 20);
+    assert_eq!(config.max_container_restart_period, Duration::from_secs(30));
+    assert_eq!(config.file_check_frequency, Duration::from_secs(20));
+    assert_eq!(config.manifest_dir, PathBuf::from("/etc/kubernetes/manifests"));
+    assert_eq!((config.log_format, config.verbosity, config.pod_pids_limit), (LogFormat::Json, 3, None));
+    assert_eq!(config.pod_cidr.to_string(), "10.9.0.0/24");
+    assert_eq!(config.node_labels["site"], "north");
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    expect![[r#"
+        [
+            "KubeletConfiguration.authentication: not supported yet, ignored",
+            "KubeletConfiguration.cgroupDriver: not supported yet, ignored",
+            "KubeletConfiguration.memorySwap: not supported yet, ignored",
+            "KubeletConfiguration.logging.flushFrequency: not supported yet, ignored",
+        ]
+    "#]]
+    .assert_debug_eq(&warnings);
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let flags = Flags {
+        max_pods: Some(7),
+        healthz_port: Some(0),
+        hostname_override: Some("Other".to_owned()),
+        node_labels: Some("a=b,example.com/c=".to_owned()),
+        ..Flags::default()
+    };
+    let file = "{apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration, maxPods: 9, port: 1}";
+    let (config, _) = Config::resolve(&flags, Some(file), &facts()).unwrap();
+    assert_eq!((config.max_pods, config.healthz_port, config.port), (7, 0, 1));
+    assert_eq!(config.node_name, "other");
+    assert_eq!(config.node_labels.len(), 2);
+}
+
+#[test]
+fn refusals_name_the_field_and_the_reason() {
+    let refusals: Vec<String> = [
+        "maxpods: 3",
+        "zzz: 3",
+        "maxPods: many",
+        "maxPods: -1",
+        "maxPods: 0",
+        "clusterDNS: [ten]",
+        "fileCheckFrequency: 20",
+        "fileCheckFrequency: 1ms",
+        "containerLogMaxSize: 1",
+        "containerLogMaxFiles: 1",
+        "crashLoopBackOff: {maxContainerRestartPeriod: 10m}",
+        "crashLoopBackOff: {maxRestart: 10m}",
+        "staticPodPath: manifests",
+        "staticPodPath: /etc/../x",
+        "cgroupRoot: kube",
+        "podCIDR: 10.1.2.3/16",
+        "logging: {format: xml}",
+        "clusterDomain: 'a b'",
+        "- a",
+    ]
+    .iter()
+    .map(|body| refusal(body).lines().next().unwrap_or_default().to_owned())
+    .collect();
+    expect![[""]].assert_eq(&refusals.join("\n"));
+}
+
+#[test]
+fn documents_of_other_kinds_are_refused() {
+    for (file, part) in [
+        ("apiVersion: v1\nkind: Pod\n", "Pod of v1 is not known here"),
+        ("kind: KubeletConfiguration\n", "apiVersion and kind are required"),
+        ("hello", "text instead of a mapping"),
+        ("{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n---\n{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n", "document 2 of the configuration file: a second CoracleConfiguration"),
+    ] {
+        let error = resolve(file).expect_err(file).to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(resolve("").is_ok());
+}
+
+#[test]
+fn a_node_needs_a_usable_name() {
+    for name in ["", "under_score", "-x", "a..b"] {
+        let flags = Flags { hostname_override: Some(name.to_owned()), ..Flags::default() };
+        assert!(Config::resolve(&flags, None, &facts()).is_err(), "{name:?}");
+    }
+    assert!(Config::resolve(&Flags::default(), None, &Facts { hostname: "(none)".into() }).is_err());
+}
+
+#[test]
+fn a_run_dir_too_long_for_sockets_is_refused_now_and_not_when_a_pod_starts() {
+    let flags = Flags { run_dir: Some(format!("/{}", "r".repeat(90)).into()), ..Flags::default() };
+    let error = Config::resolve(&flags, None, &facts()).unwrap_err().to_string();
+    assert!(error.contains("too long for unix sockets"), "{error}");
+}
+
+#[test]
+fn durations_and_sizes_read_as_go_reads_them() {
+    assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+    assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+    assert_eq!(duration("300ms"), Ok(Duration::from_millis(300)));
+    assert_eq!(duration("0"), Ok(Duration::ZERO));
+    for bad in ["", "5", "s", "-1s", "1d", "1s5", "1..5s", "99999999999h"] {
+        assert!(duration(bad).is_err(), "{bad}");
+    }
+    assert_eq!(quantity_bytes("10Mi"), Ok(10 << 20));
+    assert_eq!(quantity_bytes("1.5k"), Ok(1500));
+    for bad in ["", "Mi", "10MiB", "-1", "9999999Ti"] {
+        assert!(quantity_bytes(bad).is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_resolve_panic(text in "\\PC{0,200}") {
+        let _ = resolve(&text);
+    }
+
+    #[test]
+    fn no_scalar_makes_a_parser_panic(text in "\\PC{0,20}") {
+        let _ = (duration(&text), quantity_bytes(&text), text.parse::<PodCidr>(), value::labels(&text));
+    }
+
+    #[test]
+    fn networks_read_back_as_written(bits in any::<u32>(), prefix in 1u8..=30) {
+        let network = std::net::Ipv4Addr::from(bits & (u32::MAX << (32 - prefix)));
+        let text = format!("{network}/{prefix}");
+        prop_assert_eq!(text.parse::<PodCidr>().unwrap().to_string(), text);
+    }
+}

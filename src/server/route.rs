@@ -1,0 +1,220 @@
+//! Request path and query → what is asked. Pure.
+
+use super::reply::Failure;
+use hyper::Method;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Route {
+    Health,
+    Ready,
+    Metrics,
+    Status,
+    List { resource: Resource, namespace: Option<String> },
+    Get { resource: Resource, namespace: Option<String>, name: String },
+    Log { namespace: String, pod: String },
+    Exec { namespace: String, pod: String },
+    Apply,
+    Delete,
+    Images,
+    ImportImage,
+}
+
+/// A kind of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resource {
+    Pods,
+    Nodes,
+    Events,
+}
+
+impl Resource {
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Resource::Pods => "pods",
+            Resource::Nodes => "nodes",
+            Resource::Events => "events",
+        }
+    }
+
+    pub(super) fn list_kind(self) -> &'static str {
+        match self {
+            Resource::Pods => "PodList",
+            Resource::Nodes => "NodeList",
+            Resource::Events => "EventList",
+        }
+    }
+
+    fn parse(plural: &str) -> Option<Resource> {
+        [Resource::Pods, Resource::Nodes, Resource::Events].into_iter().find(|resource| resource.plural() == plural)
+    }
+}
+
+/// Reads a request's method and path.
+pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
+    let segments: Option<Vec<String>> =
+        path.split('/').filter(|segment| !segment.is_empty()).map(|segment| decode(segment, false)).collect();
+    let segments = segments.ok_or_else(|| Failure::bad_request("the path is not percent-encoded UTF-8"))?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let not_found = || Failure::not_found("the server could not find the requested resource");
+    let (route, methods): (Route, &[Method]) = match segments[..] {
+        ["healthz"] | ["livez"] => (Route::Health, &[Method::GET, Method::HEAD]),
+        ["readyz"] => (Route::Ready, &[Method::GET, Method::HEAD]),
+        ["metrics"] => (Route::Metrics, &[Method::GET]),
+        ["coracle", "v1", "status"] => (Route::Status, &[Method::GET]),
+        ["coracle", "v1", "apply"] => (Route::Apply, &[Method::POST]),
+        ["coracle", "v1", "delete"] => (Route::Delete, &[Method::POST]),
+        ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
+        ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
+        ["api", "v1", "namespaces", namespace, "pods", pod, "log"] => {
+            (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+        }
+        ["api", "v1", "namespaces", namespace, "pods", pod, "exec"] => {
+            // As the API server: a WebSocket begins with GET, whatever the verb.
+            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+        }
+        ["api", "v1", "namespaces", namespace, plural, ref rest @ ..] => {
+            let resource = Resource::parse(plural).filter(|r| *r != Resource::Nodes).ok_or_else(not_found)?;
+            let namespace = Some(namespace.to_owned());
+            match rest {
+                [] => (Route::List { resource, namespace }, &[Method::GET]),
+                [name] => (Route::Get { resource, namespace, name: (*name).to_owned() }, &[Method::GET]),
+                _ => return Err(not_found()),
+            }
+        }
+        ["api", "v1", plural] => {
+            let resource = Resource::parse(plural).ok_or_else(not_found)?;
+            (Route::List { resource, namespace: None }, &[Method::GET])
+        }
+        ["api", "v1", "nodes", name] => {
+            (Route::Get { resource: Resource::Nodes, namespace: None, name: name.to_owned() }, &[Method::GET])
+        }
+        _ => return Err(not_found()),
+    };
+    if methods.contains(method) { Ok(route) } else { Err(Failure::method(format!("{method} is not allowed on {path}"))) }
+}
+
+/// A decoded query string; keys may repeat.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a query string.
+    pub(super) fn parse(query: &str) -> Result<Query, Failure> {
+        let mut pairs = Vec::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (Some(key), Some(value)) = (decode(key, true), decode(value, true)) else {
+                return Err(Failure::bad_request("the query is not percent-encoded UTF-8"));
+            };
+            pairs.push((key, value));
+        }
+        Ok(Query(pairs))
+    }
+
+    /// First value of a key that is not empty.
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.all(key).find(|value| !value.is_empty())
+    }
+
+    /// All values of a key, in order.
+    pub(super) fn all(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+
+    /// As the API server reads booleans: absent is false, present without a value is true.
+    pub(super) fn flag(&self, key: &str) -> Result<bool, Failure> {
+        match self.all(key).next() {
+            None | Some("0" | "false" | "False" | "f" | "F") => Ok(false),
+            Some("" | "1" | "true" | "True" | "t" | "T") => Ok(true),
+            Some(other) => Err(Failure::bad_request(format!("{key}: {other:?} is not true or false"))),
+        }
+    }
+
+    /// A number that is not negative.
+    pub(super) fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
+        let read = |text: &str| {
+            text.parse().map_err(|_| Failure::bad_request(format!("{key}: {text:?} is not a whole number from 0 up")))
+        };
+        self.get(key).map(read).transpose()
+    }
+}
+
+/// Percent-decodes; `None` when it is no UTF-8 or a `%` is not followed by two hex digits.
+fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let high = char::from(bytes.next()?).to_digit(16)?;
+                let low = char::from(bytes.next()?).to_digit(16)?;
+                out.push((high * 16 + low) as u8);
+            }
+            b'+' if plus_is_blank => out.push(b' '),
+            other => out.push(other),
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+/// Percent-encodes a path segment or a query value.
+pub(crate) fn encode(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn get(path: &str) -> Result<Route, u16> {
+        route(&Method::GET, path).map_err(|failure| failure.into_reply().status().as_u16())
+    }
+
+    #[test]
+    fn kubernetes_paths_are_read() {
+        let (resource, namespace) = (Resource::Pods, Some("a".to_owned()));
+        assert_eq!(get("/api/v1/pods"), Ok(Route::List { resource, namespace: None }));
+        assert_eq!(get("/api/v1/namespaces/a/pods"), Ok(Route::List { resource, namespace: namespace.clone() }));
+        assert_eq!(get("/api/v1/namespaces/a/pods/p"), Ok(Route::Get { resource, namespace, name: "p".into() }));
+        assert_eq!(get("/api/v1/namespaces/a/pods/p/log"), Ok(Route::Log { namespace: "a".into(), pod: "p".into() }));
+        assert_eq!(get("/api/v1/namespaces/a/nodes"), Err(404));
+        assert_eq!(get("/api/v1/secrets"), Err(404));
+        assert_eq!(get("/coracle/v1/apply"), Err(405));
+        assert_eq!(get("/api/v1/nodes/%zz"), Err(400));
+    }
+
+    #[test]
+    fn queries_are_read() {
+        let query = Query::parse("command=sh&command=-c&command=a%20b+c&tty&follow=false&tailLines=5&x=").unwrap();
+        assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "a b c"]);
+        assert!(query.flag("tty").unwrap() && !query.flag("follow").unwrap() && !query.flag("absent").unwrap());
+        assert_eq!(query.number("tailLines").unwrap(), Some(5));
+        assert_eq!(query.get("x"), None);
+        assert!(Query::parse("tailLines=-1").unwrap().number("tailLines").is_err());
+        assert!(Query::parse("a=%f").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_makes_it_panic(path in "\\PC{0,60}", query in "\\PC{0,60}") {
+            let _ = (route(&Method::GET, &path), Query::parse(&query));
+        }
+
+        #[test]
+        fn what_is_encoded_decodes_again(text in "\\PC{0,60}") {
+            prop_assert_eq!(decode(&encode(&text), true), Some(text));
+        }
+    }
+}

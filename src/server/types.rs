@@ -1,0 +1,139 @@
+//! What the paths below `/coracle/v1` answer; the command line reads the same types.
+
+use serde::{Deserialize, Serialize};
+
+/// Answer of `GET /coracle/v1/status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSummary {
+    /// Node name.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// PID of the agent.
+    pub pid: u32,
+    /// Whether the node's Ready condition is true.
+    pub ready: bool,
+    /// The Ready condition's message.
+    pub message: String,
+    /// Directory of the manifests.
+    pub manifest_dir: String,
+    /// Pods by phase.
+    pub pods: std::collections::BTreeMap<String, usize>,
+    /// Images in the store.
+    pub images: usize,
+    /// Their size on disk in bytes.
+    pub image_bytes: u64,
+    /// Last warnings, newest last.
+    pub warnings: Vec<String>,
+}
+
+/// Answer of `GET /coracle/v1/images`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageList {
+    /// Always `ImageList`.
+    pub kind: String,
+    /// Always `coracle.dev/v1alpha1`.
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    /// Sorted by first name.
+    pub items: Vec<ImageItem>,
+}
+
+/// An image of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageItem {
+    /// `sha256:…`, digest of the image configuration.
+    pub id: String,
+    /// Full references (`docker.io/library/nginx:latest`).
+    pub names: Vec<String>,
+    /// Size on disk in bytes.
+    pub size: u64,
+    /// When it was built, RFC 3339; as the image claims.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// Whether a pod uses it.
+    pub in_use: bool,
+}
+
+/// Answer of `POST /coracle/v1/apply` and `POST /coracle/v1/delete`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Applied {
+    /// The file in the manifest directory.
+    pub file: String,
+    /// What happened to the file.
+    pub action: Action,
+    /// The pods it defines.
+    pub pods: Vec<PodName>,
+    /// Warnings about the manifest.
+    #[serde(default)]
+    pub problems: Vec<Cause>,
+}
+
+/// What `apply` or `delete` did to a manifest; kubectl's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// A new file.
+    Created,
+    /// A changed file.
+    Configured,
+    /// The file already said so.
+    Unchanged,
+    /// The file is gone.
+    Deleted,
+}
+
+/// Name of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodName {
+    /// Namespace.
+    pub namespace: String,
+    /// Name with the node's suffix.
+    pub name: String,
+}
+
+/// Something wrong with a manifest: a v1 `StatusCause` plus where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cause {
+    /// `FieldValueInvalid` or `Warning`.
+    pub reason: String,
+    /// What is wrong.
+    pub message: String,
+    /// Path of the field.
+    #[serde(default)]
+    pub field: String,
+    /// Line of the manifest, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// Column of the manifest, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
+}
+
+/// A v1 `Status`, as far as anybody here reads it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// `Success` or `Failure`.
+    pub status: String,
+    /// For people.
+    pub message: String,
+    /// For programs.
+    pub reason: String,
+    /// HTTP status.
+    pub code: u16,
+    /// Causes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<StatusDetails>,
+}
+
+/// Details of a [`Status`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusDetails {
+    /// What exactly.
+    pub causes: Vec<Cause>,
+}
