@@ -442,9 +442,8 @@ impl Node {
     #[track_caller]
     pub fn wait_pod(&self, name: &str, what: &str, mut done: impl FnMut(&PodView) -> bool) -> PodView {
         let full = format!("{name}-{}", self.name);
-        let pods = self.wait(&format!("{name}: {what}"), PATIENCE, |pods| {
-            pods.iter().any(|p| p.name() == full && done(p))
-        });
+        let pods =
+            self.wait(&format!("{name}: {what}"), PATIENCE, |pods| pods.iter().any(|p| p.name() == full && done(p)));
         pods.into_iter().find(|p| p.name() == full).expect("just seen")
     }
 
@@ -489,9 +488,10 @@ impl Node {
     pub fn wait_event(&self, what: &str, matches: impl Fn(&str, &str) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         loop {
-            let found = self.events().into_iter().find(|e| {
-                matches(e["reason"].as_str().unwrap_or_default(), e["message"].as_str().unwrap_or_default())
-            });
+            let found = self
+                .events()
+                .into_iter()
+                .find(|e| matches(e["reason"].as_str().unwrap_or_default(), e["message"].as_str().unwrap_or_default()));
             if let Some(event) = found {
                 return event;
             }
@@ -628,9 +628,9 @@ impl Node {
         found.extend(self.mounts().into_iter().map(|p| format!("mount {}", p.display())));
         found.extend(self.links().into_iter().filter(|l| *l != self.bridge).map(|l| format!("link {l}")));
         for root in self.cgroups() {
-            let pods = folders_below(&root).into_iter().filter(|d| {
-                d.file_name().is_some_and(|n| n.to_string_lossy().starts_with("pod") || n.len() == 64)
-            });
+            let pods = folders_below(&root)
+                .into_iter()
+                .filter(|d| d.file_name().is_some_and(|n| n.to_string_lossy().starts_with("pod") || n.len() == 64));
             found.extend(pods.map(|d| format!("cgroup {}", d.display())));
         }
         for sub in ["root/pods", "run/pods"] {

@@ -52,7 +52,9 @@ fn a_removed_manifest_stops_the_pod_and_frees_all_it_had() {
     node.remove("web.yaml");
     node.wait_gone("web");
     eventually("its process is gone", secs(5), || !crate::harness::alive(pid));
-    eventually("nothing is left of it", secs(5), || node.leaks().iter().all(|l| l.starts_with("process") && l.contains("agent")));
+    eventually("nothing is left of it", secs(5), || {
+        node.leaks().iter().all(|l| l.starts_with("process") && l.contains("agent"))
+    });
     node.finish();
 }
 
@@ -176,15 +178,19 @@ fn the_crash_back_off_is_none_then_ten_then_twenty_seconds() {
     assert_eq!(seen.restarts("main"), 3);
     assert!(seen.waiting_message("main").contains("back-off 40s"), "{}", seen.waiting_message("main"));
     assert_eq!(seen.last("main")["exitCode"], 1);
-    node.wait_event("the back-off", |reason, message| reason == "BackOff" && message.contains("restarting failed container"));
+    node.wait_event("the back-off", |reason, message| {
+        reason == "BackOff" && message.contains("restarting failed container")
+    });
     node.finish();
 }
 
 #[test]
 fn sigterm_comes_first_and_the_grace_is_waited_for() {
     let node = Node::up();
-    let mut manifest =
-        pod("web", "trap 'echo term >> /share/end; sleep 2; echo done >> /share/end; exit 0' TERM; touch /share/up; while :; do sleep 3600 & wait $!; done");
+    let mut manifest = pod(
+        "web",
+        "trap 'echo term >> /share/end; sleep 2; echo done >> /share/end; exit 0' TERM; touch /share/up; while :; do sleep 3600 & wait $!; done",
+    );
     manifest["spec"]["terminationGracePeriodSeconds"] = json!(20);
     share(&node, &mut manifest);
     node.run(&manifest);
@@ -287,7 +293,8 @@ fn limits_reach_the_kernel() {
 #[test]
 fn containers_of_a_pod_share_network_and_hostname_but_not_processes() {
     let node = Node::up();
-    let mut manifest = pod("pair", &format!("mkdir /tmp/w; echo hello > /tmp/w/i; httpd -p 127.0.0.1:8000 -h /tmp/w; {REST}"));
+    let mut manifest =
+        pod("pair", &format!("mkdir /tmp/w; echo hello > /tmp/w/i; httpd -p 127.0.0.1:8000 -h /tmp/w; {REST}"));
     let other = json!({ "name": "other", "image": BUSYBOX, "command": ["sh", "-c", REST] });
     manifest["spec"]["containers"].as_array_mut().expect("containers").push(other);
     node.run(&manifest);
@@ -497,7 +504,10 @@ fn run_as_non_root_is_enforced_in_the_kubelets_words() {
         let seen = node.wait_pod(name, "refused", |p| p.waiting("main") == "CreateContainerConfigError");
         let message = seen.waiting_message("main");
         assert!(message.contains(text), "{message}");
-        assert!(message.contains(&format!("(pod: \"{}", seen.name())) && message.contains("container: main)"), "{message}");
+        assert!(
+            message.contains(&format!("(pod: \"{}", seen.name())) && message.contains("container: main)"),
+            "{message}"
+        );
     }
     let mut m = resting("ok");
     m["spec"]["containers"][0]["image"] = json!("user-1000:1");
@@ -627,7 +637,8 @@ fn a_pod_has_an_address_that_answers_and_a_host_port() {
 fn host_network_is_the_nodes_network() {
     let node = Node::up();
     let port = crate::harness::free_port();
-    let serve = format!("mkdir -p /tmp/www; echo host > /tmp/www/index.html; exec httpd -f -p 127.0.0.1:{port} -h /tmp/www");
+    let serve =
+        format!("mkdir -p /tmp/www; echo host > /tmp/www/index.html; exec httpd -f -p 127.0.0.1:{port} -h /tmp/www");
     let mut m = pod("web", &serve);
     m["spec"]["hostNetwork"] = json!(true);
     let seen = node.run(&m);
@@ -652,7 +663,10 @@ fn logs_are_cri_files_with_links() {
     let mut joined = String::new();
     for line in text.lines() {
         let parts: Vec<&str> = line.splitn(4, ' ').collect();
-        assert!(parts[0].parse::<jiff::Timestamp>().is_ok() && parts[0].contains('.'), "RFC 3339 with fractions: {line}");
+        assert!(
+            parts[0].parse::<jiff::Timestamp>().is_ok() && parts[0].contains('.'),
+            "RFC 3339 with fractions: {line}"
+        );
         assert!(["stdout", "stderr"].contains(&parts[1]) && ["F", "P"].contains(&parts[2]), "{line:.60}");
         assert!(parts[3].len() <= 16 << 10, "lines are split at 16 KiB");
         if parts[1] == "stdout" {
@@ -681,7 +695,9 @@ fn logs_are_rotated_and_limited() {
     }));
     node.start();
     node.wait_for_images();
-    let script = format!("i=0; while [ $i -lt 12000 ]; do echo line-$i-0123456789012345678901234567890; i=$((i+1)); done; echo end; {REST}");
+    let script = format!(
+        "i=0; while [ $i -lt 12000 ]; do echo line-$i-0123456789012345678901234567890; i=$((i+1)); done; echo end; {REST}"
+    );
     let seen = node.run(&pod("chatty", &script));
     let folder = node.dir.join("log/pods").join(format!("default_{}_{}/main", seen.name(), seen.uid()));
     let files = || -> Vec<(String, u64)> {
@@ -715,7 +731,8 @@ fn a_command_that_does_not_exist_is_named() {
     m["spec"]["containers"][0]["command"] = json!(["/no/such/program"]);
     m["spec"]["restartPolicy"] = json!("Never");
     node.apply("web.yaml", &m);
-    let seen = node.wait_pod("web", "failed", |p| !p.terminated("main").is_null() || !p.waiting_message("main").is_empty());
+    let seen =
+        node.wait_pod("web", "failed", |p| !p.terminated("main").is_null() || !p.waiting_message("main").is_empty());
     let text = seen.0["status"].to_string();
     assert!(text.contains("/no/such/program"), "{text}");
     assert!(!seen.up());
