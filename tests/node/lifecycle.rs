@@ -764,3 +764,34 @@ fn twenty_pods_at_once_all_run() {
     assert!(pods.iter().all(|p| p.restarts("main") == 0));
     node.finish();
 }
+
+#[test]
+fn the_well_known_static_web_serves_nginxs_page() {
+    let made = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/images/nginx.tar");
+    let archive = std::env::var_os("CORACLE_NGINX_IMAGE").map_or(made, std::path::PathBuf::from);
+    assert!(archive.is_file(), "an image of nginx is missing: cargo xtask image nginx");
+    let node = Node::up();
+    node.apply("static-web.yaml", include_str!("../../examples/static-web.yaml"));
+    // The image arrives after the manifest, as on a device that is being set up.
+    node.drop_image(&archive, "nginx.tar");
+    let seen = node.wait_up("static-web");
+    assert_eq!(seen.0["metadata"]["labels"]["role"], "myrole");
+    let address = format!("{}:80", seen.ip());
+    assert!(page(&address, "/").contains("Welcome to nginx!"));
+    eventually("the request is in the log", PATIENCE, || node.cli(&["logs", "static-web"]).stdout.contains("GET / "));
+    // The variant with a port of the node replaces it.
+    let port = crate::harness::free_port();
+    let text = include_str!("../../examples/static-web.yaml");
+    node.apply(
+        "static-web.yaml",
+        text.replace("containerPort: 80", &format!("containerPort: 80\n      hostPort: {port}")),
+    );
+    let new = node.wait_pod("static-web", "replaced", |p| p.up() && p.uid() != seen.uid());
+    assert!(page(&format!("127.0.0.1:{port}"), "/").contains("Welcome to nginx!"));
+    let begin = Instant::now();
+    node.remove("static-web.yaml");
+    node.wait_gone("static-web");
+    assert!(begin.elapsed() < secs(10), "SIGQUIT, the image's stop signal, ends nginx: {:?}", begin.elapsed());
+    assert!(http(format!("{}:80", new.ip()), "/").is_err());
+    node.finish();
+}

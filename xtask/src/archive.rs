@@ -42,8 +42,6 @@ pub fn write(out: &Path, name: &str, rootfs: &Path, config: &Value) -> Result<()
 /// The tree as an uncompressed layer. Times are left out, so that the same packages give the same digest.
 fn layer(rootfs: &Path) -> Result<Vec<u8>> {
     let mut builder = tar::Builder::new(Vec::new());
-    builder.follow_symlinks(false);
-    builder.mode(tar::HeaderMode::Deterministic);
     add(&mut builder, rootfs, Path::new(""))?;
     Ok(builder.into_inner()?)
 }
@@ -55,8 +53,21 @@ fn add(builder: &mut tar::Builder<Vec<u8>>, rootfs: &Path, below: &Path) -> Resu
     for name in names {
         let inside = below.join(&name);
         let path = rootfs.join(&inside);
-        builder.append_path_with_name(&path, &inside).with_context(|| path.display().to_string())?;
-        if path.symlink_metadata()?.is_dir() {
+        let facts = path.symlink_metadata()?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&facts);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        let added = if facts.is_symlink() {
+            builder.append_link(&mut header, &inside, fs::read_link(&path)?)
+        } else if facts.is_dir() {
+            builder.append_data(&mut header, &inside, std::io::empty())
+        } else {
+            builder.append_data(&mut header, &inside, fs::File::open(&path)?)
+        };
+        added.with_context(|| path.display().to_string())?;
+        if facts.is_dir() {
             add(builder, rootfs, &inside)?;
         }
     }

@@ -103,7 +103,7 @@ fn nginx(work: &Path, out: &Path) -> Result<()> {
             fs::remove_dir_all(path)?;
         }
     }
-    for dir in ["run", "tmp", "var/log/nginx", "var/lib/nginx", "etc/nginx/modules-enabled"] {
+    for dir in ["dev", "proc", "sys", "run", "tmp", "var/log/nginx", "var/lib/nginx", "etc/nginx/modules-enabled"] {
         fs::create_dir_all(rootfs.join(dir))?;
     }
     fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777))?;
@@ -159,8 +159,9 @@ fn closure(start: &[&str]) -> Result<BTreeSet<String>> {
         for one in depends.flat_map(|d| d.split(',')) {
             let first = one.split('|').next().unwrap_or_default().trim();
             let name = first.split([' ', '(', ':']).next().unwrap_or_default();
-            let library = name.starts_with("lib") && !name.starts_with("libdebconf");
-            if library || name.starts_with("nginx") {
+            let library = name == "zlib1g" || name.starts_with("lib") && !name.starts_with("libdebconf");
+            // nginx-abi-… is a name that nginx provides, no package.
+            if library || name == "nginx" || name == "nginx-common" {
                 todo.push(name.to_owned());
             }
         }

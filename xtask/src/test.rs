@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands. Quick checks first, test summaries last.
 
-use crate::{debian, shell, tidy};
+use crate::{debian, image, shell, tidy};
 use anyhow::{Result, bail};
 
 pub fn run(filter: &[&str]) -> Result<()> {
@@ -20,8 +20,10 @@ pub fn run(filter: &[&str]) -> Result<()> {
     let threads = std::env::var("CORACLE_TEST_THREADS").unwrap_or_else(|_| "2".to_owned());
     shell::step(shell::cargo().args(["test", "--package", "xtask", "--"]).args(filter))?;
     shell::step(shell::cargo().args(["test", "--package", "coracle", "--lib", "--"]).args(filter))?;
+    let nginx = image::make("nginx")?;
     shell::step(
         shell::cargo()
+            .env("CORACLE_NGINX_IMAGE", nginx)
             .args(["test", "--package", "coracle", "--profile", "test-release", "--test", "node", "--"])
             .arg(format!("--test-threads={threads}"))
             .args(filter),
