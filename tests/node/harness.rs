@@ -905,8 +905,10 @@ pub fn image_archive(name: &'static str) -> PathBuf {
 }
 
 fn docker_archive(file: &str, images: &[(&str, Value)], layer: &[u8]) -> PathBuf {
-    let path = std::env::temp_dir().join(format!("coracle-images-{}-{file}.tar", std::process::id()));
-    let mut builder = tar::Builder::new(fs::File::create(&path).expect("archive"));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{file}.tar"));
+    // Other runs may be reading it.
+    let staged = path.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
+    let mut builder = tar::Builder::new(fs::File::create(&staged).expect("archive"));
     let digest = hex(&Sha256::digest(layer));
     let layer_name = format!("{digest}/layer.tar");
     append(&mut builder, &layer_name, layer, 0o644);
@@ -927,7 +929,8 @@ fn docker_archive(file: &str, images: &[(&str, Value)], layer: &[u8]) -> PathBuf
         manifest.push(json!({ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }));
     }
     append(&mut builder, "manifest.json", Value::from(manifest).to_string().as_bytes(), 0o644);
-    builder.into_inner().expect("archive").sync_all().expect("archive");
+    builder.into_inner().expect("archive");
+    fs::rename(staged, &path).expect("archive");
     path
 }
 
