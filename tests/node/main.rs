@@ -1,4 +1,7 @@
 //! Privileged tests: they need root, and drive the kernel and the built binary for real.
+//!
+//! Every test makes its own private node ([`harness::Node`]) and ends with a leak check; a missing capability fails the
+//! test with its name. `CORACLE_TEST_KEEP=1` keeps the folder of a failed test.
 
 mod cli;
 mod faults;

@@ -1,1 +1,57 @@
-fn main() {}
+//! Tasks of coracle's developers. `cargo xtask help` lists them.
+
+mod archive;
+mod bench;
+mod debian;
+mod demo;
+mod fuzz;
+mod image;
+mod node;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+cargo xtask <task>
+
+  test [FILTER]                 all tests: format, layers, clippy, unit tests, privileged tests (root)
+  demo                          build, start a private node, run examples/hello.yaml, show it, clean up
+  tidy                          check the layers of src/ and the rules that rustc and clippy do not know
+  bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
+  fuzz <target> [--seconds N]   run a fuzz target: manifest_decode, layer_unpack
+  image nginx|busybox [--out F] make a docker-archive from Debian's packages
+";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["test", filter @ ..] => test::run(filter),
+        ["demo"] => demo::run(),
+        ["tidy"] => tidy::run(),
+        ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
+        ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),
+        ["image", which, rest @ ..] => image::run(which, option(rest, "--out")?),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{HELP}");
+            Ok(())
+        }
+        other => bail!("no such task: {}\n\n{HELP}", other.join(" ")),
+    }
+}
+
+/// The value of `name` in `args`; anything else there is an error.
+fn option<'a>(args: &[&'a str], name: &str) -> Result<Option<&'a str>> {
+    match args {
+        [] => Ok(None),
+        [key, value] if *key == name => Ok(Some(value)),
+        other => bail!("expected `{name} VALUE`, found `{}`", other.join(" ")),
+    }
+}
+
+fn number(args: &[&str], name: &str) -> Result<Option<u64>> {
+    let value = option(args, name)?;
+    value.map(|v| v.parse().with_context(|| format!("{name} takes a number, not {v:?}"))).transpose()
+}

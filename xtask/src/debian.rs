@@ -1,0 +1,62 @@
+//! What a task needs from the system: installed by root on Debian, else named exactly.
+
+use crate::shell;
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Something a package provides: a file, or a command on the PATH.
+pub struct Need {
+    package: &'static str,
+    found: fn() -> bool,
+}
+
+fn on_path(name: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(name).is_file())
+}
+
+/// To build: libseccomp is linked statically, and a C compiler drives the linker.
+pub const BUILD: &[Need] = &[
+    Need { package: "libseccomp-dev", found: || Path::new("/usr/lib/x86_64-linux-gnu/libseccomp.a").is_file() },
+    Need { package: "gcc", found: || on_path("cc") },
+    Need { package: "libc6-dev", found: || Path::new("/usr/lib/x86_64-linux-gnu/libc.a").is_file() },
+];
+
+/// For the privileged tests.
+pub const TESTS: &[Need] = &[
+    BUSYBOX,
+    Need { package: "iproute2", found: || on_path("ip") },
+    Need { package: "mount", found: || on_path("mount") },
+];
+
+pub const BUSYBOX: Need = Need {
+    package: "busybox-static",
+    found: || Path::new("/bin/busybox").is_file() || Path::new("/usr/bin/busybox").is_file(),
+};
+pub const RUNC: Need = Need { package: "runc", found: || on_path("runc") };
+pub const DPKG: Need = Need { package: "dpkg", found: || on_path("dpkg-deb") };
+
+/// Installs what is missing, or says what to type.
+pub fn install(needs: &[&[Need]]) -> Result<()> {
+    let missing: Vec<&str> = needs.iter().flat_map(|n| n.iter()).filter(|n| !(n.found)()).map(|n| n.package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !shell::is_root() || !on_path("apt-get") {
+        bail!("missing on this machine: {}\nhint: sudo apt-get install {}", missing.join(", "), missing.join(" "));
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+        command
+    };
+    let mut get = vec!["install", "--yes", "--no-install-recommends"];
+    get.extend(&missing);
+    if shell::step(&mut apt(&get)).is_err() {
+        // The package lists may be old or absent.
+        shell::step(&mut apt(&["update"]))?;
+        shell::step(&mut apt(&get))?;
+    }
+    Ok(())
+}

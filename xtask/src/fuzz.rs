@@ -1,0 +1,45 @@
+//! `cargo xtask fuzz`: libFuzzer on the stable compiler. The coverage pass is a flag of LLVM, so neither a nightly
+//! toolchain nor cargo-fuzz is needed.
+
+use crate::{debian, shell};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::process::Command;
+
+const TARGETS: &[&str] = &["manifest_decode", "layer_unpack"];
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+/// As cargo-fuzz asks of the compiler, without a sanitizer (they need a nightly compiler): the code is safe Rust, so
+/// findings are panics, overflows, endless loops and memory hogs.
+const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks";
+
+pub fn run(target: &str, seconds: u64) -> Result<()> {
+    if !TARGETS.contains(&target) {
+        bail!("no such fuzz target: {target} (there are {})", TARGETS.join(", "));
+    }
+    debian::install(&[debian::BUILD])?;
+    let dir = shell::root().join("tests/fuzz");
+    shell::step(
+        shell::cargo()
+            .args(["build", "--release", "--target", TRIPLE, "--bin", target, "--manifest-path"])
+            .arg(dir.join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(dir.join("target"))
+            .env("RUSTFLAGS", FLAGS),
+    )?;
+    let corpus = dir.join("corpus").join(target);
+    let artifacts = dir.join("artifacts").join(target);
+    for path in [&corpus, &artifacts] {
+        fs::create_dir_all(path).with_context(|| path.display().to_string())?;
+    }
+    let mut command = Command::new(dir.join("target").join(TRIPLE).join("release").join(target));
+    command
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg(format!("-max_total_time={seconds}"))
+        .args(["-timeout=20", "-rss_limit_mb=2048", "-max_len=65536", "-print_final_stats=1"])
+        .arg(corpus)
+        .arg(dir.join("seeds").join(target));
+    shell::step(&mut command)
+}

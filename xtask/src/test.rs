@@ -1,0 +1,31 @@
+//! `cargo xtask test`: everything that must hold before a change lands. Quick checks first, test summaries last.
+
+use crate::{debian, image, shell, tidy};
+use anyhow::{Result, bail};
+
+pub fn run(filter: &[&str]) -> Result<()> {
+    debian::install(&[debian::BUILD, debian::TESTS])?;
+    if filter.is_empty() {
+        shell::step(shell::cargo().args(["fmt", "--all", "--check"]))?;
+        println!("tidy: the layers and rules of src/");
+        tidy::run()?;
+        shell::step(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    }
+    if !shell::is_root() {
+        bail!(
+            "the privileged tests need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\nhint: sudo -E cargo xtask test; or: cargo test --lib"
+        );
+    }
+    // Two at a time: each has a node of its own, and they wait more than they work.
+    let threads = std::env::var("CORACLE_TEST_THREADS").unwrap_or_else(|_| "2".to_owned());
+    shell::step(shell::cargo().args(["test", "--package", "xtask", "--"]).args(filter))?;
+    shell::step(shell::cargo().args(["test", "--package", "coracle", "--lib", "--"]).args(filter))?;
+    let nginx = image::make("nginx")?;
+    shell::step(
+        shell::cargo()
+            .env("CORACLE_NGINX_IMAGE", nginx)
+            .args(["test", "--package", "coracle", "--profile", "test-release", "--test", "node", "--"])
+            .arg(format!("--test-threads={threads}"))
+            .args(filter),
+    )
+}
