@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 
 /// Look again at the latest after this long: inotify events can be lost.
 const RESCAN: Duration = Duration::from_secs(60);
+/// While an archive is still being copied.
+const PENDING: Duration = Duration::from_secs(2);
 /// After an event, wait until the copy has likely ended.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -32,13 +34,7 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
             None
         }
     };
-    let drop_in = match DropIn::new(dir.clone(), shared.runtime.images()) {
-        Ok(drop_in) => Arc::new(std::sync::Mutex::new(drop_in)),
-        Err(error) => {
-            tracing::error!(%error, "cannot use the images folder");
-            return;
-        }
-    };
+    let drop_in = Arc::new(std::sync::Mutex::new(DropIn::new(&dir, shared.runtime.images())));
     if let Some(watcher) = &mut watcher
         && let Err(error) = watcher.watch(&dir, RecursiveMode::NonRecursive)
     {
@@ -47,11 +43,11 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
     loop {
         let job = Arc::clone(&drop_in);
         let scan = tokio::task::spawn_blocking(move || {
-            job.lock().unwrap_or_else(std::sync::PoisonError::into_inner).scan()
+            let mut drop_in = job.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (drop_in.scan(), drop_in.pending())
         });
-        let Ok(outcomes) = scan.await else { return };
+        let Ok((outcomes, pending)) = scan.await else { return };
         let now = Timestamp::now();
-        let mut retry = false;
         for outcome in outcomes {
             let path = outcome.path.display();
             let note = match &outcome.result {
@@ -62,13 +58,12 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
                     Note::normal("ImageImported", format!("Imported {} from {path}", names.join(", ")))
                 }
                 Err(error) => {
-                    retry = true;
                     Note::warning("ImageImportFailed", format!("{path}: {}", crate::runtime::chain(error)))
                 }
             };
             shared.note(shared.events.node_reference(), &note, now);
         }
-        let pause = if retry { Duration::from_secs(5) } else { RESCAN };
+        let pause = if pending { PENDING } else { RESCAN };
         // Cancel-safe: a notification stays with the Notify until it is taken.
         tokio::select! {
             () = event.notified() => tokio::time::sleep(SETTLE).await,

@@ -91,7 +91,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         config.node_name.clone(),
         config.root_dir.join("manifests"),
         config.file_check_frequency,
-    );
+    )
+    .map_err(set_up("the manifest source"))?;
     let shared = Arc::new(Shared::new(Parts {
         name: config.node_name.clone(),
         facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
@@ -104,10 +105,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (shutdown, shutting_down) = watch::channel(false);
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
     let socket = config.run_dir.join("coracle.sock");
-    let listener = server::bind(&socket)?;
-    let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
-    tokio::spawn(server::serve(Arc::clone(&api), listener, shutting_down.clone()));
-    if let Some(health) = health {
+    let listener = server::Listener::bind(&socket)?;
+    tokio::spawn(listener.serve(Arc::clone(&api), shutting_down.clone()));
+    if config.healthz_port != 0 {
+        let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
         tokio::spawn(server::serve_healthz(api, health, shutting_down));
     }
     let images_changed = Arc::new(Notify::new());
@@ -201,7 +202,7 @@ impl Agent {
     fn apply(&mut self, snapshot: &Snapshot) {
         let mut wanted = BTreeSet::new();
         for desired in &snapshot.pods {
-            let Some(spec) = Spec::new(desired.pod.clone()) else { continue };
+            let Some(spec) = Spec::new(Arc::clone(&desired.pod)) else { continue };
             let key = spec.key();
             if !wanted.insert(key.clone()) {
                 continue; // the source reports duplicates itself

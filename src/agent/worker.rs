@@ -142,7 +142,7 @@ impl Worker {
             })
             .await?;
         if let Some((uid, fd)) = events {
-            match AsyncFd::with_interest(fd, Interest::READABLE) {
+            match AsyncFd::register_with_interest(fd, Interest::READABLE) {
                 // Something may have happened before the subscription: the loop looks once more.
                 Ok(fd) => {
                     self.events = Some((uid, fd));
@@ -336,13 +336,13 @@ async fn next_event(fd: &AsyncFd<OwnedFd>) -> shim::Event {
     loop {
         let Ok(mut guard) = fd.readable().await else { return shim::Event::Gone };
         match shim::drain(fd.get_ref()) {
-            Some(event) => {
-                if event == shim::Event::Changed {
-                    guard.clear_ready();
-                }
+            Ok(event) => {
+                // Everything was taken: the next packet makes the descriptor ready again.
+                guard.clear_ready();
                 return event;
             }
-            None => guard.clear_ready(),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => guard.clear_ready(),
+            Err(_) => return shim::Event::Gone,
         }
     }
 }

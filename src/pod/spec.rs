@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use std::fmt;
+use std::sync::Arc;
 
 /// Namespace and name: what a pod worker serialises on, so that two pods of one name never overlap.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,14 +44,15 @@ pub enum RestartPolicy {
 /// A pod that passed `manifest::load`: every default is filled in, name, namespace and uid are set.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    pod: Pod,
+    pod: Arc<Pod>,
     revision: String,
 }
 
 impl Spec {
     /// Wrap a loaded pod; `None` when it lacks a spec, name, namespace or uid (then it is not from `manifest::load`).
     #[must_use]
-    pub fn new(pod: Pod) -> Option<Spec> {
+    pub fn new(pod: impl Into<Arc<Pod>>) -> Option<Spec> {
+        let pod = pod.into();
         let meta = &pod.metadata;
         let named = [&meta.name, &meta.namespace, &meta.uid].iter().all(|f| f.as_ref().is_some_and(|v| !v.is_empty()));
         if !named || pod.spec.is_none() {

@@ -1,7 +1,7 @@
 //! A container: from the pod's spec and the image to a request to the shim.
 
 use super::sandbox::{SHIM_TIMEOUT, remove_file, remove_tree};
-use super::{Error, Note, Runtime, machine, make_dir};
+use super::{Error, Note, Runtime, make_dir};
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::Image;
 use crate::pod::{Instance, Spec, resources};
@@ -11,7 +11,6 @@ use crate::volume;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -170,11 +169,7 @@ impl Runtime {
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
         let ips = if spec.host_network() { &self.machine.host_ips } else { &sandbox.ips };
-        let volumes = volume::set_up(pod, &self.layout.volumes(uid))?;
-        let volumes: BTreeMap<String, bundle::Volume> = volumes
-            .into_iter()
-            .map(|(name, v)| (name, bundle::Volume { path: v.path, read_only: v.read_only }))
-            .collect();
+        let volumes = volume::set_up(pod, &self.layout.volumes(uid), self.machine.memory_bytes)?;
         let mut mounts = bundle::of_container(container, &volumes)?;
         let taken: Vec<PathBuf> = mounts.iter().map(|m| m.destination.clone()).collect();
         let mut add = |source: PathBuf, destination: &str| {
@@ -204,8 +199,7 @@ impl Runtime {
             &image_user,
             &read_accounts(&image.layers, "etc/passwd"),
             &read_accounts(&image.layers, "etc/group"),
-        )
-        .map_err(bundle::Error::from)?;
+        )?;
         let ns = self.layout.namespaces(uid);
         let own_net = !spec.host_network();
         let namespaces = Namespaces {
@@ -215,7 +209,14 @@ impl Runtime {
             pid: if spec.spec().host_pid == Some(true) { PidNamespace::Host } else { PidNamespace::Private },
         };
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
-        let node = self.node_facts(if privileged { machine::devices() } else { Vec::new() });
+        let devices = if privileged {
+            let dev = Path::new("/dev");
+            let failed = |source| Error::File { what: "list", path: dev.to_owned(), source };
+            volume::devices::list(dev).map_err(failed)?
+        } else {
+            Vec::new()
+        };
+        let node = self.node_facts(devices);
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
         Ok(bundle::build(&bundle::Input {
             pod,

@@ -26,7 +26,7 @@ pub enum Error {
     Network(#[from] crate::net::Error),
     /// The pod's name.
     #[error("the pod cannot have its host name")]
-    Hostname(#[from] crate::net::HostnameError),
+    Hostname(#[from] crate::net::hostname::HostnameError),
     /// A namespace.
     #[error("the pod's namespaces cannot be made")]
     Namespace(#[source] std::io::Error),
@@ -36,7 +36,7 @@ pub enum Error {
         /// Which.
         path: String,
         /// Why.
-        source: std::io::Error,
+        source: crate::sys::cgroup::Error,
     },
     /// The shim.
     #[error("the pod's shim failed")]
@@ -47,6 +47,9 @@ pub enum Error {
     /// The container's settings make no OCI spec.
     #[error("the container cannot be configured")]
     Bundle(#[from] crate::bundle::Error),
+    /// Who runs in the container.
+    #[error("the container's user cannot be told")]
+    User(#[from] crate::bundle::user::Error),
     /// A resource quantity.
     #[error("the pod's resources cannot be used")]
     Resources(#[from] crate::pod::resources::Error),
@@ -59,9 +62,6 @@ pub enum Error {
     /// The plan asked for something that is not there (any more).
     #[error("{0} is not there")]
     Missing(String),
-    /// Processes of the pod do not die.
-    #[error("processes of {0} are still running")]
-    Unkillable(String),
 }
 
 impl Error {
@@ -76,7 +76,7 @@ impl Error {
     pub fn waiting_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
-            Error::Bundle(_) | Error::Resources(_) => "CreateContainerConfigError",
+            Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
             Error::Image(_) => "ImageInspectError",

@@ -1,9 +1,6 @@
 //! Facts of the machine, read once.
 
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
 
 /// What the node is.
 #[derive(Debug, Clone)]
@@ -65,49 +62,6 @@ impl Machine {
             apparmor: file("/sys/module/apparmor/parameters/enabled") == "Y",
         }
     }
-}
-
-/// Device nodes of the machine, for privileged containers: all below `/dev` but terminals, which belong to somebody,
-/// and what a container has of its own.
-#[must_use]
-pub fn devices() -> Vec<LinuxDevice> {
-    let mut found = Vec::new();
-    let mut folders = vec![PathBuf::from("/dev")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let Ok(meta) = std::fs::symlink_metadata(&path) else { continue };
-            let kind = meta.file_type();
-            if kind.is_dir() {
-                if !["pts", "shm", "mqueue", "fd"].iter().any(|skip| path == Path::new("/dev").join(skip)) {
-                    folders.push(path);
-                }
-                continue;
-            }
-            let typ = match (kind.is_char_device(), kind.is_block_device()) {
-                (true, _) => LinuxDeviceType::C,
-                (_, true) => LinuxDeviceType::B,
-                _ => continue,
-            };
-            if ["console", "ptmx", "tty", "null", "zero", "full", "random", "urandom"]
-                .iter()
-                .any(|own| path == Path::new("/dev").join(own))
-            {
-                continue;
-            }
-            let device = LinuxDeviceBuilder::default()
-                .path(path)
-                .typ(typ)
-                .major(i64::from(rustix::fs::major(meta.rdev())))
-                .minor(i64::from(rustix::fs::minor(meta.rdev())))
-                .file_mode(meta.mode() & 0o7777)
-                .uid(meta.uid())
-                .gid(meta.gid())
-                .build();
-            found.extend(device);
-        }
-    }
-    found
 }
 
 /// The source address of the default route. Connecting a datagram socket sends nothing; without any route (a node on

@@ -9,13 +9,14 @@ mod note;
 mod observe;
 mod sandbox;
 
+use crate::bundle::CgroupFs;
 use crate::config::Config;
 use crate::image::ImageStore;
 use crate::net::Network;
 use crate::pod::{Action, Spec};
 use crate::shim;
 use crate::shim::exec::Target;
-use crate::sys::cgroup::Cgroups;
+use crate::sys::cgroup::{Cgroups, Version};
 pub use error::{Error, chain};
 use k8s_openapi::api::core::v1::Pod;
 pub use layout::Layout;
@@ -46,7 +47,7 @@ pub struct Runtime {
     log_max_bytes: u64,
     log_max_files: u32,
     min_oom_score_adj: i32,
-    container_cgroups: crate::bundle::CgroupFs,
+    container_cgroups: CgroupFs,
     shims: Mutex<HashMap<String, Arc<shim::Client>>>,
 }
 
@@ -82,6 +83,10 @@ impl Runtime {
         })?;
         let cgroups = Cgroups::detect()
             .map_err(|source| Error::Cgroup { path: config.cgroup_root.clone(), source })?;
+        let container_cgroups = match cgroups.version() {
+            Version::V1 => CgroupFs::V1(cgroups.controllers()),
+            Version::V2 => CgroupFs::V2,
+        };
         Ok(Runtime {
             machine: Machine::read(&config.node_ips),
             node_name: config.node_name.clone(),
@@ -97,6 +102,7 @@ impl Runtime {
             log_max_bytes: config.container_log_max_size,
             log_max_files: config.container_log_max_files,
             min_oom_score_adj: min_oom_score_adj(),
+            container_cgroups,
             shims: Mutex::default(),
             layout,
         })

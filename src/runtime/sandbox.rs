@@ -1,7 +1,8 @@
 //! A pod's sandbox: folders, volumes, cgroup, namespaces, network, shim; made in this order, undone in reverse.
 
 use super::{Error, Note, Runtime, make_dir};
-use crate::net::{Hostname, PortMapping, Protocol, hosts, resolv};
+use crate::net::hostname::Hostname;
+use crate::net::{PortMapping, Protocol, hosts, resolv};
 use crate::pod::{Deletion, Record, SandboxRecord, Spec, Termination, resources};
 use crate::shim::{self, protocol::Request};
 use crate::store;
@@ -10,7 +11,7 @@ use crate::volume;
 use jiff::Timestamp;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a shim may take to answer a request that is not about starting a container.
 pub(super) const SHIM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ impl Runtime {
         });
         // Written before anything is made, so that whatever exists after a crash belongs to a recorded sandbox.
         self.save(&record)?;
-        volume::set_up(pod, &self.layout.volumes(uid))?;
+        volume::set_up(pod, &self.layout.volumes(uid), self.machine.memory_bytes)?;
         self.set_up_cgroups(spec, qos, &cgroup)?;
         let host_network = spec.host_network();
         let kinds = namespace::Kinds {
@@ -67,10 +68,12 @@ impl Runtime {
             self.save(&record)?;
         }
         notes.extend(self.write_names(spec, &kernel_name)?);
-        let client = shim::Client::spawn(&shim::SpawnOptions {
+        let client = shim::Client::spawn(shim::SpawnOptions {
+            exe: None,
             run_dir: self.layout.run_pod(uid),
-            cgroup: format!("{}/coracle-shim/{uid}", self.cgroup_root.trim_end_matches('/')),
-            ..shim::SpawnOptions::default()
+            uid: uid.to_owned(),
+            log: Some(self.layout.run_pod(uid).join("shim.log")),
+            cgroup: Some(self.shim_cgroup(uid)),
         })?;
         self.remember(uid, &Arc::new(client));
         Ok(notes)
@@ -172,15 +175,14 @@ impl Runtime {
 
     fn kill_leftovers(&self, uid: &str, spec: &Spec) -> Result<(), Error> {
         let cgroup = self.pod_cgroup(uid, spec)?;
-        shim::reap_orphans(&self.layout.run_pod(uid))?;
-        let gone = self
-            .cgroups
-            .kill_all(&cgroup, KILL_TIMEOUT)
-            .map_err(|source| Error::Cgroup { path: cgroup.clone(), source })?;
-        if !gone {
-            return Err(Error::Unkillable(cgroup));
-        }
-        Ok(())
+        shim::reap_orphans(&self.layout.run_pod(uid), &[], KILL_TIMEOUT)?;
+        self.cgroups
+            .kill_all(&cgroup, Instant::now() + KILL_TIMEOUT)
+            .map_err(|source| Error::Cgroup { path: cgroup, source })
+    }
+
+    fn shim_cgroup(&self, uid: &str) -> String {
+        format!("{}/coracle-shim/{uid}", self.cgroup_root.trim_end_matches('/'))
     }
 
     fn pod_cgroup(&self, uid: &str, spec: &Spec) -> Result<String, Error> {
@@ -216,7 +218,7 @@ impl Runtime {
             let cgroup = &sandbox.cgroup;
             self.cgroups.remove(cgroup).map_err(|source| Error::Cgroup { path: cgroup.clone(), source })?;
         }
-        let shim = format!("{}/coracle-shim/{uid}", self.cgroup_root.trim_end_matches('/'));
+        let shim = self.shim_cgroup(uid);
         self.cgroups.remove(&shim).map_err(|source| Error::Cgroup { path: shim.clone(), source })?;
         self.net.detach(uid)?;
         namespace::delete(&self.layout.namespaces(uid)).map_err(Error::Namespace)?;
@@ -284,7 +286,7 @@ impl Runtime {
                 continue;
             }
             tracing::warn!(uid, "removing what is left of a pod without a record");
-            let freed = shim::reap_orphans(&self.layout.run_pod(&uid))
+            let freed = shim::reap_orphans(&self.layout.run_pod(&uid), &[], KILL_TIMEOUT)
                 .map_err(Error::from)
                 .and_then(|()| self.kill_unrecorded(&uid))
                 .and_then(|()| self.free_sandbox(&uid));
@@ -301,9 +303,7 @@ impl Runtime {
         for qos in [resources::Qos::Guaranteed, resources::Qos::Burstable, resources::Qos::BestEffort] {
             let cgroup = resources::pod_cgroup(&self.cgroup_root, qos, uid);
             let failed = |source| Error::Cgroup { path: cgroup.clone(), source };
-            if !self.cgroups.kill_all(&cgroup, KILL_TIMEOUT).map_err(failed)? {
-                return Err(Error::Unkillable(cgroup));
-            }
+            self.cgroups.kill_all(&cgroup, Instant::now() + KILL_TIMEOUT).map_err(failed)?;
             self.cgroups.remove(&cgroup).map_err(failed)?;
         }
         Ok(())
