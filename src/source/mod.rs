@@ -1,1 +1,61 @@
-//! (stub)
+//! Where pods come from: a directory of manifests (or one file), as a desired state that survives bad edits.
+//!
+//! ```text
+//! inotify · rescan ─▶ watch ─▶ Directory::scan ─▶ Snapshot ─▶ agent
+//!                                  │    ▲
+//!                                  ▼    │ at start
+//!                              last known good
+//! ```
+//!
+//! A file that cannot be read or understood keeps the pods that it gave last, also over a restart of the agent, and so
+//! does a directory that vanished. Only a file that is gone from a readable directory takes its pods along.
+
+mod directory;
+mod known;
+mod watch;
+
+pub use directory::Directory;
+pub use watch::{Rescan, watch};
+
+use crate::manifest::Problem;
+use k8s_openapi::api::core::v1::Pod;
+use std::sync::Arc;
+
+/// A pod that should run.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// The pod: defaulted, valid, with identity. The same `Arc` as before while it is unchanged.
+    pub pod: Arc<Pod>,
+    /// Path of its manifest.
+    pub origin: String,
+}
+
+impl PartialEq for Desired {
+    fn eq(&self, other: &Desired) -> bool {
+        self.origin == other.origin && (Arc::ptr_eq(&self.pod, &other.pod) || self.pod == other.pod)
+    }
+}
+
+/// What is wrong with a manifest, or with a file that might be one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SourceProblem {
+    /// Path of the manifest.
+    pub origin: String,
+    /// Namespace and name of the pod that it concerns, when that is known.
+    pub pod: Option<(String, String)>,
+    /// What is wrong, and where.
+    pub problem: Problem,
+}
+
+/// What a source wants to run, as of one scan.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Snapshot {
+    /// By file name, then in the order of each file.
+    pub pods: Vec<Desired>,
+    /// All that is wrong at present; a problem stays until it is mended.
+    pub problems: Vec<SourceProblem>,
+    /// Whether everything could be read. While it is false, `pods` holds what was known last of the rest.
+    pub healthy: bool,
+    /// Why the source is not healthy.
+    pub error: Option<String>,
+}

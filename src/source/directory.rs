@@ -1,0 +1,535 @@
+//! One look at the manifest directory.
+
+use super::known::Known;
+use super::{Desired, Snapshot, SourceProblem};
+use crate::manifest::{self, Loaded, Origin, Problem, Severity};
+use k8s_openapi::api::core::v1::Pod;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// A file that fails to parse this soon after it was changed may be half-written: it is read again before it is reported.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Two changes within the resolution of a file system's clock look like one; a file this young is read again next time.
+const CLOCK_RESOLUTION: Duration = Duration::from_millis(50);
+/// This many files that are no manifests are named; the rest is counted.
+const MAX_STRANGERS: usize = 20;
+
+/// The manifests of a directory, or one manifest file.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    node: String,
+    known: Known,
+    settle: Duration,
+    files: BTreeMap<String, Manifest>,
+    /// Files that someone has begun to write and not closed since, as far as inotify told.
+    writing: HashSet<String>,
+    /// Which file runs a pod: it goes on doing so when another file comes to define a pod of that name.
+    owners: HashMap<Key, String>,
+    /// Records to write or remove.
+    unsaved: BTreeMap<String, Vec<Arc<Pod>>>,
+    saved: BTreeMap<String, Vec<Arc<Pod>>>,
+    retry: Option<Duration>,
+}
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// What is known of one file.
+#[derive(Debug, Default)]
+struct Manifest {
+    /// The state of the file that `pods` and `problems` are about; `None`: to be read.
+    seen: Option<Fingerprint>,
+    /// Last known good.
+    pods: Vec<Arc<Pod>>,
+    problems: Vec<Problem>,
+    /// It is there, but cannot be read.
+    unreadable: bool,
+}
+
+/// Tells whether a file changed without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Fingerprint {
+    fn of(metadata: &Metadata) -> Fingerprint {
+        Fingerprint {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// What became of reading a file.
+enum Outcome {
+    /// Nothing changed.
+    Same,
+    /// It is not there (any more).
+    Gone,
+    /// It may be half-written: to be read again after this time.
+    Unsettled(Duration),
+    /// It is there but cannot be read.
+    Unreadable(String),
+    /// A link to nowhere.
+    Dangling,
+    /// It is no manifest.
+    Stranger(String),
+    Read(Option<Fingerprint>, Loaded),
+}
+
+impl Directory {
+    /// A source over the manifests in `dir`, a directory or a regular file, for the node of this name. `state` is a folder
+    /// of its own for the last known good pods; it is made when it is first needed.
+    pub fn new(dir: PathBuf, node: String, state: PathBuf) -> Directory {
+        // The path is part of the pods' identity: the same one however it is written.
+        let dir = std::path::absolute(&dir).unwrap_or(dir).components().collect();
+        let known = Known::new(state, node.to_lowercase());
+        let mut directory = Directory {
+            path: dir,
+            node,
+            known,
+            settle: SETTLE,
+            files: BTreeMap::new(),
+            writing: HashSet::new(),
+            owners: HashMap::new(),
+            unsaved: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            retry: None,
+        };
+        let mut folders = vec![directory.path.clone()];
+        folders.extend(directory.path.parent().map(Path::to_owned));
+        for folder in folders {
+            for (name, pods) in directory.known.load(&folder) {
+                // A record of the parent's other files belongs to another configuration.
+                if folder.join(&name) != directory.path && folder != directory.path {
+                    continue;
+                }
+                for pod in &pods {
+                    directory.owners.insert(key(pod), name.clone());
+                }
+                directory.saved.insert(name.clone(), pods.clone());
+                directory.files.insert(name, Manifest { pods, ..Manifest::default() });
+            }
+        }
+        directory
+    }
+
+    /// Waits no time for files to settle: what is broken now is reported now.
+    #[cfg(test)]
+    pub(super) fn impatient(mut self) -> Directory {
+        self.settle = Duration::ZERO;
+        self
+    }
+
+    /// The path that it was made for.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How long a change waits for the writer to close the file.
+    pub(super) fn settle(&self) -> Duration {
+        self.settle
+    }
+
+    /// Someone writes to this file: it is not read before it is closed or has been left alone for a while.
+    pub(super) fn begin_writing(&mut self, name: &str) {
+        self.writing.insert(name.to_owned());
+        self.forget(name);
+    }
+
+    /// This file is whole (closed by its writer, moved here) or gone.
+    pub(super) fn end_writing(&mut self, name: &str) {
+        self.writing.remove(name);
+        self.forget(name);
+    }
+
+    /// The next scan reads this file whether or not it seems to have changed.
+    pub(super) fn forget(&mut self, name: &str) {
+        if let Some(file) = self.files.get_mut(name) {
+            file.seen = None;
+        }
+    }
+
+    /// When to look again although nothing happens: a file may have been half-written.
+    pub(super) fn retry_in(&self) -> Option<Duration> {
+        self.retry
+    }
+
+    /// Looks at the directory: reads what changed, and says what should run. Blocking.
+    ///
+    /// What it learns becomes durable with [`Directory::save`].
+    pub fn scan(&mut self) -> Snapshot {
+        self.retry = None;
+        let mut problems = Vec::new();
+        let mut error = None;
+        match self.list() {
+            Ok(names) => self.refresh(names, &mut problems, &mut error),
+            Err(failure) => error = Some(format!("{}: {failure}", self.path.display())),
+        }
+        for (name, file) in &self.files {
+            let only = match &file.pods[..] {
+                [pod] => Some(key(pod)),
+                _ => None,
+            };
+            let origin = self.origin(name);
+            problems.extend(file.problems.iter().map(|problem| SourceProblem {
+                origin: origin.clone(),
+                pod: problem.pod.clone().or_else(|| only.clone()),
+                problem: problem.clone(),
+            }));
+        }
+        let pods = self.select(&mut problems);
+        problems.sort_by(|a, b| (&a.origin, a.problem.line).cmp(&(&b.origin, b.problem.line)));
+        Snapshot { pods, problems, healthy: error.is_none(), error }
+    }
+
+    /// Makes the pods of the last scan the last known good ones, durably. Does nothing when they are already.
+    ///
+    /// # Errors
+    /// When a record cannot be written; the next call tries again.
+    pub fn save(&mut self) -> io::Result<()> {
+        let mut failed = Ok(());
+        let folder = self.folder();
+        let (known, saved) = (&self.known, &mut self.saved);
+        self.unsaved.retain(|name, pods| match known.store(&folder.join(name), pods) {
+            Ok(()) => {
+                if pods.is_empty() {
+                    saved.remove(name);
+                } else {
+                    saved.insert(name.clone(), std::mem::take(pods));
+                }
+                false
+            }
+            Err(error) => {
+                failed = Err(error);
+                true
+            }
+        });
+        failed
+    }
+
+    /// The folder that the files are in.
+    pub(super) fn folder(&self) -> PathBuf {
+        match self.is_single() {
+            true => self.path.parent().unwrap_or(&self.path).to_owned(),
+            false => self.path.clone(),
+        }
+    }
+
+    /// Whether the path is that of one manifest file.
+    fn is_single(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => !metadata.is_dir(),
+            Err(_) => is_manifest(&self.path.to_string_lossy()),
+        }
+    }
+
+    fn origin(&self, name: &str) -> String {
+        self.folder().join(name).to_string_lossy().into_owned()
+    }
+
+    /// The names to look at.
+    fn list(&self) -> io::Result<Vec<OsString>> {
+        if self.is_single() {
+            // A file that is gone is gone when its folder can be read, as with a file of a directory.
+            fs::metadata(self.folder())?;
+            return Ok(self.path.file_name().map(OsString::from).into_iter().collect());
+        }
+        let mut names = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn refresh(&mut self, names: Vec<OsString>, problems: &mut Vec<SourceProblem>, error: &mut Option<String>) {
+        let folder = self.folder();
+        let single = self.is_single();
+        let mut present = HashSet::new();
+        let mut strangers = 0;
+        let mut stranger = |name: &str, reason: String| {
+            strangers += 1;
+            if strangers <= MAX_STRANGERS {
+                let origin = folder.join(name).to_string_lossy().into_owned();
+                problems.push(SourceProblem { origin, pod: None, problem: whole_file(reason, Severity::Warning) });
+            }
+        };
+        for name in names {
+            let Some(name) = name.to_str() else {
+                stranger(&name.to_string_lossy(), "ignored: its name is not UTF-8".to_owned());
+                continue;
+            };
+            if !single && is_scratch(name) {
+                continue;
+            }
+            if !single && !is_manifest(name) {
+                stranger(name, "ignored: manifests are named .yaml, .yml or .json".to_owned());
+                continue;
+            }
+            let path = folder.join(name);
+            let file = self.files.get(name);
+            let outcome = look(&path, file.and_then(|file| file.seen), self.writing.contains(name), self.settle, &self.node);
+            if let Outcome::Gone = outcome {
+                continue;
+            }
+            present.insert(name.to_owned());
+            let file = self.files.entry(name.to_owned()).or_default();
+            match outcome {
+                Outcome::Same | Outcome::Gone => {}
+                Outcome::Unsettled(wait) => {
+                    file.seen = None;
+                    self.retry = Some(self.retry.map_or(wait, |retry| retry.min(wait)));
+                }
+                Outcome::Unreadable(reason) => {
+                    file.seen = None;
+                    file.unreadable = true;
+                    file.problems = vec![whole_file(reason, Severity::Error)];
+                }
+                Outcome::Dangling => {
+                    file.seen = None;
+                    file.unreadable = false;
+                    let reason = "is a link to a file that does not exist".to_owned();
+                    file.problems = vec![whole_file(reason, Severity::Error)];
+                }
+                Outcome::Stranger(reason) => {
+                    file.seen = None;
+                    file.unreadable = false;
+                    // Pods that ran from a file of this name keep running.
+                    file.problems = Vec::new();
+                    stranger(name, reason);
+                }
+                Outcome::Read(seen, loaded) => {
+                    file.seen = seen;
+                    file.unreadable = false;
+                    file.take(loaded);
+                }
+            }
+            if file.unreadable && error.is_none() {
+                let reason = file.problems.first().map(|problem| problem.reason.as_str()).unwrap_or_default();
+                *error = Some(format!("{}: {reason}", path.display()));
+            }
+        }
+        if strangers > MAX_STRANGERS {
+            let reason = format!("{} more files here are no manifests: ignored", strangers - MAX_STRANGERS);
+            let origin = folder.to_string_lossy().into_owned();
+            problems.push(SourceProblem { origin, pod: None, problem: whole_file(reason, Severity::Warning) });
+        }
+        self.files.retain(|name, _| present.contains(name));
+        self.writing.retain(|name| present.contains(name));
+    }
+
+    /// One pod per name and per UID; of two, the one that ran already, else the first.
+    fn select(&mut self, problems: &mut Vec<SourceProblem>) -> Vec<Desired> {
+        let mut chosen: HashMap<Key, &str> = HashMap::new();
+        let mut uids: HashMap<&str, &str> = HashMap::new();
+        let mut conflicts: Vec<(&str, &str, Key, &str)> = Vec::new();
+        for owned in [true, false] {
+            for (name, file) in &self.files {
+                for pod in &file.pods {
+                    let key = key(pod);
+                    if (self.owners.get(&key) == Some(name)) != owned {
+                        continue;
+                    }
+                    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                    if let Some(other) = chosen.get(&key) {
+                        conflicts.push((name, *other, key, "metadata.name"));
+                    } else if let Some(other) = uids.get(uid) {
+                        conflicts.push((name, *other, key, "metadata.uid"));
+                    } else {
+                        chosen.insert(key, name);
+                        uids.insert(uid, name);
+                    }
+                }
+            }
+        }
+        for (loser, winner, key, field) in conflicts {
+            let value = if field == "metadata.name" { key.1.as_str() } else { "the same UID" };
+            let mut report = |file: &str, severity, reason| {
+                let problem = Problem { field: field.to_owned(), ..whole_file(reason, severity) };
+                problems.push(SourceProblem { origin: self.origin(file), pod: Some(key.clone()), problem });
+            };
+            report(loser, Severity::Error, format!("Duplicate value: \"{value}\": {winner} has a pod with it, which keeps running"));
+            report(winner, Severity::Warning, format!("Duplicate value: \"{value}\": {loser} has a pod with it, too, which is ignored"));
+        }
+
+        let mut desired = Vec::new();
+        let mut owners = HashMap::new();
+        let mut records: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
+        for (name, file) in &self.files {
+            for pod in &file.pods {
+                let key = key(pod);
+                if chosen.get(&key) == Some(&name.as_str()) {
+                    desired.push(Desired { pod: pod.clone(), origin: self.origin(name) });
+                    records.entry(name.clone()).or_default().push(pod.clone());
+                    owners.insert(key, name.clone());
+                }
+            }
+        }
+        self.owners = owners;
+        self.unsaved.clear();
+        for name in self.saved.keys().chain(records.keys()) {
+            let (saved, record) = (self.saved.get(name), records.get(name));
+            let same = match (saved, record) {
+                (Some(saved), Some(record)) => {
+                    saved.len() == record.len() && saved.iter().zip(record).all(|(a, b)| Arc::ptr_eq(a, b))
+                }
+                _ => false,
+            };
+            if !same {
+                self.unsaved.insert(name.clone(), record.cloned().unwrap_or_default());
+            }
+        }
+        desired
+    }
+}
+
+impl Manifest {
+    /// Takes over what a manifest says now. What is broken keeps the pods that it gave before.
+    fn take(&mut self, loaded: Loaded) {
+        let broken = loaded.has_errors();
+        let mut before = std::mem::take(&mut self.pods);
+        for pod in loaded.pods {
+            let known = before.iter().position(|known| key(known) == key(&pod)).map(|index| before.remove(index));
+            // The same allocation tells everyone downstream that nothing changed.
+            self.pods.push(known.filter(|known| **known == pod).unwrap_or_else(|| Arc::new(pod)));
+        }
+        if broken {
+            // An error need not tell which pod it means, so none is taken for removed.
+            self.pods.extend(before);
+        }
+        self.problems = loaded.problems;
+    }
+}
+
+/// Reads and parses a file if it changed.
+fn look(path: &Path, seen: Option<Fingerprint>, writing: bool, settle: Duration, node: &str) -> Outcome {
+    // What is no regular file is not even opened: opening a device can have effects.
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match fs::symlink_metadata(path) {
+                Ok(_) => Outcome::Dangling,
+                Err(_) => Outcome::Gone,
+            };
+        }
+        Err(error) => return Outcome::Unreadable(format!("cannot be read: {error}")),
+    };
+    if metadata.is_dir() {
+        return Outcome::Stranger("ignored: is a directory".to_owned());
+    }
+    if !metadata.is_file() {
+        return Outcome::Stranger("ignored: is not a regular file".to_owned());
+    }
+    if seen == Some(Fingerprint::of(&metadata)) {
+        return Outcome::Same;
+    }
+    let wait = unsettled(&metadata, settle);
+    if let Some(wait) = wait.filter(|_| writing) {
+        return Outcome::Unsettled(wait);
+    }
+    let (before, contents) = match read(path) {
+        Ok(read) => read,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Unsettled(CLOCK_RESOLUTION),
+        Err(error) => return Outcome::Unreadable(format!("cannot be read: {error}")),
+    };
+    let young = unsettled(&before, CLOCK_RESOLUTION).is_some();
+    let fingerprint = (!young).then(|| Fingerprint::of(&before));
+    let bytes = match contents {
+        Contents::Whole(bytes) => bytes,
+        Contents::NotAFile => return Outcome::Stranger("ignored: is not a regular file".to_owned()),
+        Contents::Changing => return Outcome::Unsettled(settle.max(CLOCK_RESOLUTION)),
+        Contents::TooLong => {
+            let reason = format!("is {} bytes long; the limit is {} bytes", before.size(), manifest::MAX_BYTES - 1);
+            let problems = vec![whole_file(reason, Severity::Error)];
+            return wait.map_or(Outcome::Read(fingerprint, Loaded { pods: Vec::new(), problems }), Outcome::Unsettled);
+        }
+    };
+    let loaded = manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node);
+    match wait {
+        Some(wait) if loaded.has_errors() => Outcome::Unsettled(wait),
+        _ => Outcome::Read(fingerprint, loaded),
+    }
+}
+
+/// What reading a file brought.
+enum Contents {
+    Whole(Vec<u8>),
+    /// It has [`manifest::MAX_BYTES`] or more.
+    TooLong,
+    /// It changed while it was read.
+    Changing,
+    /// Something else has taken its place.
+    NotAFile,
+}
+
+fn read(path: &Path) -> io::Result<(Metadata, Contents)> {
+    // Should a FIFO have taken the file's place meanwhile, opening it must not wait for a writer.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok((metadata, Contents::NotAFile));
+    }
+    let limit = manifest::MAX_BYTES as u64;
+    if metadata.size() >= limit {
+        return Ok((metadata, Contents::TooLong));
+    }
+    let mut bytes = Vec::with_capacity(metadata.size() as usize + 1);
+    (&file).take(limit).read_to_end(&mut bytes)?;
+    let contents = match Fingerprint::of(&file.metadata()?) == Fingerprint::of(&metadata) {
+        true => Contents::Whole(bytes),
+        false => Contents::Changing,
+    };
+    Ok((metadata, contents))
+}
+
+/// How long until the file's last change is `age` old; `None` when it is. A change in the future is an old one: the clock
+/// was set back.
+fn unsettled(metadata: &Metadata, age: Duration) -> Option<Duration> {
+    let modified = metadata.modified().ok()?;
+    let passed = match SystemTime::now().duration_since(modified) {
+        Ok(passed) => passed,
+        Err(ahead) if ahead.duration() < age => Duration::ZERO,
+        Err(_) => return None,
+    };
+    age.checked_sub(passed).filter(|wait| !wait.is_zero())
+}
+
+fn whole_file(reason: String, severity: Severity) -> Problem {
+    Problem { line: None, column: None, field: String::new(), reason, severity, pod: None }
+}
+
+fn key(pod: &Pod) -> Key {
+    (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
+}
+
+fn is_manifest(name: &str) -> bool {
+    [".yaml", ".yml", ".json"].iter().any(|extension| name.len() > extension.len() && name.ends_with(extension))
+}
+
+/// Hidden files, and what editors and copying programs leave for a moment: not worth a word.
+fn is_scratch(name: &str) -> bool {
+    name.starts_with('.')
+        || name.ends_with('~')
+        || (name.starts_with('#') && name.ends_with('#'))
+        || [".swp", ".swx", ".tmp", ".part"].iter().any(|extension| name.ends_with(extension))
+        // The file by which vim tries whether it may write here.
+        || name == "4913"
+}
+
+#[cfg(test)]
+#[path = "directory_tests.rs"]
+pub(in crate::source) mod tests;
