@@ -16,11 +16,11 @@ fn start(bench: &Bench, rescan: Duration) -> (Snapshots, Rescan) {
 fn until(snapshots: &mut Snapshots, pods: &[&str]) -> Duration {
     let begin = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let found = runtime.block_on(tokio::time::timeout(
-        Duration::from_secs(10),
-        snapshots.wait_for(|snapshot| shown(snapshot) == pods),
-    ));
-    assert!(matches!(found, Ok(Ok(_))), "wanted {pods:?}, have {:?}", shown(&snapshots.borrow()));
+    let found = runtime.block_on(async {
+        let wait = snapshots.wait_for(|snapshot| shown(snapshot) == pods);
+        matches!(tokio::time::timeout(Duration::from_secs(10), wait).await, Ok(Ok(_)))
+    });
+    assert!(found, "wanted {pods:?}, have {:?}", shown(&snapshots.borrow()));
     begin.elapsed()
 }
 
