@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
@@ -26,13 +27,20 @@ pub const POD_LINK: &str = "eth0";
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// A link that went away with its namespace is still in the way for as long as the kernel takes to clean up.
 const CREATE_RETRIES: u32 = 5;
+/// `IF_OPER_UP` of `linux/if.h`.
+const OPERATIONAL: u8 = 6;
+const SETTLE_PAUSE: Duration = Duration::from_micros(200);
+const SETTLE_MOST: Duration = Duration::from_millis(200);
 
 /// What this node looks at in a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     pub index: u32,
     pub name: String,
+    /// Administratively up.
     pub up: bool,
+    /// Able to carry packets, as far as the kernel has noticed.
+    pub operational: bool,
     pub mtu: Option<u32>,
     pub master: Option<u32>,
     pub kind: String,
@@ -206,6 +214,7 @@ pub fn connect(host: &mut Socket, netns: &Path, port: &Port<'_>) -> Result<(), E
     let inside = |source| Error::Namespace { path: netns.to_owned(), source };
     let namespace = File::open(netns).map_err(inside)?;
     let mut pod = namespace::with_netns(netns, || Socket::open(Protocol::Route)).map_err(inside)??;
+    let mut fresh = false;
     let index = match find(&mut pod, POD_LINK)? {
         Some(link) if is_connected(host, &mut pod, &link, port)? => link.index,
         found => {
@@ -216,6 +225,7 @@ pub fn connect(host: &mut Socket, netns: &Path, port: &Port<'_>) -> Result<(), E
             create_pair(host, &namespace, port)?;
             let made = find(&mut pod, POD_LINK)?.ok_or_else(|| Error::LinkVanished { link: POD_LINK.to_owned() })?;
             set_up(&mut pod, made.index, POD_LINK)?;
+            fresh = true;
             made.index
         }
     };
@@ -232,6 +242,25 @@ pub fn connect(host: &mut Socket, netns: &Path, port: &Port<'_>) -> Result<(), E
     route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(port.gateway)), RouteAttribute::Oif(index)];
     let asked = format!("adding the pod's default route by {}", port.gateway);
     pod.execute(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE, &asked)?;
+    if fresh {
+        let outer = find(host, port.name)?.ok_or_else(|| Error::LinkVanished { link: port.name.to_owned() })?;
+        settle(host, outer.index)?;
+        settle(host, port.bridge)?;
+    }
+    Ok(())
+}
+
+/// Waits until a link carries packets. The kernel sees to that in the background (link watch), and until then a bridge
+/// drops what it should forward: a pod's first packets, which are resent after a whole second.
+fn settle(socket: &mut Socket, index: u32) -> Result<(), netlink::Error> {
+    let started = Instant::now();
+    while started.elapsed() < SETTLE_MOST {
+        match find_index(socket, index)? {
+            Some(link) if !link.operational => std::thread::sleep(SETTLE_PAUSE),
+            _ => return Ok(()),
+        }
+    }
+    // Not worth failing a pod over: it will carry packets a little later.
     Ok(())
 }
 
@@ -338,6 +367,7 @@ fn link(message: &Message) -> Option<Link> {
         index: number(&header[4..8])?,
         name: String::new(),
         up: number(&header[8..12])? & libc::IFF_UP as u32 != 0,
+        operational: false,
         mtu: None,
         master: None,
         kind: String::new(),
@@ -348,6 +378,7 @@ fn link(message: &Message) -> Option<Link> {
             libc::IFLA_ADDRESS => link.hardware = value.to_vec(),
             libc::IFLA_IFNAME => link.name = string(value).to_owned(),
             libc::IFLA_MTU => link.mtu = number(value),
+            libc::IFLA_OPERSTATE => link.operational = value == [OPERATIONAL],
             libc::IFLA_MASTER => link.master = number(value),
             libc::IFLA_LINKINFO => {
                 if let Some((_, kind)) = attributes(value).find(|(kind, _)| *kind == libc::IFLA_INFO_KIND) {
