@@ -2,11 +2,13 @@
 //! by side. It is driven from outside only: manifests are renamed into place, everything else goes through the built
 //! binary. A drop guard ends and removes whatever a failed test left behind, [`Node::finish`] asserts that nothing was.
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+mod image;
+mod nft;
+
+pub use image::{BUSYBOX, image_archive, test_images};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs};
@@ -22,8 +24,6 @@ use std::time::{Duration, Instant};
 pub const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
 /// Long enough for anything that is not a matter of seconds by contract, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-/// An image with busybox in `/bin` and no entry point.
-pub const BUSYBOX: &str = "busybox:1";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -628,7 +628,7 @@ impl Node {
         found.extend(self.links().into_iter().filter(|l| *l != self.bridge).map(|l| format!("link {l}")));
         // The bridge and the table are the node's own and may stay for its next pod; what was a pod's may not.
         let of_ports =
-            nft_chains().into_iter().filter(|(table, chain)| table.contains(&self.bridge) && chain == "hostports");
+            nft::chains().into_iter().filter(|(table, chain)| table.contains(&self.bridge) && chain == "hostports");
         found.extend(of_ports.map(|(table, chain)| format!("nf_tables chain {chain} of table {table}")));
         for root in self.cgroups() {
             let pods = folders_below(&root)
@@ -708,8 +708,8 @@ impl Node {
         for link in self.links() {
             let _ = Command::new("ip").args(["link", "del", &link]).stderr(Stdio::null()).status();
         }
-        for table in nft_tables().into_iter().filter(|t| t.contains(&self.bridge)) {
-            delete_nft_table(&table);
+        for table in nft::tables().into_iter().filter(|t| t.contains(&self.bridge)) {
+            nft::delete_table(&table);
         }
         for root in self.cgroups() {
             for dir in folders_below(&root).iter().rev() {
@@ -859,7 +859,7 @@ fn require() {
         if hierarchies().is_empty() {
             missing.push("a mounted cgroup hierarchy".to_owned());
         }
-        if busybox().is_none() {
+        if image::busybox().is_none() {
             missing.push("a static busybox (apt-get install busybox-static)".to_owned());
         }
         if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
@@ -870,203 +870,7 @@ fn require() {
     assert!(missing.is_empty(), "the privileged tests need: {}", missing.join(", "));
 }
 
-fn busybox() -> Option<PathBuf> {
-    ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|p| p.is_file())
-}
-
-/// One image of the test archive: name and the `config` part of its configuration.
-fn image_configs() -> Vec<(&'static str, Value)> {
-    let env = json!(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "FROM_IMAGE=yes"]);
-    vec![
-        ("busybox:1", json!({ "Env": env, "Cmd": ["sh"] })),
-        ("stop-usr1:1", json!({ "Env": env, "StopSignal": "SIGUSR1" })),
-        ("user-1000:1", json!({ "Env": env, "User": "1000:1000" })),
-        ("user-named:1", json!({ "Env": env, "User": "app" })),
-        (
-            "entry:1",
-            json!({ "Env": env, "Entrypoint": ["echo", "entry"], "Cmd": ["default"], "WorkingDir": "/home/app" }),
-        ),
-    ]
-}
-
-/// A docker-archive with all test images, made once per run.
-pub fn test_images() -> &'static Path {
-    static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
-    ARCHIVE.get_or_init(|| {
-        let layer = busybox_layer();
-        docker_archive("images", &image_configs(), &layer)
-    })
-}
-
-/// An archive with one image named `name`, made of the busybox layer.
-pub fn image_archive(name: &'static str) -> PathBuf {
-    let file = name.replace([':', '/'], "-");
-    docker_archive(&file, &[(name, json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] }))], &busybox_layer())
-}
-
-fn docker_archive(file: &str, images: &[(&str, Value)], layer: &[u8]) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{file}.tar"));
-    // Other runs may be reading it.
-    let staged = path.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
-    let mut builder = tar::Builder::new(fs::File::create(&staged).expect("archive"));
-    let digest = hex(&Sha256::digest(layer));
-    let layer_name = format!("{digest}/layer.tar");
-    append(&mut builder, &layer_name, layer, 0o644);
-    let mut manifest = Vec::new();
-    for (name, config) in images {
-        let config = json!({
-            "architecture": "amd64",
-            "os": "linux",
-            "created": "2026-01-01T00:00:00Z",
-            "config": config,
-            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
-            // A comment per image keeps their IDs apart.
-            "history": [{ "created_by": format!("test image {name}") }],
-        })
-        .to_string();
-        let config_name = format!("{}.json", hex(&Sha256::digest(config.as_bytes())));
-        append(&mut builder, &config_name, config.as_bytes(), 0o644);
-        manifest.push(json!({ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }));
-    }
-    append(&mut builder, "manifest.json", Value::from(manifest).to_string().as_bytes(), 0o644);
-    builder.into_inner().expect("archive");
-    fs::rename(staged, &path).expect("archive");
-    path
-}
-
-/// A layer with busybox, a link per applet, users and a few folders.
-fn busybox_layer() -> Vec<u8> {
-    let program = busybox().expect("busybox");
-    let applets = output(Command::new(&program).arg("--list"), b"", secs(10)).ok();
-    let mut builder = tar::Builder::new(Vec::new());
-    for (dir, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("home", 0o755), ("home/app", 0o755)] {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_mode(mode);
-        header.set_size(0);
-        builder.append_data(&mut header, format!("{dir}/"), std::io::empty()).expect("folder");
-    }
-    append(&mut builder, "bin/busybox", &fs::read(&program).expect("busybox"), 0o755);
-    for applet in applets.lines().filter(|a| *a != "busybox" && !a.contains('/')) {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(tar::EntryType::Symlink);
-        header.set_mode(0o777);
-        header.set_size(0);
-        builder.append_link(&mut header, format!("bin/{applet}"), "busybox").expect("link");
-    }
-    let users = "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234:app:/home/app:/bin/sh\n";
-    append(&mut builder, "etc/passwd", users.as_bytes(), 0o644);
-    append(&mut builder, "etc/group", b"root:x:0:\napp:x:1234:\nextra:x:4321:app\n", 0o644);
-    builder.into_inner().expect("layer")
-}
-
-fn append<W: Write>(builder: &mut tar::Builder<W>, path: &str, bytes: &[u8], mode: u32) {
-    let mut header = tar::Header::new_ustar();
-    header.set_mode(mode);
-    header.set_size(bytes.len() as u64);
-    builder.append_data(&mut header, path, bytes).expect("archive entry");
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Permission bits of a file.
 pub fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).permissions().mode() & 0o7777
-}
-
-// --- nf_tables, as raw netlink messages: no tool needed, and none of the code under test
-
-const NFT_GETTABLE: u16 = 10 << 8 | 1;
-const NFT_GETCHAIN: u16 = 10 << 8 | 4;
-const NFT_DELTABLE: u16 = 10 << 8 | 2;
-
-fn nft_message(kind: u16, flags: u16, family: u8, subsystem: u16, attributes: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend((20 + attributes.len() as u32).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend(1u32.to_ne_bytes());
-    bytes.extend(0u32.to_ne_bytes());
-    bytes.extend([family, 0]);
-    bytes.extend(subsystem.to_be_bytes());
-    bytes.extend(attributes);
-    bytes
-}
-
-fn nft_socket() -> Socket {
-    let mut socket = Socket::new(NETLINK_NETFILTER).expect("netfilter socket");
-    socket.bind_auto().expect("bind");
-    socket.connect(&SocketAddr::new(0, 0)).expect("connect");
-    socket
-}
-
-/// Names of all nf_tables tables in this network namespace.
-fn nft_tables() -> Vec<String> {
-    const NAME: u16 = 1;
-    nft_dump(NFT_GETTABLE).into_iter().filter_map(|mut table| table.remove(&NAME)).collect()
-}
-
-/// Table and name of all nf_tables chains in this network namespace.
-fn nft_chains() -> Vec<(String, String)> {
-    const TABLE: u16 = 1;
-    const NAME: u16 = 3;
-    nft_dump(NFT_GETCHAIN)
-        .into_iter()
-        .filter_map(|mut chain| Some((chain.remove(&TABLE)?, chain.remove(&NAME)?)))
-        .collect()
-}
-
-/// All objects of a kind: their attributes, as text.
-fn nft_dump(kind: u16) -> Vec<BTreeMap<u16, String>> {
-    const REQUEST_DUMP: u16 = 0x1 | 0x300;
-    let socket = nft_socket();
-    socket.send(&nft_message(kind, REQUEST_DUMP, 0, 0, &[]), 0).expect("send");
-    let mut found = Vec::new();
-    loop {
-        let (bytes, _) = socket.recv_from_full().expect("receive");
-        let mut rest = bytes.as_slice();
-        while rest.len() >= 16 {
-            let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-            let answer = u16::from_ne_bytes([rest[4], rest[5]]);
-            // The end of the dump, or an error.
-            if answer == 3 || answer == 2 || length < 16 || length > rest.len() {
-                return found;
-            }
-            let mut attributes = rest.get(20..length).unwrap_or_default();
-            let mut object = BTreeMap::new();
-            while attributes.len() >= 4 {
-                let size = u16::from_ne_bytes([attributes[0], attributes[1]]) as usize;
-                let name = u16::from_ne_bytes([attributes[2], attributes[3]]);
-                if size < 4 || size > attributes.len() {
-                    break;
-                }
-                let text = String::from_utf8_lossy(&attributes[4..size]).trim_end_matches('\0').to_owned();
-                object.insert(name, text);
-                attributes = attributes.get(size.next_multiple_of(4)..).unwrap_or_default();
-            }
-            found.push(object);
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-    }
-}
-
-fn delete_nft_table(name: &str) {
-    const BEGIN: u16 = 16;
-    const END: u16 = 17;
-    const SUBSYSTEM: u16 = 10;
-    let mut attribute = Vec::new();
-    attribute.extend((4 + name.len() as u16 + 1).to_ne_bytes());
-    attribute.extend(1u16.to_ne_bytes());
-    attribute.extend(name.as_bytes());
-    attribute.push(0);
-    attribute.resize(attribute.len().next_multiple_of(4), 0);
-    // One try per family: inet, ip, ip6, netdev, bridge.
-    for family in [1, 2, 10, 5, 7] {
-        let mut batch = nft_message(BEGIN, 1, 0, SUBSYSTEM, &[]);
-        batch.extend(nft_message(NFT_DELTABLE, 1, family, 0, &attribute));
-        batch.extend(nft_message(END, 1, 0, SUBSYSTEM, &[]));
-        let _ = nft_socket().send(&batch, 0);
-    }
 }
