@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -142,7 +141,7 @@ impl Worker {
             })
             .await?;
         if let Some((uid, fd)) = events {
-            match AsyncFd::register_with_interest(fd, Interest::READABLE) {
+            match crate::sys::poll::readable(fd) {
                 // Something may have happened before the subscription: the loop looks once more.
                 Ok(fd) => {
                     self.events = Some((uid, fd));

@@ -5,4 +5,5 @@ pub mod fs;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod poll;
 pub mod process;

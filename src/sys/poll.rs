@@ -1,0 +1,17 @@
+//! Waiting for descriptors on the event loop.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A non-blocking descriptor that the event loop tells to be readable.
+///
+/// # Errors
+/// When the kernel cannot poll it. Must be called on a tokio runtime.
+pub fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor stays open and the same as long as the `AsyncFd` lives: it owns it, and nobody takes it
+    // out or replaces it by dup2.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
+}
