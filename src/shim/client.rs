@@ -68,6 +68,7 @@ impl Client {
     /// # Errors
     /// [`Error::Io`] when the socket or the process cannot be made. A shim that fails later answers [`Error::Gone`].
     pub fn spawn(options: SpawnOptions) -> Result<Client, Error> {
+        cgroup::prewarm();
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700).create(&options.run_dir).map_err(cannot("make the shim's folder"))?;
         let listener = socket::listen_at(&options.run_dir, SOCKET, SocketType::SEQPACKET)
@@ -124,6 +125,9 @@ impl Client {
     /// [`Error::Gone`] when the shim ended, before or meanwhile; [`Error::Timeout`] when it is stuck. Refusals of the
     /// shim are no errors here but a [`Reply::Error`].
     pub fn call(&self, request: &Request, timeout: Duration) -> Result<Reply, Error> {
+        if matches!(request, Request::Run(_)) {
+            cgroup::prewarm();
+        }
         let connection = self.ask(request, timeout)?;
         self.answer(&connection, timeout)
     }

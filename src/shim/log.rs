@@ -1,6 +1,7 @@
 //! CRI log files: `<RFC 3339 time> stdout|stderr F|P <text>`, one line each, rotated by size.
 
-use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -204,37 +205,35 @@ impl Log {
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let dir = self.path.parent().unwrap_or(Path::new("/")).to_owned();
-        // Two rotations in a second: the next free second keeps both, and their order.
-        let free = (0..3600).map(|later| rotated_name(&name, now, later)).find(|candidate| {
-            let gzipped = dir.join(format!("{candidate}.gz"));
-            !dir.join(candidate).exists() && !gzipped.exists()
-        });
-        let free = free.ok_or_else(|| io::Error::from(io::ErrorKind::AlreadyExists))?;
-        fs::rename(&self.path, dir.join(free))?;
+        let mut rotated: Vec<(DateTime, String)> = fs::read_dir(&dir)?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|file| Some((rotated_at(&file, &name)?, file)))
+            .collect();
+        rotated.sort_unstable();
+        // The names must sort by age, also with two rotations in a second or a clock that was set back.
+        let mut stamp = jiff::tz::TimeZone::UTC.to_datetime(now);
+        if let Some((newest, _)) = rotated.last()
+            && stamp.strftime(STAMP).to_string() <= newest.strftime(STAMP).to_string()
+        {
+            stamp = newest.checked_add(SignedDuration::from_secs(1)).map_err(io::Error::other)?;
+        }
+        fs::rename(&self.path, dir.join(format!("{name}.{}", stamp.strftime(STAMP))))?;
         self.file = None;
         self.size = 0;
         let reopened = self.reopen();
-        let mut rotated: Vec<String> = fs::read_dir(&dir)?
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter(|file| is_rotated(file, &name))
-            .collect();
-        rotated.sort_unstable_by(|a, b| b.cmp(a));
-        for old in rotated.iter().skip(KEEP_ROTATED) {
+        for (_, old) in rotated.iter().rev().skip(KEEP_ROTATED - 1) {
             let _ = fs::remove_file(dir.join(old));
         }
         reopened
     }
 }
 
-fn rotated_name(name: &str, now: Timestamp, seconds_later: i64) -> String {
-    let time = now.checked_add(jiff::SignedDuration::from_secs(seconds_later)).unwrap_or(now);
-    format!("{name}.{}", time.strftime("%Y%m%d-%H%M%S"))
-}
+const STAMP: &str = "%Y%m%d-%H%M%S";
 
-fn is_rotated(file: &str, name: &str) -> bool {
-    let Some(stamp) = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')) else { return false };
-    let stamp = stamp.strip_suffix(".gz").unwrap_or(stamp).as_bytes();
-    stamp.len() == 15 && stamp.iter().enumerate().all(|(i, b)| if i == 8 { *b == b'-' } else { b.is_ascii_digit() })
+/// When `file` was rotated, if it is a rotated one of `name`.
+fn rotated_at(file: &str, name: &str) -> Option<DateTime> {
+    let stamp = file.strip_prefix(name)?.strip_prefix('.')?;
+    DateTime::strptime(STAMP, stamp.strip_suffix(".gz").unwrap_or(stamp)).ok()
 }
 
 #[cfg(test)]

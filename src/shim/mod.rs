@@ -23,6 +23,7 @@ mod socket;
 mod start;
 mod trace;
 
+pub use cgroup::prewarm;
 pub use client::{Client, Error, Event, SpawnOptions, drain, reap_orphans};
 pub use service::main;
 

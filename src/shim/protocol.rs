@@ -72,6 +72,7 @@ pub struct Rootfs {
 }
 
 /// What a shim answers.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack, for as long as it takes to read it")]
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum Reply {

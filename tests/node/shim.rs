@@ -34,7 +34,7 @@ struct Pod {
 impl Pod {
     fn new() -> Pod {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        assert!(rustix_is_root(), "the privileged tests need root");
+        assert!(is_root(), "the privileged tests need root");
         let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(format!("coracle-shim-{name}"));
         let layer = dir.join("layer");
@@ -177,7 +177,7 @@ impl Drop for Pod {
     }
 }
 
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|meta| std::os::unix::fs::MetadataExt::uid(&meta) == 0)
 }
 
@@ -407,6 +407,32 @@ fn stop_kills_at_the_deadline_which_only_comes_nearer() {
 }
 
 #[test]
+fn a_start_can_be_stopped() {
+    let mut pod = Pod::new();
+    // Requests are answered while a start is under way, and its own answer comes when it is over.
+    for round in 0..10 {
+        let run = pod.prepare(&["sleep", "600"], |_, _| {});
+        let request = Request::Run(Box::new(run.clone()));
+        std::thread::scope(|scope| {
+            let client = pod.client();
+            let start = scope.spawn(move || client.call(&request, LONG).unwrap());
+            wait("the start", || {
+                let Reply::List { instances } = pod.call(&Request::List) else { return None };
+                instances.iter().any(|instance| instance.id == run.instance.id).then_some(())
+            });
+            std::thread::sleep(Duration::from_millis(round));
+            pod.stop(&run, 0);
+            assert!(matches!(start.join().unwrap(), Reply::Started { .. } | Reply::Error { .. }));
+        });
+        let (code, reason) = end(&run);
+        assert!(matches!((code, reason.as_str()), (137, "Error") | (128, "StartError")), "{code} {reason}");
+        pod.delete(&run);
+    }
+    let children = format!("/proc/{0}/task/{0}/children", pod.client().pid());
+    wait("all children's end", || fs::read_to_string(&children).unwrap().is_empty().then_some(()));
+}
+
+#[test]
 fn stragglers_die_with_an_init_that_shares_the_pid_namespace() {
     let mut pod = Pod::new();
     let run = pod.prepare(&["sh", "-c", "setsid sleep 987 & setsid sleep 987 & sleep 0.1; exit 4"], |config, _| {
@@ -548,7 +574,7 @@ fn a_killed_shim_leaves_nothing_that_cannot_be_removed() {
             .any(|dir| fs::read_to_string(dir.join("cgroup.procs")).unwrap().contains(&shim.to_string()))
             .then_some(())
     });
-    coracle::sys::process::kill(shim, libc_sigkill()).unwrap();
+    coracle::sys::process::kill(shim, 9).unwrap();
     wait("the shim's end", || (!pod.client().is_alive()).then_some(()));
     assert!(matches!(pod.client().call(&Request::List, LONG), Err(Error::Gone)));
     assert!(matches!(Client::connect(&pod.run_dir()), Err(Error::Gone)));
@@ -569,10 +595,6 @@ fn a_killed_shim_leaves_nothing_that_cannot_be_removed() {
     pod.spawn();
     let run = pod.start(&["true"]);
     assert_eq!(end(&run).0, 0);
-}
-
-fn libc_sigkill() -> i32 {
-    9
 }
 
 #[test]
