@@ -99,6 +99,13 @@ pub struct Child {
     /// Read end of a pipe that delivers one line of JSON ([`Status`]) when the command ended. End-of-file without
     /// it: the helper was killed, and the command with it.
     pub status: OwnedFd,
+    /// To be kept as long as the command may run, also by whoever takes the descriptors out.
+    pub guard: Guard,
+}
+
+/// Dropping it kills the command's process group.
+#[derive(Debug)]
+pub struct Guard {
     /// Its end-of-file tells the helper to kill the command.
     _control: OwnedFd,
     _helper: Offspring,
@@ -158,7 +165,7 @@ pub fn spawn_from(program: Option<&std::path::Path>, target: &Target, options: &
     drop(theirs);
     let helper = role::start(program, "exec-helper", &[], helper_control, Stdio::null())
         .map_err(|source| Error::Io { what: "start the exec helper", source })?;
-    let mut child = Child { stdin, stdout, stderr, pty: None, status, _control: control, _helper: helper };
+    let mut child = Child { stdin, stdout, stderr, pty: None, status, guard: Guard { _control: control, _helper: helper } };
     if options.tty {
         let master = child.terminal()?;
         if let Some((rows, columns)) = options.size {
@@ -172,8 +179,8 @@ pub fn spawn_from(program: Option<&std::path::Path>, target: &Target, options: &
 impl Child {
     fn terminal(&self) -> Result<OwnedFd, Error> {
         let cannot = |source| Error::Io { what: "get the terminal", source };
-        socket::set_timeout(&self._control, TERMINAL).map_err(cannot)?;
-        let (packet, mut fds) = socket::receive(&self._control, 64).map_err(cannot)?;
+        socket::set_timeout(&self.guard._control, TERMINAL).map_err(cannot)?;
+        let (packet, mut fds) = socket::receive(&self.guard._control, 64).map_err(cannot)?;
         match fds.pop() {
             Some(master) if packet == TERMINAL_READY => Ok(master),
             // The helper has ended: why is in its status.
