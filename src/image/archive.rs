@@ -192,7 +192,7 @@ fn index(file: &File, path: &Path) -> Result<HashMap<String, Place>, Error> {
     io::Seek::rewind(&mut start).map_err(Error::io("read", path))?;
     let mut reader = Reader::new(BufReader::with_capacity(4096, file));
     let mut members = HashMap::new();
-    while let Some(member) = reader.next().map_err(|source| source.within(path, "archive"))? {
+    while let Some(member) = reader.next_member().map_err(|source| source.within(path, "archive"))? {
         // Names of blobs are plain text; what is not cannot be asked for.
         let Ok(name) = std::str::from_utf8(&member.path) else { continue };
         let Some(name) = clean(name) else { continue };

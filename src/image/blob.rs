@@ -56,14 +56,17 @@ pub fn decompress<'a>(mut reader: impl Read + Send + 'a) -> Result<(Compression,
     let compression = Compression::detect(&start[..filled])?;
     let whole = Cursor::new(start).take(filled as u64).chain(reader);
     let buffered = |reader| BufReader::with_capacity(PIECE / 2, reader);
-    Ok((compression, match compression {
-        Compression::None => Box::new(whole),
-        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered(whole))),
-        Compression::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(buffered(whole));
-            Box::new(decoder.map_err(|source| Error::Stream { source })?)
-        }
-    }))
+    Ok((
+        compression,
+        match compression {
+            Compression::None => Box::new(whole),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered(whole))),
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(buffered(whole));
+                Box::new(decoder.map_err(|source| Error::Stream { source })?)
+            }
+        },
+    ))
 }
 
 /// Hashes what is read through it.

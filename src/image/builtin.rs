@@ -65,8 +65,7 @@ pub(super) fn ensure(store: &ImageStore, made_from: &mut Option<Source>) -> Resu
     let config = config.to_string();
     let id = Digest::of(config.as_bytes());
     let config = document::configuration(config.as_bytes())?;
-    let image =
-        ingest.commit(NewImage { id: id.clone(), names: vec![BUILTIN.into()], digests: Vec::new(), config })?;
+    let image = ingest.commit(NewImage { id: id.clone(), names: vec![BUILTIN.into()], digests: Vec::new(), config })?;
     let source = Source {
         device: metadata.dev(),
         inode: metadata.ino(),

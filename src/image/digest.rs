@@ -86,7 +86,8 @@ mod tests {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").as_str(), empty);
         assert_eq!(empty.parse::<Digest>().unwrap().hex(), &empty[7..]);
-        let bad = ["", "sha256:", &empty[7..], &empty.to_uppercase(), "sha256:../../etc", &format!("{empty}0"), "sha512:ab"];
+        let bad =
+            ["", "sha256:", &empty[7..], &empty.to_uppercase(), "sha256:../../etc", &format!("{empty}0"), "sha512:ab"];
         for bad in bad {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
         }

@@ -64,13 +64,7 @@ impl<'a> Ingest<'a> {
                 Err(source) => return Err(Error::Io { action: "create", path: staging, source }),
             }
         };
-        Ok(Ingest {
-            store,
-            _present: present,
-            staging,
-            staged: Mutex::default(),
-            cancelled: AtomicBool::new(false),
-        })
+        Ok(Ingest { store, _present: present, staging, staged: Mutex::default(), cancelled: AtomicBool::new(false) })
     }
 
     /// A folder for whatever the source needs on the way; it goes away with this.
@@ -242,12 +236,8 @@ pub(super) fn archive(store: &ImageStore, path: &Path, limits: &Limits) -> Resul
     let mut images = Vec::new();
     for candidate in candidates {
         ingest.archive_layers(&archive, &candidate.layers, limits)?;
-        let image = NewImage {
-            id: candidate.id,
-            names: candidate.names,
-            digests: candidate.digests,
-            config: candidate.config,
-        };
+        let image =
+            NewImage { id: candidate.id, names: candidate.names, digests: candidate.digests, config: candidate.config };
         images.push(ingest.commit(image).map_err(|e| e.within(path, "image"))?);
     }
     Ok(images)

@@ -24,19 +24,26 @@ pub fn parse(name: &str) -> Result<Reference, Error> {
     if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(invalid("64 hexadecimal digits are an image ID, not a name".into()));
     }
-    name.parse::<Reference>().map_err(|error| {
+    let lower_case = || invalid("the repository must be lower case".into());
+    let reference = name.parse::<Reference>().map_err(|error| {
         let repository = name.split('@').next().unwrap_or(name);
         let last = repository.rfind('/').map_or(0, |slash| slash + 1);
         let colon = repository[last..].find(':').map_or(repository.len(), |colon| last + colon);
         // The domain may have upper case, the path may not: say so instead of "invalid format".
         let path = &repository[repository.find('/').map_or(0, |slash| slash + 1).min(colon)..colon];
         match error {
-            ParseError::ReferenceInvalidFormat if path.bytes().any(|b| b.is_ascii_uppercase()) => {
-                invalid("the repository must be lower case".into())
-            }
+            ParseError::ReferenceInvalidFormat if path.bytes().any(|b| b.is_ascii_uppercase()) => lower_case(),
             other => invalid(other.to_string()),
         }
-    })
+    })?;
+    // `A/b`: the grammar takes A for a domain, the completion then for part of the path.
+    if reference.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err(lower_case());
+    }
+    if reference.whole().len() > LONGEST {
+        return Err(invalid(format!("longer than {LONGEST} characters")));
+    }
+    Ok(reference)
 }
 
 /// The full form of a reference, [`parse`]d: what the store keeps and compares.
@@ -81,6 +88,7 @@ mod tests {
             ("", "at least one component"),
             ("Nginx", "lower case"),
             ("host.example/App:1", "lower case"),
+            ("Team/app", "lower case"),
             ("ng inx", "contains ' '"),
             ("nginx\n", "contains '\\n'"),
             ("nginx:", "invalid reference format"),

@@ -216,7 +216,8 @@ impl ImageStore {
     /// The image of this name, in any form a person may write it, by digest, or by ID. The built-in image is made when
     /// it is asked for the first time.
     pub fn resolve(&self, reference: &str) -> Option<Arc<Image>> {
-        if self.by_id(reference).is_none() && reference::normalise(reference).is_ok_and(|name| name == builtin::BUILTIN) {
+        if self.by_id(reference).is_none() && reference::normalise(reference).is_ok_and(|name| name == builtin::BUILTIN)
+        {
             match self.ensure_builtin() {
                 Ok(image) => return Some(image),
                 Err(error) => tracing::error!(%error, "cannot make the built-in image"),

@@ -150,7 +150,7 @@ impl<S: Source> Reader<S> {
     ///
     /// # Errors
     /// [`Error::Stream`] or [`Error::Tar`].
-    pub fn next(&mut self) -> Result<Option<Member>, Error> {
+    pub fn next_member(&mut self) -> Result<Option<Member>, Error> {
         let mut extension = Extension::default();
         let mut extended = 0;
         loop {
@@ -202,12 +202,12 @@ impl<S: Source> Reader<S> {
         if header.iter().all(|&byte| byte == 0) {
             return Ok(None);
         }
-        let sum = |value: fn(u8) -> i64| -> i64 {
+        let sum = |value: fn(u8) -> i128| -> i128 {
             header.iter().enumerate().map(|(i, &b)| if (148..156).contains(&i) { 32 } else { value(b) }).sum()
         };
-        let expected = self.number("checksum", &header[148..156])? as i64;
+        let expected = number(&header[148..156]).unwrap_or(-1);
         // Some old writers added the bytes up as signed ones.
-        if expected != sum(i64::from) && expected != sum(|b| i64::from(b as i8)) {
+        if expected != sum(i128::from) && expected != sum(|b| i128::from(b as i8)) {
             return Err(self.malformed("wrong header checksum (damaged, or not a tar archive)"));
         }
         self.position += BLOCK;
@@ -215,7 +215,9 @@ impl<S: Source> Reader<S> {
     }
 
     fn number(&self, what: &str, field: &[u8]) -> Result<u64, Error> {
-        number(field).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| self.malformed(format!("{what} is not a number")))
+        number(field)
+            .and_then(|n| u64::try_from(n).ok())
+            .ok_or_else(|| self.malformed(format!("{what} is not a number")))
     }
 
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, Error> {
@@ -534,7 +536,7 @@ mod tests {
     fn read_all(bytes: &[u8]) -> Result<Vec<(Member, Vec<u8>)>, Error> {
         let mut reader = Reader::new(Forward(bytes));
         let mut members = Vec::new();
-        while let Some(member) = reader.next()? {
+        while let Some(member) = reader.next_member()? {
             let mut data = Vec::new();
             reader.read_to_end(&mut data).map_err(|source| Error::Stream { source })?;
             members.push((member, data));

@@ -78,7 +78,7 @@ pub(super) fn layer_buffered(reader: &mut impl BufRead, dest: &Path, limits: &Li
     };
     unpacker.implicit_root().map_err(Error::io("prepare", dest))?;
     let mut archive = Reader::new(Forward(reader));
-    while let Some(member) = archive.next()? {
+    while let Some(member) = archive.next_member()? {
         unpacker.entry(&member, &mut archive)?;
     }
     unpacker.finish()?;

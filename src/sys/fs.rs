@@ -172,8 +172,8 @@ impl From<Stat> for Status {
             uid: stat.st_uid,
             gid: stat.st_gid,
             rdev: stat.st_rdev,
-            modified: Time { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as u32 },
-            changed: Time { seconds: stat.st_ctime as i64, nanoseconds: stat.st_ctime_nsec as u32 },
+            modified: Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 },
+            changed: Time { seconds: stat.st_ctime, nanoseconds: stat.st_ctime_nsec as u32 },
         }
     }
 }
