@@ -1,1 +1,386 @@
-//! (stub)
+//! What a person types. Every command but `agent`, `validate`, `version`, `completion` and `hello` asks the agent over
+//! its socket.
+
+mod age;
+mod client;
+mod columns;
+mod describe;
+mod error;
+mod exec;
+mod get;
+mod hello;
+mod images;
+mod logs;
+mod manifests;
+mod run;
+mod start;
+mod status;
+mod table;
+mod terminal;
+
+pub use error::Error;
+
+use crate::config::{DEFAULT_RUN_DIR, Flags};
+use crate::server::types::NodeSummary;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use client::Client;
+use get::{Output, Request, Resource};
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Runs Kubernetes pods on this machine, without a cluster, a container runtime or a registry.
+#[derive(Debug, Parser)]
+#[command(name = "coracle", version, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node agent
+    Agent(Box<Flags>),
+    /// Run pods in the foreground: print their logs, stop them on Ctrl-C
+    Run {
+        /// Manifest: a file, a URL, or - for standard input
+        #[arg(value_name = "FILE|URL|-")]
+        source: String,
+        /// End when all pods have completed; exit 0 if all succeeded
+        #[arg(long)]
+        until_complete: bool,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// List pods, nodes, events or images
+    Get {
+        /// pods, nodes, events or images; pod/NAME works too
+        #[arg(value_name = "KIND")]
+        kind: String,
+        #[command(flatten)]
+        list: List,
+    },
+    /// List pods (the same as get pods)
+    Ps {
+        #[command(flatten)]
+        list: List,
+    },
+    /// Show all there is to know of a pod, with its events
+    Describe {
+        /// pod, or pod/NAME
+        #[arg(value_name = "KIND")]
+        kind: String,
+        /// Pods [default: all of the namespace]
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Print the log of a container
+    Logs {
+        /// Pod
+        #[arg(value_name = "POD")]
+        pod: String,
+        #[command(flatten)]
+        options: logs::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Run a command in a container
+    Exec {
+        #[command(flatten)]
+        options: exec::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Write manifests to the manifest directory, once they are found valid
+    Apply {
+        /// Manifest: a file, a URL, or - for standard input
+        #[arg(short = 'f', long = "filename", value_name = "FILE|URL|-", required = true)]
+        sources: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Remove pods' manifests from the manifest directory, and wait until the pods are gone
+    Delete {
+        /// Pods
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+        /// The pods of a manifest: a file, a URL, or - for standard input
+        #[arg(short = 'f', long = "filename", value_name = "FILE|URL|-", conflicts_with = "names")]
+        sources: Vec<String>,
+        /// Do not wait
+        #[arg(long)]
+        no_wait: bool,
+        /// Longest wait
+        #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = crate::config::duration)]
+        timeout: Duration,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Print all problems of manifests; needs no agent
+    Validate {
+        /// Manifests: files, URLs, or - for standard input
+        #[arg(value_name = "FILE", required = true)]
+        sources: Vec<String>,
+    },
+    /// Manage images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Show the node's health
+    Status {
+        /// Format
+        #[arg(short, long, value_enum, value_name = "FORMAT")]
+        output: Option<JsonOnly>,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Print the version
+    Version {
+        /// Format
+        #[arg(short, long, value_enum, value_name = "FORMAT")]
+        output: Option<JsonOnly>,
+    },
+    /// Print a completion script
+    Completion {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Serve a page that says hello (the demo image)
+    #[command(hide = true)]
+    Hello {
+        /// Port
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// List images
+    Ls {
+        #[command(flatten)]
+        list: List,
+    },
+    /// Import archives (docker-archive, oci-archive) or OCI layout folders
+    Import {
+        /// Archives or folders
+        #[arg(value_name = "PATH", required = true)]
+        archives: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Remove images that no pod uses
+    Rm {
+        /// Names or IDs
+        #[arg(value_name = "IMAGE", required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum JsonOnly {
+    Json,
+}
+
+/// Which agent is asked.
+#[derive(Debug, Args)]
+struct Agent {
+    /// Run directory of the agent
+    #[arg(long, value_name = "DIR", env = "CORACLE_RUN_DIR", default_value = DEFAULT_RUN_DIR)]
+    run_dir: PathBuf,
+}
+
+impl Agent {
+    fn client(&self) -> Client {
+        Client::new(&self.run_dir)
+    }
+}
+
+/// Which namespace of which agent.
+#[derive(Debug, Args)]
+struct Scope {
+    /// Namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    #[command(flatten)]
+    agent: Agent,
+}
+
+#[derive(Debug, Args)]
+struct List {
+    /// Names [default: all]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// All namespaces
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Format
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Output>,
+    /// Keep printing what changes
+    #[arg(short, long)]
+    watch: bool,
+    /// Only objects with these labels (a=b, a!=b, a, !a)
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    selector: Option<String>,
+    /// Print no column names
+    #[arg(long)]
+    no_headers: bool,
+    #[command(flatten)]
+    scope: Scope,
+}
+
+impl List {
+    fn request(self, resource: Resource) -> Request {
+        Request {
+            resource,
+            names: self.names,
+            namespace: self.scope.namespace,
+            all_namespaces: self.all_namespaces,
+            output: self.output.unwrap_or_default(),
+            watch: self.watch,
+            selector: self.selector,
+            no_headers: self.no_headers,
+        }
+    }
+}
+
+/// Runs the command line `args` (with the program's name first); returns the exit code.
+pub fn main(args: Vec<OsString>) -> i32 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own words; a closed output changes nothing about the code.
+            let _ = error.print();
+            return error.exit_code();
+        }
+    };
+    let done = match cli.command {
+        Command::Agent(flags) => start::agent(&flags),
+        command => block_on(client_command(command)),
+    };
+    done.unwrap_or_else(|error| {
+        if !error.is_quiet() {
+            eprintln!("{error}");
+        }
+        error.code()
+    })
+}
+
+fn block_on(command: impl Future<Output = Result<i32, Error>>) -> Result<i32, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new("cannot start", error))?;
+    let done = runtime.block_on(command);
+    // A thread that reads the terminal never ends by itself.
+    runtime.shutdown_background();
+    done
+}
+
+async fn client_command(command: Command) -> Result<i32, Error> {
+    match command {
+        Command::Agent(flags) => start::agent(&flags),
+        Command::Run { source, until_complete, agent } => run::run(&agent.client(), &source, until_complete).await,
+        Command::Get { kind, mut list } => {
+            let (kind, name) = kind.split_once('/').map_or((kind.as_str(), None), |(kind, name)| (kind, Some(name)));
+            let resource = kind.parse().map_err(|why| Error::usage(format!("unknown kind {kind:?}: {why}")))?;
+            list.names.splice(0..0, name.map(str::to_owned));
+            get::get(&list.scope.agent.client(), &list.request(resource)).await
+        }
+        Command::Ps { list } => get::get(&list.scope.agent.client(), &list.request(Resource::Pods)).await,
+        Command::Describe { kind, mut names, scope } => {
+            let (kind, name) = kind.split_once('/').map_or((kind.as_str(), None), |(kind, name)| (kind, Some(name)));
+            if kind.parse() != Ok(Resource::Pods) {
+                return Err(Error::usage(format!("cannot describe {kind:?}: want pod")));
+            }
+            names.splice(0..0, name.map(str::to_owned));
+            get::describe(&scope.agent.client(), &scope.namespace, &names).await
+        }
+        Command::Logs { pod, options, scope } => {
+            logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
+        }
+        Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
+        Command::Delete { names, sources, no_wait, timeout, scope } => {
+            let wait = (!no_wait).then_some(timeout);
+            manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
+        }
+        Command::Validate { sources } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
+        Command::Image(ImageCommand::Ls { list }) => {
+            get::get(&list.scope.agent.client(), &list.request(Resource::Images)).await
+        }
+        Command::Image(ImageCommand::Import { archives, agent }) => images::import(&agent.client(), &archives).await,
+        Command::Image(ImageCommand::Rm { names, agent }) => images::remove(&agent.client(), &names).await,
+        Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
+        Command::Version { output } => status::version(output.is_some()),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "coracle", &mut script);
+            print_bytes(&script)?;
+            Ok(0)
+        }
+        Command::Hello { port } => hello::hello(port).await,
+    }
+}
+
+/// The node's name, which is the suffix of its pods' names.
+async fn node_name(client: &Client) -> Result<String, Error> {
+    Ok(client.get::<NodeSummary>("/coracle/v1/status").await?.node)
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    print_bytes(text.as_bytes())
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::broken_pipe(),
+        _ => Error::new("cannot write", error),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn kubectl_s_habits_work() {
+        for line in [
+            "coracle get pods -A -o wide",
+            "coracle get po/web -n kube-system -o yaml",
+            "coracle ps -w",
+            "coracle logs -f --tail=5 --since 5m web -c c",
+            "coracle logs --tail -1 web",
+            "coracle exec -it web -c c -- sh -c true",
+            "coracle apply -f a.yaml -f -",
+            "coracle delete web --timeout 30s",
+            "coracle agent --hostname-override n1 --node-ip 10.0.0.1,fd00::1 --v 4 --pod-cidr 10.1.0.0/16 --log-format json",
+            "coracle status -o json --run-dir /tmp/x",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in
+            ["coracle", "coracle get", "coracle exec web sh", "coracle agent --pod-cidr x", "coracle delete a -f b"]
+        {
+            let code = parse(line).map_or_else(|error| error.exit_code(), |_| 0);
+            assert_eq!(code, 2, "{line}");
+        }
+    }
+}

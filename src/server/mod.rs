@@ -17,8 +17,10 @@ mod route;
 mod selector;
 pub mod types;
 
+pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
+pub(crate) use route::encode;
 
 use crate::image::ImageStore;
 use crate::shim::exec::Target;
