@@ -326,7 +326,8 @@ impl Config {
         // A unix socket address holds 107 bytes; shims put `pods/<36 bytes uid>/shim.sock` below the run directory.
         let room = 107 - "/pods/".len() - 36 - "/shim.sock".len();
         if self.run_dir.as_os_str().len() > room {
-            let reason = format!("{} is too long for unix sockets below it ({room} bytes at most)", self.run_dir.display());
+            let reason =
+                format!("{} is too long for unix sockets below it ({room} bytes at most)", self.run_dir.display());
             return Err(Error::invalid("run directory (--run-dir)", reason));
         }
         if !self.cgroup_root.starts_with('/') || self.cgroup_root.split('/').any(|part| part == ".." || part == ".") {

@@ -89,9 +89,14 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits() {
-        for (bytes, text) in
-            [(0, "0B"), (999, "999B"), (1000, "1.00kB"), (12_345_678, "12.3MB"), (999_600, "1.00MB"), (955 << 20, "1.00GB")]
-        {
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1.00kB"),
+            (12_345_678, "12.3MB"),
+            (999_600, "1.00MB"),
+            (955 << 20, "1.00GB"),
+        ] {
             assert_eq!(size(bytes), text, "{bytes}");
         }
     }

@@ -45,8 +45,7 @@ impl Client {
     /// As [`Client::send`], for callers that look at the refusal themselves.
     pub(super) async fn try_send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, (Error, Status)> {
         let request = Request::builder().method(method).uri(path).header(HOST, "coracle");
-        let answer =
-            self.exchange(request.body(Full::new(body))).await.map_err(|error| (error, Status::default()))?;
+        let answer = self.exchange(request.body(Full::new(body))).await.map_err(|error| (error, Status::default()))?;
         if answer.status().is_success() {
             collect(answer).await.map_err(|error| (error, Status::default()))
         } else {
@@ -185,6 +184,9 @@ async fn refusal(answer: Response<Incoming>) -> (Error, Status) {
             let error = Error::new("the agent refused", format!("{} ({})", status.message, status.reason));
             (error, status)
         }
-        _ => (Error::new("the agent refused", format!("{code}: {}", String::from_utf8_lossy(&body).trim())), Status::default()),
+        _ => (
+            Error::new("the agent refused", format!("{code}: {}", String::from_utf8_lossy(&body).trim())),
+            Status::default(),
+        ),
     }
 }

@@ -103,8 +103,7 @@ fn pod_summary(pod: &Pod) -> Summary {
     let sidecar = |name: &str| init_containers.iter().any(|container| container.name == name && is_sidecar(container));
 
     let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
-    let mut reason =
-        text(&status.reason).or_else(|| text(&status.phase)).unwrap_or_else(|| "Unknown".to_owned());
+    let mut reason = text(&status.reason).or_else(|| text(&status.phase)).unwrap_or_else(|| "Unknown".to_owned());
     let (mut all, mut of_sidecars) = (Restarts::default(), Restarts::default());
     let mut ready = 0;
     let mut initializing = false;

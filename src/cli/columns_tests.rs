@@ -95,8 +95,29 @@ fn pods_read_as_in_kubectl() {
         refused,
         serde_json::from_value(json!({"metadata": {"name": "bare"}})).unwrap(),
     ];
-    expect![""].assert_eq(&table(&pods, false));
-    expect![""].assert_eq(&table(&pods[..2], true));
+    expect![[r#"
+        NAME       READY   STATUS                  RESTARTS       AGE
+        web        1/1     Running                 0              2d4h
+        crash      0/1     CrashLoopBackOff        3 (2m5s ago)   2d4h
+        done       0/1     Completed               0              2d4h
+        half       1/2     Running                 0              2d4h
+        failed     0/1     OOMKilled               0              2d4h
+        code       0/1     ExitCode:7              0              2d4h
+        init       0/1     Init:1/2                0              2d4h
+        init-bad   0/1     Init:CrashLoopBackOff   2 (2m5s ago)   2d4h
+        new        0/1     ContainerCreating       0              2d4h
+        sidecar    2/2     Running                 1 (2m5s ago)   2d4h
+        leaving    1/1     Terminating             0              2d4h
+        refused    0/0     OutOfcpu                0              2d4h
+        bare       0/0     Unknown                 0              <unknown>
+    "#]]
+    .assert_eq(&table(&pods, false));
+    expect![[r#"
+        NAME    READY   STATUS             RESTARTS       AGE    IP          NODE   NOMINATED NODE   READINESS GATES
+        web     1/1     Running            0              2d4h   10.88.0.2   n1     <none>           <none>
+        crash   0/1     CrashLoopBackOff   3 (2m5s ago)   2d4h   10.88.0.2   n1     <none>           <none>
+    "#]]
+    .assert_eq(&table(&pods[..2], true));
 }
 
 #[test]
@@ -113,7 +134,10 @@ fn nodes_read_as_in_kubectl() {
     }))
     .unwrap();
     let text = Table::default().rows(&[node_header(true), node_row(&node, true, now())]);
-    expect![""].assert_eq(&text);
+    expect![[r#"
+        NAME   STATUS                     ROLES   AGE     VERSION                 INTERNAL-IP   EXTERNAL-IP   OS-IMAGE   KERNEL-VERSION   CONTAINER-RUNTIME
+        n1     Ready,SchedulingDisabled   edge    3h30m   v1.36.0-coracle.0.1.0   10.0.0.1      <none>        Debian     6.18             coracle://0.1.0
+    "#]].assert_eq(&text);
 }
 
 #[test]
@@ -125,7 +149,22 @@ fn events_read_as_in_kubectl() {
         "involvedObject": {"kind": "Pod", "name": "web", "fieldPath": "spec.containers{c}"}
     }))
     .unwrap();
-    for (wide, golden) in [(false, expect![""]), (true, expect![""])] {
+    for (wide, golden) in [
+        (
+            false,
+            expect![[r#"
+        LAST SEEN   TYPE      REASON    OBJECT    MESSAGE
+        30s         Warning   BackOff   pod/web   Back-off...
+    "#]],
+        ),
+        (
+            true,
+            expect![[r#"
+        LAST SEEN   TYPE      REASON    OBJECT    SUBOBJECT            SOURCE        MESSAGE       FIRST SEEN   COUNT   NAME
+        30s         Warning   BackOff   pod/web   spec.containers{c}   kubelet, n1   Back-off...   60m          4       web.1
+    "#]],
+        ),
+    ] {
         golden.assert_eq(&Table::default().rows(&[event_header(wide), event_row(&event, wide, now())]));
     }
 }
@@ -143,5 +182,12 @@ fn images_are_one_row_a_name() {
     let mut rows = vec![image_header(false)];
     rows.extend(image_rows(&image, false, now()));
     rows.extend(image_rows(&nameless, false, now()));
-    expect![""].assert_eq(&Table::default().rows(&rows));
+    expect![[r#"
+        IMAGE                     TAG      IMAGE ID        SIZE
+        docker.io/library/nginx   latest   0123456789abc   188MB
+        host:5000/a/b             <none>   0123456789abc   188MB
+        x                         <none>   0123456789abc   188MB
+        <none>                    <none>   0123456789abc   188MB
+    "#]]
+    .assert_eq(&Table::default().rows(&rows));
 }

@@ -171,9 +171,8 @@ fn ports(out: &mut String, container: &Container) {
         let list: Vec<String> = ports.iter().map(number).collect();
         if list.is_empty() { "<none>".to_owned() } else { list.join(", ") }
     };
-    let protocol = |port: &k8s_openapi::api::core::v1::ContainerPort| {
-        printable(port.protocol.as_deref().unwrap_or("TCP"))
-    };
+    let protocol =
+        |port: &k8s_openapi::api::core::v1::ContainerPort| printable(port.protocol.as_deref().unwrap_or("TCP"));
     let inner = join(&|port| match &port.name {
         Some(name) if !name.is_empty() => {
             format!("{}/{} ({})", port.container_port, protocol(port), printable(name))
@@ -280,9 +279,19 @@ fn environment(out: &mut String, variables: &[EnvVar]) {
             let container = resource.container_name.as_deref().unwrap_or_default();
             put!(out, "      {name}:\t{} ({})", printable(container), printable(&resource.resource));
         } else if let Some(secret) = &source.secret_key_ref {
-            put!(out, "      {name}:\t<set to the key '{}' in secret '{}'>", printable(&secret.key), printable(&secret.name));
+            put!(
+                out,
+                "      {name}:\t<set to the key '{}' in secret '{}'>",
+                printable(&secret.key),
+                printable(&secret.name)
+            );
         } else if let Some(map) = &source.config_map_key_ref {
-            put!(out, "      {name}:\t<set to the key '{}' of config map '{}'>", printable(&map.key), printable(&map.name));
+            put!(
+                out,
+                "      {name}:\t<set to the key '{}' of config map '{}'>",
+                printable(&map.key),
+                printable(&map.name)
+            );
         } else {
             put!(out, "      {name}:\t<unknown source>");
         }
@@ -340,8 +349,14 @@ fn tolerations(out: &mut String, tolerations: &[Toleration]) {
         if let Some(effect) = toleration.effect.as_ref().filter(|effect| !effect.is_empty()) {
             let _ = write!(words, ":{}", printable(effect));
         }
-        if toleration.operator.as_deref() == Some("Exists") && toleration.value.as_deref().unwrap_or_default().is_empty() {
-            words.push_str(if toleration.key.is_some() || toleration.effect.is_some() { " op=Exists" } else { "op=Exists" });
+        if toleration.operator.as_deref() == Some("Exists")
+            && toleration.value.as_deref().unwrap_or_default().is_empty()
+        {
+            words.push_str(if toleration.key.is_some() || toleration.effect.is_some() {
+                " op=Exists"
+            } else {
+                "op=Exists"
+            });
         }
         if let Some(seconds) = toleration.toleration_seconds {
             let _ = write!(words, " for {}", super::age::human(seconds));
@@ -426,7 +441,74 @@ mod tests {
         }))
         .unwrap();
         let now = "2026-11-21T10:01:00Z".parse().unwrap();
-        expect![""].assert_eq(&pod(&object, &[event], &TimeZone::UTC, now));
+        expect![[r#"
+            Name:         static-web-n1
+            Namespace:    default
+            Node:         n1/10.0.0.1
+            Start Time:   Sat, 21 Nov 2026 10:00:00 +0000
+            Labels:       role=web
+            Annotations:  kubernetes.io/config.source: file
+                          note: a...
+            Status:       Running
+            IP:           10.88.0.2
+            IPs:
+              IP:  10.88.0.2
+            Containers:
+              web:
+                Container ID:  coracle://ab
+                Image:         docker.io/nginx
+                Image ID:      sha256:12
+                Port:          80/TCP (web)
+                Host Port:     0/TCP (web)
+                Command:
+                  nginx
+                Args:
+                  -g
+                  daemon off;
+                State:          Running
+                  Started:      Sat, 21 Nov 2026 10:00:05 +0000
+                Last State:     Terminated
+                  Reason:       Error
+                  Exit Code:    1
+                  Started:      Sat, 21 Nov 2026 10:00:00 +0000
+                  Finished:     Sat, 21 Nov 2026 10:00:04 +0000
+                Ready:          True
+                Restart Count:  1
+                Limits:
+                  cpu:  1
+                Requests:
+                  cpu:     1
+                Liveness:  http-get http://:80/ delay=0s timeout=1s period=10s #success=1 #failure=3
+                Environment:
+                  A:    b
+                  POD:   (v1:metadata.name)
+                Mounts:
+                  /tmp from tmp (rw)
+                  /etc/x from etc (ro)
+            Conditions:
+              Type         Status
+              Initialized  True 
+              Ready        True 
+            Volumes:
+              tmp:
+                Type:       EmptyDir (a temporary directory that shares a pod's lifetime)
+                Medium:     
+                SizeLimit:  <unset>
+              etc:
+                Type:          HostPath (bare host directory volume)
+                Path:          /etc
+                HostPathType:  Directory
+              odd:
+                Type:        nfs
+            QoS Class:       Burstable
+            Node-Selectors:  <none>
+            Tolerations:     :NoExecute op=Exists
+            Events:
+              Type     Reason   Age                From     Message
+              ----     ------   ----               ----     -------
+              Warning  BackOff  30s (x3 over 60s)  kubelet  Back-off restarting
+        "#]]
+        .assert_eq(&pod(&object, &[event], &TimeZone::UTC, now));
     }
 
     #[test]

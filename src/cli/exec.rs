@@ -173,7 +173,8 @@ mod tests {
         assert_eq!(code(r#"{"metadata":{},"status":"Success"}"#), Ok(0));
         let failed = r#"{"status":"Failure","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"42"}]}}"#;
         assert_eq!(code(failed), Ok(42));
-        let broken = code(r#"{"status":"Failure","reason":"InternalError","message":"Internal error occurred: no sh"}"#);
+        let broken =
+            code(r#"{"status":"Failure","reason":"InternalError","message":"Internal error occurred: no sh"}"#);
         assert_eq!(broken.unwrap_err().to_string(), "error: cannot exec: no sh");
         assert!(code("{}").is_err());
     }

@@ -162,8 +162,13 @@ async fn fetch(client: &Client, request: &Request) -> Result<Value, Error> {
                 let has_name = |item: &&Value| {
                     let names = item["names"].as_array().into_iter().flatten();
                     let mut names = names.filter_map(Value::as_str);
-                    names.any(|full| full == name || full.ends_with(&format!("/{name}")) || full.ends_with(&format!("/{name}:latest")))
-                        || item["id"].as_str().is_some_and(|id| id.trim_start_matches("sha256:").starts_with(name.as_str()))
+                    names.any(|full| {
+                        full == name
+                            || full.ends_with(&format!("/{name}"))
+                            || full.ends_with(&format!("/{name}:latest"))
+                    }) || item["id"]
+                        .as_str()
+                        .is_some_and(|id| id.trim_start_matches("sha256:").starts_with(name.as_str()))
                 };
                 let found = list["items"].as_array().into_iter().flatten().find(has_name);
                 found.cloned().ok_or_else(|| Error::new(format!("image {name:?}"), "not found"))?

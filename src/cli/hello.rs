@@ -78,7 +78,8 @@ async fn answer(mut stream: TcpStream, peer: SocketAddr, name: String, count: u6
 /// Status line, body, and the request line as it may be logged.
 fn page(head: &[u8], name: &str, count: u64) -> (&'static str, String, String) {
     let line = head.split(|byte| *byte == b'\r' || *byte == b'\n').next().unwrap_or_default();
-    let line: String = String::from_utf8_lossy(line).chars().take(200).filter(|c| !c.is_control() && *c != '"').collect();
+    let line: String =
+        String::from_utf8_lossy(line).chars().take(200).filter(|c| !c.is_control() && *c != '"').collect();
     match line.split(' ').next() {
         Some("GET" | "HEAD") if line.contains(" HTTP/1.") => {
             ("200 OK", format!("Hello from {name}! You are visitor number {count}.\n"), line)

@@ -13,11 +13,13 @@ use hyper::body::Bytes;
 pub(super) async fn import(client: &Client, archives: &[String]) -> Result<i32, Error> {
     for archive in archives {
         // The agent has another working directory.
-        let path = std::path::absolute(archive).map_err(|error| Error::new(format!("cannot import {archive}"), error))?;
+        let path =
+            std::path::absolute(archive).map_err(|error| Error::new(format!("cannot import {archive}"), error))?;
         if let Err(error) = std::fs::metadata(&path) {
             return Err(Error::new(format!("cannot import {archive}"), error));
         }
-        let path = path.to_str().ok_or_else(|| Error::new(format!("cannot import {archive}"), "the path is not UTF-8"))?;
+        let path =
+            path.to_str().ok_or_else(|| Error::new(format!("cannot import {archive}"), "the path is not UTF-8"))?;
         let path = format!("/coracle/v1/images/import?path={}", encode(path));
         let answer = client.try_send(Method::POST, &path, Bytes::new()).await;
         let answer = answer.map_err(|(error, status)| match status.message {

@@ -92,7 +92,8 @@ pub(super) fn pod_path(namespace: &str, name: &str) -> String {
 /// The container meant when none is named; says so when there was a choice, as kubectl.
 pub(super) fn default_container(pod: &Pod) -> String {
     let Some(spec) = &pod.spec else { return String::new() };
-    let annotated = pod.metadata.annotations.as_ref().and_then(|all| all.get("kubectl.kubernetes.io/default-container"));
+    let annotated =
+        pod.metadata.annotations.as_ref().and_then(|all| all.get("kubectl.kubernetes.io/default-container"));
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let exists = |name: &&String| init.iter().chain(&spec.containers).any(|container| container.name == **name);
     if let Some(name) = annotated.filter(exists) {
@@ -115,13 +116,8 @@ mod tests {
 
     #[test]
     fn options_become_the_endpoint_s_query() {
-        let options = Options {
-            follow: true,
-            tail: 5,
-            since: Some("1m0.5s".into()),
-            limit_bytes: Some(7),
-            ..Options::default()
-        };
+        let options =
+            Options { follow: true, tail: 5, since: Some("1m0.5s".into()), limit_bytes: Some(7), ..Options::default() };
         assert_eq!(options.query("a").unwrap(), "container=a&follow=true&tailLines=5&sinceSeconds=61&limitBytes=7");
         assert_eq!(Options { tail: -1, ..Options::default() }.query("a").unwrap(), "container=a");
         assert!(Options { tail: -2, ..Options::default() }.query("a").is_err());

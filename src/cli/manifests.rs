@@ -132,7 +132,9 @@ pub(super) async fn delete(
             let loaded = manifest::load(&read(source).await?, Origin::File(source), &node);
             if loaded.pods.is_empty() {
                 let hint = format!("see what is wrong with it: coracle validate {source}");
-                return Err(Error::new(format!("{} defines no valid pod", shown(source)), "nothing to delete").hint(hint));
+                return Err(
+                    Error::new(format!("{} defines no valid pod", shown(source)), "nothing to delete").hint(hint)
+                );
             }
             let name = |field: Option<String>| field.unwrap_or_default();
             wanted.extend(loaded.pods.into_iter().map(|pod| (name(pod.metadata.namespace), name(pod.metadata.name))));

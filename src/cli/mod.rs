@@ -376,7 +376,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_a_usage_error() {
-        for line in ["coracle", "coracle get", "coracle exec web sh", "coracle agent --pod-cidr x", "coracle delete a -f b"] {
+        for line in
+            ["coracle", "coracle get", "coracle exec web sh", "coracle agent --pod-cidr x", "coracle delete a -f b"]
+        {
             let code = parse(line).map_or_else(|error| error.exit_code(), |_| 0);
             assert_eq!(code, 2, "{line}");
         }

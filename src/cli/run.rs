@@ -156,7 +156,11 @@ impl Prefixes {
     fn of(&mut self, pod: &str, container: &str) -> String {
         let colour = COLOURS[self.given % COLOURS.len()];
         self.given += 1;
-        if self.colour { format!("\u{1b}[{colour}m[{pod}/{container}]\u{1b}[0m ") } else { format!("[{pod}/{container}] ") }
+        if self.colour {
+            format!("\u{1b}[{colour}m[{pod}/{container}]\u{1b}[0m ")
+        } else {
+            format!("[{pod}/{container}] ")
+        }
     }
 }
 

@@ -74,6 +74,16 @@ mod tests {
             image_bytes: 123_456_789,
             warnings: vec!["pod/web BackOff: Back-off restarting".into()],
         };
-        expect![""].assert_eq(&text(&summary));
+        expect![[r#"
+            Node:       edge-1
+            Status:     NotReady: the network is not up
+            Agent:      coracle 0.1.0 (PID 7)
+            Pods:       1 Failed, 3 Running
+            Images:     2 (123MB)
+            Manifests:  /etc/kubernetes/manifests
+            Warnings:
+              pod/web BackOff: Back-off restarting
+        "#]]
+        .assert_eq(&text(&summary));
     }
 }

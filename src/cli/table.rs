@@ -97,7 +97,7 @@ mod tests {
             a-long-name   1     5s
         "#]]
         .assert_eq(&text);
-        assert_eq!(table.rows(&[row(&["b", "\u{1b}[2J", "x\ny"])]), "b             \u{fffd}[2J  x...\n");
+        assert_eq!(table.rows(&[row(&["b", "\u{1b}[2J", "x\ny"])]), "b             \u{fffd}[2J   x...\n");
     }
 
     #[test]

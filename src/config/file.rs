@@ -146,7 +146,8 @@ const KUBELET_IGNORED: &[&str] = &[
 ];
 
 /// Fields of a `CoracleConfiguration`.
-const OWN_FIELDS: &[&str] = &["bridge", "logFormat", "nodeIPs", "nodeLabels", "podCIDR", "rootDir", "runDir", "verbosity"];
+const OWN_FIELDS: &[&str] =
+    &["bridge", "logFormat", "nodeIPs", "nodeLabels", "podCIDR", "rootDir", "runDir", "verbosity"];
 
 /// Reads the documents of `text` over `config`. Empty documents are skipped.
 pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
@@ -215,7 +216,8 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
         config.healthz_bind_address = document.parsed("healthzBindAddress", address, "an IP address")?;
     }
     if let Some(size) = document.text("containerLogMaxSize")? {
-        let bytes = quantity_bytes(size).map_err(|reason| Error::invalid(document.at("containerLogMaxSize"), reason))?;
+        let bytes =
+            quantity_bytes(size).map_err(|reason| Error::invalid(document.at("containerLogMaxSize"), reason))?;
         if bytes < 4096 {
             return Err(Error::invalid(document.at("containerLogMaxSize"), format!("{size} is less than 4Ki")));
         }
@@ -289,7 +291,8 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
         for (key, value) in labels {
             let path = format!("{}.{key}", document.at("nodeLabels"));
             let value = value.as_str().ok_or_else(|| Error::invalid(&path, wants("text", value)))?;
-            let one = super::value::labels(&format!("{key}={value}")).map_err(|reason| Error::invalid(&path, reason))?;
+            let one =
+                super::value::labels(&format!("{key}={value}")).map_err(|reason| Error::invalid(&path, reason))?;
             read.extend(one);
         }
         config.node_labels = read;
@@ -326,20 +329,21 @@ impl<'a> Section<'a> {
     }
 
     fn text(&self, field: &str) -> Result<Option<&'a str>, Error> {
-        let read = |value: &'a Value| value.as_str().ok_or_else(|| Error::invalid(self.at(field), wants("text", value)));
+        let read =
+            |value: &'a Value| value.as_str().ok_or_else(|| Error::invalid(self.at(field), wants("text", value)));
         self.get(field).map(read).transpose()
     }
 
     fn boolean(&self, field: &str) -> Result<Option<bool>, Error> {
-        let read =
-            |value: &Value| value.as_bool().ok_or_else(|| Error::invalid(self.at(field), wants("true or false", value)));
+        let read = |value: &Value| {
+            value.as_bool().ok_or_else(|| Error::invalid(self.at(field), wants("true or false", value)))
+        };
         self.get(field).map(read).transpose()
     }
 
     fn integer(&self, field: &str, least: i64, most: i64) -> Result<Option<i64>, Error> {
         let Some(value) = self.get(field) else { return Ok(None) };
-        let number =
-            value.as_i64().ok_or_else(|| Error::invalid(self.at(field), wants("a whole number", value)))?;
+        let number = value.as_i64().ok_or_else(|| Error::invalid(self.at(field), wants("a whole number", value)))?;
         if number < least || number > most {
             return Err(Error::invalid(self.at(field), format!("{number} is not between {least} and {most}")));
         }
@@ -347,8 +351,9 @@ impl<'a> Section<'a> {
     }
 
     fn section(&self, field: &str) -> Result<Option<&'a Map<String, Value>>, Error> {
-        let read =
-            |value: &'a Value| value.as_object().ok_or_else(|| Error::invalid(self.at(field), wants("a mapping", value)));
+        let read = |value: &'a Value| {
+            value.as_object().ok_or_else(|| Error::invalid(self.at(field), wants("a mapping", value)))
+        };
         self.get(field).map(read).transpose()
     }
 

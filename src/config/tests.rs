@@ -114,7 +114,26 @@ fn refusals_name_the_field_and_the_reason() {
     .iter()
     .map(|body| refusal(body).lines().next().unwrap_or_default().to_owned())
     .collect();
-    expect![[""]].assert_eq(&refusals.join("\n"));
+    expect![[r#"
+        KubeletConfiguration.maxpods: unknown field (did you mean maxPods?)
+        KubeletConfiguration.zzz: unknown field
+        KubeletConfiguration.maxPods: want a whole number, got text
+        KubeletConfiguration.maxPods: -1 is not between 0 and 4294967295
+        maxPods: 0 leaves no room for any pod
+        KubeletConfiguration.clusterDNS[0]: "ten" is not an IP address
+        KubeletConfiguration.fileCheckFrequency: want text, got a number
+        KubeletConfiguration.fileCheckFrequency: shorter than 100ms would only burn CPU
+        KubeletConfiguration.containerLogMaxSize: want text, got a number
+        KubeletConfiguration.containerLogMaxFiles: 1 is not between 2 and 1000
+        KubeletConfiguration.crashLoopBackOff.maxContainerRestartPeriod: must be between 1s and 300s
+        KubeletConfiguration.crashLoopBackOff.maxRestart: unknown field
+        manifest directory (--pod-manifest-path, staticPodPath): manifests is not an absolute path
+        manifest directory (--pod-manifest-path, staticPodPath): /etc/../x contains ..
+        cgroup root (--cgroup-root, cgroupRoot): "kube" is not an absolute cgroup path
+        KubeletConfiguration.podCIDR: 10.1.2.3/16 has host bits set: did you mean 10.1.0.0/16?
+        KubeletConfiguration.logging.format: "xml" is not text or json
+        cluster domain: "a b" is not a DNS subdomain (lower case letters, digits, '-' and '.')
+        the configuration file is not valid YAML: error: line 3 column 3: while parsing a block mapping, did not find expected key"#]].assert_eq(&refusals.join("\n"));
 }
 
 #[test]
@@ -123,7 +142,10 @@ fn documents_of_other_kinds_are_refused() {
         ("apiVersion: v1\nkind: Pod\n", "Pod of v1 is not known here"),
         ("kind: KubeletConfiguration\n", "apiVersion and kind are required"),
         ("hello", "text instead of a mapping"),
-        ("{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n---\n{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n", "document 2 of the configuration file: a second CoracleConfiguration"),
+        (
+            "{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n---\n{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n",
+            "document 2 of the configuration file: a second CoracleConfiguration",
+        ),
     ] {
         let error = resolve(file).expect_err(file).to_string();
         assert!(error.contains(part), "{error}");

@@ -177,7 +177,11 @@ pub(super) fn interface_name(name: &str) -> Result<(), String> {
         && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
         && name != "."
         && name != "..";
-    if fits { Ok(()) } else { Err(format!("{name:?} is not an interface name (1 to 15 of letters, digits, '-', '_', '.')")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is not an interface name (1 to 15 of letters, digits, '-', '_', '.')"))
+    }
 }
 
 /// Makes a path absolute in form only: refuses relative ones, drops trailing slashes.

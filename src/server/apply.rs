@@ -106,7 +106,9 @@ fn write(dir: &Path, node: &str, bytes: &[u8], stem: Option<&str>) -> Result<App
             && let Some((namespace, name)) = other.keys.iter().find(|key| keys.contains(key))
         {
             let file = other.path.display();
-            return Err(Failure::conflict(format!("pod {namespace}/{name} is already defined by {file}: edit that file")));
+            return Err(Failure::conflict(format!(
+                "pod {namespace}/{name} is already defined by {file}: edit that file"
+            )));
         }
     }
     let action = match fs::read(&path) {
@@ -115,7 +117,8 @@ fn write(dir: &Path, node: &str, bytes: &[u8], stem: Option<&str>) -> Result<App
         Err(_) => Action::Created,
     };
     if action != Action::Unchanged {
-        replace(&path, bytes).map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
+        replace(&path, bytes)
+            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(Applied { file: path.display().to_string(), action, pods: names(&loaded.pods), problems })
 }

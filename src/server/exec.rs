@@ -69,8 +69,8 @@ pub(super) fn exec(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Reply, Failure> {
-    let pod =
-        find_pod(node.as_ref(), namespace, name).ok_or_else(|| Failure::not_found(format!("pods {name:?} not found")))?;
+    let pod = find_pod(node.as_ref(), namespace, name)
+        .ok_or_else(|| Failure::not_found(format!("pods {name:?} not found")))?;
     let container = container_name(&pod, query.get("container"))?;
     let options = options(query)?;
     let streams = Wanted {
@@ -511,8 +511,12 @@ mod tests {
             let (near, far) = tokio::net::UnixStream::pair().unwrap();
             let server = WebSocketStream::from_raw_socket(near, Role::Server, None).await;
             let mut client = WebSocketStream::from_raw_socket(far, Role::Client, None).await;
-            session::<tokio::net::UnixStream>(server, Err("no such file".into()), Wanted { stdout: true, stderr: true })
-                .await;
+            session::<tokio::net::UnixStream>(
+                server,
+                Err("no such file".into()),
+                Wanted { stdout: true, stderr: true },
+            )
+            .await;
             let first = client.next().await.unwrap().unwrap().into_data();
             assert_eq!(first[0], RESULT);
             assert!(String::from_utf8_lossy(&first).contains("Internal error occurred: no such file"));

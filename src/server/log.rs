@@ -125,9 +125,9 @@ fn options(query: &Query, now: Timestamp) -> Result<Options, Failure> {
             let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
             Some(now.checked_sub(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MIN))
         }
-        (None, Some(time)) => {
-            Some(time.parse().map_err(|_| Failure::bad_request(format!("sinceTime: {time:?} is not an RFC 3339 time")))?)
-        }
+        (None, Some(time)) => Some(
+            time.parse().map_err(|_| Failure::bad_request(format!("sinceTime: {time:?} is not an RFC 3339 time")))?,
+        ),
         (None, None) => None,
     };
     if query.get("stream").is_some_and(|stream| stream != "All") {
@@ -227,7 +227,9 @@ mod tests {
         assert_eq!(options.since, Some("2026-11-21T09:59:00Z".parse().unwrap()));
         assert_eq!((options.tail, options.timestamps, options.limit), (Some(3), true, Some(9)));
         assert!(read("sinceSeconds=99999999999999999").is_ok());
-        for bad in ["sinceSeconds=1&sinceTime=x", "sinceTime=yesterday", "limitBytes=0", "tailLines=-1", "stream=Stderr"] {
+        for bad in
+            ["sinceSeconds=1&sinceTime=x", "sinceTime=yesterday", "limitBytes=0", "tailLines=-1", "stream=Stderr"]
+        {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

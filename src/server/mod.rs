@@ -17,6 +17,7 @@ mod route;
 mod selector;
 pub mod types;
 
+pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, bind_healthz, serve, serve_healthz};
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use logfile::{Line, Tag};

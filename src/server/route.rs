@@ -91,7 +91,11 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         }
         _ => return Err(not_found()),
     };
-    if methods.contains(method) { Ok(route) } else { Err(Failure::method(format!("{method} is not allowed on {path}"))) }
+    if methods.contains(method) {
+        Ok(route)
+    } else {
+        Err(Failure::method(format!("{method} is not allowed on {path}")))
+    }
 }
 
 /// A decoded query string; keys may repeat.

@@ -89,7 +89,9 @@ fn requirements(text: &str) -> Result<Vec<Requirement>, Failure> {
     let mut requirements = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         if part.contains(['(', ')', ' ']) {
-            return Err(Failure::bad_request(format!("selector {part:?}: only =, ==, != and existence are supported yet")));
+            return Err(Failure::bad_request(format!(
+                "selector {part:?}: only =, ==, != and existence are supported yet"
+            )));
         }
         let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         let requirement = if let Some((key, value)) = part.split_once("!=").map(pair) {

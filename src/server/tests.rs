@@ -190,7 +190,8 @@ fn apply_and_delete_change_files() {
         assert_eq!(std::fs::read(dir.join("default_a.yaml")).unwrap(), manifest);
         let (status, text) = ask(socket, Method::POST, "/coracle/v1/apply?file=other", manifest).await;
         assert_eq!(status, 409, "{text}");
-        let (status, text) = ask(socket, Method::POST, "/coracle/v1/apply", b"apiVersion: v1\nkind: Pod\nspec: 3\n").await;
+        let (status, text) =
+            ask(socket, Method::POST, "/coracle/v1/apply", b"apiVersion: v1\nkind: Pod\nspec: 3\n").await;
         assert_eq!(status, 422, "{text}");
         assert!(text.contains("causes"), "{text}");
         let (status, _) = ask(socket, Method::POST, "/coracle/v1/delete?pod=default/none", b"").await;
@@ -242,7 +243,12 @@ fn a_live_socket_is_not_taken_and_a_dead_one_is() {
 #[test]
 fn nonsense_on_the_socket_hurts_nobody() {
     with_node(async |_, socket| {
-        for nonsense in [&b"\0\xff\xfe"[..], b"GET\r\n\r\n", b"GET /%ff HTTP/1.1\r\nhost: x\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        for nonsense in [
+            &b"\0\xff\xfe"[..],
+            b"GET\r\n\r\n",
+            b"GET /%ff HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        ] {
             let mut stream = UnixStream::connect(socket).await.unwrap();
             stream.write_all(nonsense).await.unwrap();
             stream.shutdown().await.unwrap();
@@ -278,7 +284,9 @@ fn loopback_serves_health_and_nothing_else() {
         let address = listener.local_addr().unwrap();
         let (_down, shutdown) = watch::channel(false);
         let served = tokio::spawn(serve_healthz(node, listener, shutdown));
-        for (path, code) in [("/healthz", "200"), ("/metrics", "200"), ("/api/v1/pods", "404"), ("/coracle/v1/status", "404")] {
+        for (path, code) in
+            [("/healthz", "200"), ("/metrics", "200"), ("/api/v1/pods", "404"), ("/coracle/v1/status", "404")]
+        {
             let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
             let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
