@@ -133,7 +133,6 @@ impl Watching {
                 save_at = save_at.or_else(|| Some(Instant::now() + SAVE_DELAY));
             }
         }
-        self.save();
     }
 
     /// How long to wait when nothing happens.
