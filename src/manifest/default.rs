@@ -58,10 +58,9 @@ fn container(container: &mut Container, host_network: bool) {
     for variable in container.env.iter_mut().flatten() {
         env(variable);
     }
-    for probe in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe] {
-        if let Some(probe) = probe {
-            self::probe(probe);
-        }
+    let probes = [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
+    for probe in probes.into_iter().flatten() {
+        self::probe(probe);
     }
     if let Some(lifecycle) = &mut container.lifecycle {
         hooks(lifecycle);

@@ -203,6 +203,9 @@ impl Directory {
     /// # Errors
     /// When a record cannot be written; the next call tries again.
     pub fn save(&mut self) -> io::Result<()> {
+        if self.unsaved.is_empty() {
+            return Ok(());
+        }
         let mut failed = Ok(());
         let folder = self.folder();
         let (known, saved) = (&self.known, &mut self.saved);
@@ -220,7 +223,12 @@ impl Directory {
                 true
             }
         });
-        failed
+        failed.and(self.known.sync())
+    }
+
+    /// Whether [`Directory::save`] has something to do.
+    pub(super) fn is_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
     }
 
     /// The folder that the files are in.
@@ -250,7 +258,8 @@ impl Directory {
             fs::metadata(self.folder())?;
             return Ok(self.path.file_name().map(OsString::from).into_iter().collect());
         }
-        let mut names = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+        let mut names =
+            fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
         names.sort();
         Ok(names)
     }
@@ -281,7 +290,8 @@ impl Directory {
             }
             let path = folder.join(name);
             let file = self.files.get(name);
-            let outcome = look(&path, file.and_then(|file| file.seen), self.writing.contains(name), self.settle, &self.node);
+            let outcome =
+                look(&path, file.and_then(|file| file.seen), self.writing.contains(name), self.settle, &self.node);
             if let Outcome::Gone = outcome {
                 continue;
             }
@@ -361,8 +371,16 @@ impl Directory {
                 let problem = Problem { field: field.to_owned(), ..whole_file(reason, severity) };
                 problems.push(SourceProblem { origin: self.origin(file), pod: Some(key.clone()), problem });
             };
-            report(loser, Severity::Error, format!("Duplicate value: \"{value}\": {winner} has a pod with it, which keeps running"));
-            report(winner, Severity::Warning, format!("Duplicate value: \"{value}\": {loser} has a pod with it, too, which is ignored"));
+            report(
+                loser,
+                Severity::Error,
+                format!("Duplicate value: \"{value}\": {winner} has a pod with it, which keeps running"),
+            );
+            report(
+                winner,
+                Severity::Warning,
+                format!("Duplicate value: \"{value}\": {loser} has a pod with it, too, which is ignored"),
+            );
         }
 
         let mut desired = Vec::new();

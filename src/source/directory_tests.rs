@@ -60,7 +60,9 @@ fn step(directory: &mut Directory) -> Snapshot {
 }
 
 pub(in crate::source) fn pod(name: &str, image: &str) -> String {
-    format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: \"{image}\"}}]}}\n")
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: \"{image}\"}}]}}\n"
+    )
 }
 
 /// `name image` of each pod.
@@ -270,7 +272,7 @@ fn of_two_files_with_one_pod_the_one_that_ran_goes_on() {
 #[test]
 fn one_uid_is_one_pod() {
     let bench = Bench::new();
-    let with_uid = |name: &str| pod(name, "app:1").replace("{name:", "{uid: u-1, name:");
+    let with_uid = |name: &str| pod(name, "app:1").replacen("{name:", "{uid: u-1, name:", 1);
     bench.write("a.yaml", &with_uid("a"));
     bench.write("b.yaml", &with_uid("b"));
     let snapshot = bench.restart();

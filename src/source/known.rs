@@ -59,7 +59,8 @@ impl Known {
             match read(&path) {
                 Ok(record) if record.node == self.node => {
                     let manifest = Path::new(&record.path);
-                    if let (Some(parent), Some(name)) = (manifest.parent(), manifest.file_name().and_then(|name| name.to_str()))
+                    if let (Some(parent), Some(name)) =
+                        (manifest.parent(), manifest.file_name().and_then(|name| name.to_str()))
                         && parent == directory
                     {
                         found.insert(name.to_owned(), record.pods.into_iter().map(Arc::new).collect());
@@ -72,7 +73,7 @@ impl Known {
         found
     }
 
-    /// Makes `pods` the record of a manifest, durably; no pods: no record.
+    /// Makes `pods` the record of a manifest; no pods: no record. [`Known::sync`] makes it durable.
     pub(super) fn store(&self, manifest: &Path, pods: &[Arc<Pod>]) -> io::Result<()> {
         let manifest = manifest.to_string_lossy().into_owned();
         let name = self.record_name(&manifest);
@@ -91,8 +92,17 @@ impl Known {
         if result.is_err() {
             let _ = fs::remove_file(&staged);
         }
-        result?;
-        File::open(&self.folder)?.sync_all()
+        result
+    }
+
+    /// Waits until the disk has all records that were stored and removed.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        match File::open(&self.folder) {
+            Ok(folder) => folder.sync_all(),
+            // Nothing was ever stored.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn record_name(&self, manifest: &str) -> String {

@@ -17,6 +17,10 @@ const SEARCH: Duration = Duration::from_millis(500);
 /// Rescans are no more frequent than this.
 const MIN_RESCAN: Duration = Duration::from_millis(100);
 
+/// Records are written this long after a change, when the burst of files that it may be part of is over: waiting for the
+/// disk would hold up the next file, and until then the manifest itself is the record.
+const SAVE_DELAY: Duration = Duration::from_millis(200);
+
 /// Asks a running source to look again.
 #[derive(Debug, Clone)]
 pub struct Rescan(Sender<Wake>);
@@ -51,7 +55,6 @@ pub fn watch(
     // Watched before it is read: what changes in between is seen twice rather than never.
     watching.arm();
     let (publish, snapshots) = tokio::sync::watch::channel(Arc::new(watching.directory.scan()));
-    watching.save();
     thread::Builder::new().name("source".to_owned()).spawn(move || watching.run(&wakes, &publish))?;
     Ok((snapshots, Rescan(wake)))
 }
@@ -89,36 +92,46 @@ struct Armed {
 
 impl Watching {
     fn run(mut self, wakes: &Receiver<Wake>, publish: &tokio::sync::watch::Sender<Arc<Snapshot>>) {
-        let mut due = Instant::now() + self.next();
+        let mut look_at = Instant::now() + self.next();
+        let mut save_at = self.directory.is_unsaved().then(|| Instant::now() + SAVE_DELAY);
         while !publish.is_closed() {
+            let wait = save_at.map_or(look_at, |save| save.min(look_at)).saturating_duration_since(Instant::now());
             let mut look = false;
-            match wakes.recv_timeout(due.saturating_duration_since(Instant::now())) {
+            match wakes.recv_timeout(wait) {
                 Ok(wake) => {
                     look |= self.take(wake);
                     // Many files dropped at once are one scan.
                     while let Ok(wake) = wakes.try_recv() {
                         look |= self.take(wake);
                     }
+                    if !look {
+                        look_at = look_at.min(Instant::now() + self.directory.settle());
+                    }
                 }
-                Err(RecvTimeoutError::Timeout) => look = true,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            if !look {
-                due = due.min(Instant::now() + self.directory.settle());
-                continue;
+            if look || Instant::now() >= look_at {
+                self.arm();
+                let snapshot = self.directory.scan();
+                publish.send_if_modified(|current| {
+                    let changed = **current != snapshot;
+                    if changed {
+                        *current = Arc::new(snapshot);
+                    }
+                    changed
+                });
+                look_at = Instant::now() + self.next();
             }
-            self.arm();
-            let snapshot = self.directory.scan();
-            publish.send_if_modified(|current| {
-                let changed = **current != snapshot;
-                if changed {
-                    *current = Arc::new(snapshot);
-                }
-                changed
-            });
-            // Not before the snapshot is out: a container should not wait for a disk.
-            self.save();
-            due = Instant::now() + self.next();
+            if !self.directory.is_unsaved() {
+                save_at = None;
+            } else if save_at.is_some_and(|save| Instant::now() >= save) {
+                // What fails is tried again after the next scan.
+                self.save();
+                save_at = None;
+            } else {
+                save_at = save_at.or_else(|| Some(Instant::now() + SAVE_DELAY));
+            }
         }
     }
 

@@ -121,6 +121,19 @@ fn a_rescan_sees_what_no_event_told() {
 }
 
 #[test]
+fn what_ran_is_on_disk_soon_after() {
+    let bench = Bench::new();
+    let (mut snapshots, rescan) = start(&bench, NEVER);
+    bench.write("a.yaml", &pod("a", "app:1"));
+    until(&mut snapshots, &["a app:1"]);
+    thread::sleep(3 * SAVE_DELAY);
+    bench.write("a.yaml", "broken: [");
+    drop((snapshots, rescan));
+    let (snapshots, _rescan) = start(&bench, NEVER);
+    assert_eq!(shown(&snapshots.borrow()), ["a app:1"]);
+}
+
+#[test]
 fn many_files_at_once_all_arrive() {
     let bench = Bench::new();
     let (mut snapshots, _rescan) = start(&bench, NEVER);
