@@ -57,9 +57,7 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
                     changed.notify_one();
                     Note::normal("ImageImported", format!("Imported {} from {path}", names.join(", ")))
                 }
-                Err(error) => {
-                    Note::warning("ImageImportFailed", format!("{path}: {}", crate::runtime::chain(error)))
-                }
+                Err(error) => Note::warning("ImageImportFailed", format!("{path}: {}", crate::runtime::chain(error))),
             };
             shared.note(shared.events.node_reference(), &note, now);
         }

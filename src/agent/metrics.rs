@@ -80,9 +80,7 @@ impl Metrics {
     pub fn render(&self, pods: &[Arc<Pod>]) -> String {
         let statuses = || pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
         let running = statuses().filter(|c| c.started == Some(true)).count();
-        let up = pods.iter().filter(|p| {
-            p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"))
-        });
+        let up = pods.iter().filter(|p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")));
         self.running_pods.set(i64::try_from(up.count()).unwrap_or(i64::MAX));
         self.running_containers.set(i64::try_from(running).unwrap_or(i64::MAX));
         self.restarts.set(statuses().map(|c| i64::from(c.restart_count)).sum());

@@ -53,8 +53,8 @@ pub enum Error {
 const BLOCKING_THREADS: usize = 4;
 /// How long a thread for blocking work stays when there is none.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// Stack of such a thread.
-const THREAD_STACK: usize = 1024 * 1024;
+/// Stack of such a thread: reading YAML recurses.
+const THREAD_STACK: usize = 2 * 1024 * 1024;
 /// Between two looks at finished log files.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -83,10 +83,12 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(set_up("the SIGTERM handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(set_up("the SIGINT handler"))?;
     let runtime = Arc::new(Runtime::open(&config)?);
-    let _lock = runtime.lock_run_dir().map_err(set_up("the lock of the run directory"))?
+    let _lock = runtime
+        .lock_run_dir()
+        .map_err(set_up("the lock of the run directory"))?
         .ok_or_else(|| Error::Running(config.run_dir.clone()))?;
-    let max_backoff = SignedDuration::try_from(config.max_container_restart_period)
-        .unwrap_or(crate::pod::restart::MAX_BACKOFF);
+    let max_backoff =
+        SignedDuration::try_from(config.max_container_restart_period).unwrap_or(crate::pod::restart::MAX_BACKOFF);
     let found = runtime.scan()?;
     let (mut snapshots, rescan) = source::watch(
         config.manifest_dir.clone(),
@@ -117,7 +119,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let (ended_sender, mut ended) = mpsc::unbounded_channel();
-    let mut agent = Agent { shared, workers: BTreeMap::new(), ended: ended_sender, problems: BTreeSet::new(), settled: false };
+    let mut agent =
+        Agent { shared, workers: BTreeMap::new(), ended: ended_sender, problems: BTreeSet::new(), settled: false };
     for (key, uid) in found {
         agent.start(key, Some(uid), Wish::Keep);
     }
@@ -257,7 +260,8 @@ impl Agent {
             if !present.insert(text.clone()) || self.problems.contains(&text) {
                 continue;
             }
-            let pod = problem.pod.as_ref().map(|(namespace, name)| Key { namespace: namespace.clone(), name: name.clone() });
+            let pod =
+                problem.pod.as_ref().map(|(namespace, name)| Key { namespace: namespace.clone(), name: name.clone() });
             let object = match &pod {
                 Some(key) => match self.shared.pod(key) {
                     Some(pod) => pod_reference(&pod, None),

@@ -39,7 +39,13 @@ const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// Start a worker; `uid` is the pod that is on the machine under this name already. Its key is sent to `ended` when
 /// nothing is left of the pod and nothing is wanted.
-pub fn start(shared: Arc<Shared>, key: Key, uid: Option<String>, wish: Wish, ended: mpsc::UnboundedSender<Key>) -> Handle {
+pub fn start(
+    shared: Arc<Shared>,
+    key: Key,
+    uid: Option<String>,
+    wish: Wish,
+    ended: mpsc::UnboundedSender<Key>,
+) -> Handle {
     let (sender, receiver) = watch::channel(wish);
     let wake = Arc::new(Notify::new());
     let worker = Worker {

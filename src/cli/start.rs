@@ -21,14 +21,7 @@ pub(super) fn agent(flags: &Flags) -> Result<i32, Error> {
     for warning in &warnings {
         eprintln!("warning: {warning}");
     }
-    // As few threads as possible: the agent is idle nearly always, and each costs memory.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(16)
-        .thread_keep_alive(std::time::Duration::from_secs(2))
-        .build()
-        .map_err(|error| Error::new("cannot start", error))?;
-    runtime.block_on(agent::run(config)).map_err(|error| Error::caused("the agent failed", &error))?;
+    agent::run(config).map_err(|error| Error::caused("the agent failed", &error))?;
     Ok(0)
 }
 

@@ -8,6 +8,8 @@ pub mod restart;
 mod spec;
 pub mod status;
 
-pub use observed::{Deletion, Failure, ImageState, Instance, Observed, Present, Record, Sandbox, SandboxRecord, Termination};
+pub use observed::{
+    Deletion, Failure, ImageState, Instance, Observed, Present, Record, Sandbox, SandboxRecord, Termination,
+};
 pub use plan::{Action, Plan, plan};
 pub use spec::{Key, RestartPolicy, Spec};

@@ -92,10 +92,10 @@ pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration
     let stays = match (desired, &seen.present) {
         (_, None) => None,
         (None, Some(_)) => None,
-        (Some(want), Some(have)) => (have.record.deletion.is_none()
-            && want.uid() == have.spec.uid()
-            && want.revision() == have.spec.revision())
-        .then_some((want, have)),
+        (Some(want), Some(have)) => {
+            (have.record.deletion.is_none() && want.uid() == have.spec.uid() && want.revision() == have.spec.revision())
+                .then_some((want, have))
+        }
     };
     if desired.is_none() && seen.present.is_none() {
         return plan;

@@ -60,12 +60,8 @@ impl World {
                 assert_eq!(present.running().count(), 0);
                 self.created += u32::from(fresh);
                 present.sandbox = Sandbox::Ready;
-                present.record.sandbox = Some(SandboxRecord {
-                    created: now,
-                    boot_id: "b".into(),
-                    ips: vec![],
-                    cgroup: String::new(),
-                });
+                present.record.sandbox =
+                    Some(SandboxRecord { created: now, boot_id: "b".into(), ips: vec![], cgroup: String::new() });
             }
             Action::Run { container, attempt, backoff_ms } => {
                 self.ids += 1;
@@ -259,10 +255,7 @@ fn a_pinned_uid_does_not_hide_an_edit() {
     let (old, new) = (spec("u", "Always", 1, "i"), spec("u", "Always", 1, "j"));
     let mut world = World::default();
     world.settle(Some(&old), at(0), None);
-    assert_eq!(
-        plan(Some(&new), &world.seen, at(1)).actions,
-        [Action::MarkDeleting { grace_seconds: 5 }]
-    );
+    assert_eq!(plan(Some(&new), &world.seen, at(1)).actions, [Action::MarkDeleting { grace_seconds: 5 }]);
 }
 
 #[test]
@@ -270,10 +263,10 @@ fn an_absent_image_waits_without_polling() {
     let want = spec("u", "Always", 1, "i");
     let mut world = World::default();
     world.execute(Some(&want), &Action::CreateSandbox, at(0));
-    world.seen.images.insert(
-        "i".into(),
-        ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() },
-    );
+    world
+        .seen
+        .images
+        .insert("i".into(), ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() });
     assert_eq!(plan(Some(&want), &world.seen, at(0)), Plan::default());
 }
 

@@ -10,7 +10,7 @@ fn at(s: i64) -> Timestamp {
 }
 
 fn spec(policy: &str) -> Spec {
-    let pod = serde_json::from_value(serde_json::json!({
+    let pod = serde_json::from_value::<Pod>(serde_json::json!({
         "metadata": {"name": "web-n", "namespace": "default", "uid": "u1"},
         "spec": {"restartPolicy": policy, "containers": [{"name": "web", "image": "nginx"}]},
     }));
@@ -78,7 +78,8 @@ fn check(spec: &Spec, seen: &Observed, expected: Expect) {
         text += &format!("{} ready={} restarts={} {state} last={last}\n", c.name, c.ready, c.restart_count);
     }
     for c in status.conditions.unwrap() {
-        text += &format!("{}={} {} {}\n", c.type_, c.status, c.reason.unwrap_or_default(), c.message.unwrap_or_default());
+        text +=
+            &format!("{}={} {} {}\n", c.type_, c.status, c.reason.unwrap_or_default(), c.message.unwrap_or_default());
     }
     expected.assert_eq(&text);
 }

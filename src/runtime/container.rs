@@ -113,13 +113,7 @@ impl Runtime {
         }
     }
 
-    pub(super) fn stop_container(
-        &self,
-        spec: &Spec,
-        name: &str,
-        id: &str,
-        grace_ms: u64,
-    ) -> Result<Vec<Note>, Error> {
+    pub(super) fn stop_container(&self, spec: &Spec, name: &str, id: &str, grace_ms: u64) -> Result<Vec<Note>, Error> {
         let shim = self.shim(spec.uid()).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id);
         let image = run.and_then(|r| self.images.resolve(&r.image_id));

@@ -80,7 +80,9 @@ impl Error {
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
             Error::Image(_) => "ImageInspectError",
-            Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => "FailedCreatePodSandBox",
+            Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
+                "FailedCreatePodSandBox"
+            }
             _ => "CreateContainerError",
         }
     }
@@ -90,7 +92,9 @@ impl Error {
     pub fn event_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
-            Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => "FailedCreatePodSandBox",
+            Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
+                "FailedCreatePodSandBox"
+            }
             _ => "Failed",
         }
     }

@@ -73,16 +73,17 @@ impl Runtime {
             make_dir(&path, mode)?;
         }
         let images = Arc::new(ImageStore::open(&layout.root.join("store"))?);
-        let pod_cidr = config.pod_cidr.to_string().parse().map_err(|source| {
-            Error::File { what: "use the pod CIDR for", path: layout.root.join("net"), source: io::Error::other(source) }
+        let pod_cidr = config.pod_cidr.to_string().parse().map_err(|source| Error::File {
+            what: "use the pod CIDR for",
+            path: layout.root.join("net"),
+            source: io::Error::other(source),
         })?;
         let net = Network::open(crate::net::Config {
             bridge: config.bridge.clone(),
             pod_cidr,
             state_dir: layout.root.join("net"),
         })?;
-        let cgroups = Cgroups::detect()
-            .map_err(|source| Error::Cgroup { path: config.cgroup_root.clone(), source })?;
+        let cgroups = Cgroups::detect().map_err(|source| Error::Cgroup { path: config.cgroup_root.clone(), source })?;
         let container_cgroups = match cgroups.version() {
             Version::V1 => CgroupFs::V1(cgroups.controllers()),
             Version::V2 => CgroupFs::V2,
@@ -197,11 +198,11 @@ impl Runtime {
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| Error::File { what: "make the folder", path: path.to_owned(), source })
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(|source| Error::File {
+        what: "make the folder",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The lowest `oom_score_adj` that this process may give to others: its own, unless it may lower it.

@@ -33,6 +33,9 @@ impl Runtime {
             deletion: None,
         });
         record.pod = pod.clone();
+        // As kubelet: when the pod was first seen, with nine digits.
+        let seen = format!("{:.9}", record.start_time);
+        record.pod.metadata.annotations.get_or_insert_default().insert("kubernetes.io/config.seen".into(), seen);
         let qos = resources::qos(pod)?;
         let cgroup = resources::pod_cgroup(&self.cgroup_root, qos, uid);
         record.sandbox_attempts = record.sandbox_attempts.saturating_add(1);
@@ -47,15 +50,13 @@ impl Runtime {
         volume::set_up(pod, &self.layout.volumes(uid), self.machine.memory_bytes)?;
         self.set_up_cgroups(spec, qos, &cgroup)?;
         let host_network = spec.host_network();
-        let kinds = namespace::Kinds {
-            net: !host_network,
-            ipc: spec.spec().host_ipc != Some(true),
-            uts: !host_network,
-        };
+        let kinds =
+            namespace::Kinds { net: !host_network, ipc: spec.spec().host_ipc != Some(true), uts: !host_network };
         let name = self.hostname(spec)?;
         let kernel_name = name.for_kernel()?;
         let ns = self.layout.namespaces(uid);
-        namespace::create(&ns, kinds, (!host_network).then_some(kernel_name.as_str()), &[]).map_err(Error::Namespace)?;
+        namespace::create(&ns, kinds, (!host_network).then_some(kernel_name.as_str()), &[])
+            .map_err(Error::Namespace)?;
         if spec.spec().host_ipc != Some(true) {
             mount_shm(&self.layout.run_pod(uid).join("shm"))?;
         }
@@ -81,9 +82,7 @@ impl Runtime {
 
     fn set_up_cgroups(&self, spec: &Spec, qos: resources::Qos, cgroup: &str) -> Result<(), Error> {
         let ensure = |path: &str, settings: &resources::CgroupSettings| {
-            self.cgroups
-                .ensure(path, settings)
-                .map_err(|source| Error::Cgroup { path: path.to_owned(), source })
+            self.cgroups.ensure(path, settings).map_err(|source| Error::Cgroup { path: path.to_owned(), source })
         };
         let none = resources::CgroupSettings::default();
         ensure(&resources::kubepods_cgroup(&self.cgroup_root), &none)?;
@@ -109,7 +108,10 @@ impl Runtime {
         );
         write_file(&dir.join("resolv.conf"), resolv.text.as_bytes())?;
         write_file(&dir.join("hostname"), format!("{hostname}\n").as_bytes())?;
-        Ok(resolv.warnings.into_iter().map(|w| Note::warning(w.reason, w.message)).collect())
+        // A node on its own has no cluster DNS, and ClusterFirst is the default: nothing that needs attention.
+        let alone = self.cluster_dns.is_empty();
+        let warnings = resolv.warnings.into_iter().filter(|w| !(alone && w.reason == "MissingClusterDNS"));
+        Ok(warnings.map(|w| Note::warning(w.reason, w.message)).collect())
     }
 
     /// The pod's name and domain.
@@ -119,7 +121,11 @@ impl Runtime {
     }
 
     /// The pod's `/etc/hosts`; `None` when the pod gets none.
-    pub(super) fn write_hosts(&self, spec: &Spec, ips: &[std::net::IpAddr]) -> Result<Option<std::path::PathBuf>, Error> {
+    pub(super) fn write_hosts(
+        &self,
+        spec: &Spec,
+        ips: &[std::net::IpAddr],
+    ) -> Result<Option<std::path::PathBuf>, Error> {
         let node = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
         let text = hosts::render(spec.spec(), &self.hostname(spec)?, ips, &node);
         let Some(text) = text else { return Ok(None) };
@@ -361,8 +367,11 @@ fn mount_shm(path: &Path) -> Result<(), Error> {
     }
     make_dir(path, 0o755)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("shm", path, "tmpfs", flags, Some(c"mode=1777,size=65536k"))
-        .map_err(|e| Error::File { what: "mount", path: path.to_owned(), source: e.into() })
+    mount("shm", path, "tmpfs", flags, Some(c"mode=1777,size=65536k")).map_err(|e| Error::File {
+        what: "mount",
+        path: path.to_owned(),
+        source: e.into(),
+    })
 }
 
 fn unmount_shm(path: &Path) -> Result<(), Error> {

@@ -209,6 +209,8 @@ struct Process {
     stderr: Option<Pipe>,
     terminal: Option<Arc<Pipe>>,
     status: Pipe,
+    /// Keeps the command alive; `None` in tests without a helper.
+    _guard: Option<shim_exec::Guard>,
 }
 
 impl Process {
@@ -221,6 +223,7 @@ impl Process {
             stderr: pipe(child.stderr)?,
             terminal,
             status: Pipe::new(child.status)?,
+            _guard: Some(child.guard),
         })
     }
 }
@@ -242,7 +245,7 @@ where
     let outcome = match process {
         Err(error) => Outcome { exit_code: None, error: Some(error) },
         Ok(process) => {
-            let Process { stdin, stdout, stderr, terminal, status } = process;
+            let Process { stdin, stdout, stderr, terminal, status, _guard } = process;
             // As the reference server: an empty message first tells the client that the command's streams are there.
             let first = if wanted.stdout { STDOUT } else { STDERR };
             if send(&mut sink, first, &[]).await.is_err() {
@@ -450,6 +453,7 @@ mod tests {
             stderr: child.stderr.take().map(|fd| Pipe::new(fd.into()).unwrap()),
             terminal: None,
             status: Pipe::new(status_read).unwrap(),
+            _guard: None,
         };
         let (near, far) = tokio::net::UnixStream::pair().unwrap();
         let server = WebSocketStream::from_raw_socket(near, Role::Server, Some(websocket_config())).await;

@@ -19,7 +19,6 @@ pub mod types;
 
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, bind_healthz, serve, serve_healthz};
-pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 

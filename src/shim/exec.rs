@@ -165,7 +165,8 @@ pub fn spawn_from(program: Option<&std::path::Path>, target: &Target, options: &
     drop(theirs);
     let helper = role::start(program, "exec-helper", &[], helper_control, Stdio::null())
         .map_err(|source| Error::Io { what: "start the exec helper", source })?;
-    let mut child = Child { stdin, stdout, stderr, pty: None, status, guard: Guard { _control: control, _helper: helper } };
+    let mut child =
+        Child { stdin, stdout, stderr, pty: None, status, guard: Guard { _control: control, _helper: helper } };
     if options.tty {
         let master = child.terminal()?;
         if let Some((rows, columns)) = options.size {

@@ -11,3 +11,4 @@ mod lifecycle;
 mod net;
 mod shim;
 mod sources;
+mod volumes;
