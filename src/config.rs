@@ -66,7 +66,7 @@ pub struct Flags {
     /// Most pods this node runs [default: 110]
     #[arg(long, value_name = "N")]
     pub max_pods: Option<u32>,
-    /// Log verbosity: 0 info, 2 debug, 4 and more trace [default: 0]
+    /// Log verbosity: 0 to 3 info, 4 and 5 debug, 6 and more trace [default: 0]
     #[arg(long, value_name = "N")]
     pub v: Option<u8>,
     /// Log format [default: text]

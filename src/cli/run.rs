@@ -48,8 +48,9 @@ pub(super) async fn run(client: &Client, source: &str, until_complete: bool) -> 
         // A second Ctrl-C: the file is removed already, the agent stops the pods without anybody watching.
         _ = interrupt.recv() => Err(Error::new("not waiting for the pods to stop", "interrupted")),
     };
+    // What is left behind must not be a secret, whatever else went wrong.
+    stopped.map_err(|error| error.hint(format!("the pods stay as long as the node has {}", applied.file)))?;
     let end = end?;
-    stopped?;
     match end {
         End::Interrupted => Ok(i32::from(until_complete)),
         End::Completed { failed } if failed.is_empty() => Ok(0),

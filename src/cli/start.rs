@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use crate::agent;
-use crate::config::{Config, DEFAULT_FILE, Facts, Flags};
+use crate::config::{Config, DEFAULT_FILE, Facts, Flags, LogFormat};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,11 +18,31 @@ pub(super) fn agent(flags: &Flags) -> Result<i32, Error> {
         let failed = Error::caused("cannot use the configuration", &error);
         if text.is_some() { failed.hint(format!("the file is {}", path.display())) } else { failed }
     })?;
+    log_to_stderr(&config);
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        tracing::warn!("{warning}");
     }
     agent::run(config).map_err(|error| Error::caused("the agent failed", &error))?;
     Ok(0)
+}
+
+/// Sets up the log: one line an event on standard error, without colours and, below journald, without the time that
+/// journald adds itself.
+fn log_to_stderr(config: &Config) {
+    // klog's scale: 4 is "debug level verbosity", 6 shows every request.
+    let level = match config.verbosity {
+        0..=3 => tracing::Level::INFO,
+        4..=5 => tracing::Level::DEBUG,
+        _ => tracing::Level::TRACE,
+    };
+    let log =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false).with_target(false);
+    // An error says that a subscriber is set already: then that one is meant.
+    let _ = match (config.log_format, std::env::var_os("JOURNAL_STREAM")) {
+        (LogFormat::Json, _) => log.json().flatten_event(true).try_init(),
+        (LogFormat::Text, Some(_)) => log.without_time().try_init(),
+        (LogFormat::Text, None) => log.try_init(),
+    };
 }
 
 /// The text of the configuration file. Only a file that nobody asked for may be missing.
