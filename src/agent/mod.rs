@@ -5,7 +5,6 @@
 
 mod events;
 mod images;
-mod log;
 mod metrics;
 mod node;
 mod worker;
@@ -63,7 +62,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the set-up fails; whatever goes wrong with a pod later is an event of that pod instead.
 pub fn run(config: Config) -> Result<(), Error> {
-    log::init(&config);
     let set_up = |what| move |source| Error::SetUp { what, source };
     let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
