@@ -54,6 +54,8 @@ const BLOCKING_THREADS: usize = 4;
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Stack of such a thread: reading YAML recurses.
 const THREAD_STACK: usize = 2 * 1024 * 1024;
+/// How long the API waits for the pods that were there before.
+const ADOPTION: Duration = Duration::from_secs(3);
 /// Between two looks at finished log files.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -108,10 +110,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
     let socket = config.run_dir.join("coracle.sock");
     let listener = server::Listener::bind(&socket)?;
-    tokio::spawn(listener.serve(Arc::clone(&api), shutting_down.clone()));
     if config.healthz_port != 0 {
         let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
-        tokio::spawn(server::serve_healthz(api, health, shutting_down));
+        tokio::spawn(server::serve_healthz(Arc::clone(&api), health, shutting_down.clone()));
     }
     let images_changed = Arc::new(Notify::new());
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
@@ -119,9 +120,15 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (ended_sender, mut ended) = mpsc::unbounded_channel();
     let mut agent =
         Agent { shared, workers: BTreeMap::new(), ended: ended_sender, problems: BTreeSet::new(), settled: false };
+    let adopted: Vec<Key> = found.keys().cloned().collect();
     for (key, uid) in found {
         agent.start(key, Some(uid), Wish::Keep);
     }
+    // The first scan is done already.
+    let first = Arc::clone(&snapshots.borrow_and_update());
+    agent.apply(&first);
+    agent.reported(&adopted).await;
+    tokio::spawn(listener.serve(api, shutting_down));
     tracing::info!(
         node = config.node_name,
         manifests = %config.manifest_dir.display(),
@@ -199,6 +206,18 @@ impl Agent {
     fn start(&mut self, key: Key, uid: Option<String>, wish: Wish) {
         let handle = worker::start(Arc::clone(&self.shared), key.clone(), uid, wish, self.ended.clone());
         self.workers.insert(key, handle);
+    }
+
+    /// Wait until all these pods are reported, so that nobody who asks takes them for gone; not for long, though: a pod
+    /// that hangs must not keep the others from being managed.
+    async fn reported(&self, pods: &[Key]) {
+        let mut changes = server::Node::changes(&*self.shared);
+        let all = async {
+            while !pods.iter().all(|key| self.shared.pod(key).is_some()) && changes.changed().await.is_ok() {}
+        };
+        if tokio::time::timeout(ADOPTION, all).await.is_err() {
+            tracing::warn!("some pods are slow to be looked at; going on without them");
+        }
     }
 
     /// Bring the workers in line with what the source says.

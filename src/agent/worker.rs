@@ -6,6 +6,7 @@ use crate::pod::{Action, Failure, Instance, Key, Observed, Spec, plan, status};
 use crate::runtime;
 use crate::shim;
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -321,6 +322,11 @@ impl Worker {
     fn publish(&self, desired: Option<&Spec>, seen: &Observed, now: Timestamp) {
         let previous = self.shared.pod(&self.key);
         let pod = status::report(desired, seen, &self.shared.facts, previous.as_deref(), now);
+        if let Some(pod) = &pod {
+            for note in back_off_notes(previous.as_deref(), pod) {
+                self.shared.note(pod_reference(pod, note.container.as_deref()), &note, now);
+            }
+        }
         self.shared.publish(&self.key, pod);
     }
 }
@@ -335,6 +341,27 @@ fn exit_note(run: &Instance) -> Option<Note> {
         _ => Note::warning("Exited", format!("Container {} exited with code {}", run.container, end.exit_code)),
     };
     Some(note.about(&run.container))
+}
+
+/// As kubelet: a warning each time a container begins to wait for its restart.
+fn back_off_notes(previous: Option<&Pod>, pod: &Pod) -> Vec<Note> {
+    let waits = |pod: &Pod| -> BTreeMap<String, i32> {
+        let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+        let waiting = |c: &&ContainerStatus| {
+            let state = c.state.as_ref().and_then(|s| s.waiting.as_ref());
+            state.and_then(|w| w.reason.as_deref()) == Some("CrashLoopBackOff")
+        };
+        statuses.into_iter().flatten().filter(waiting).map(|c| (c.name.clone(), c.restart_count)).collect()
+    };
+    let before = previous.map(waits).unwrap_or_default();
+    let meta = &pod.metadata;
+    let part = |p: &Option<String>| p.clone().unwrap_or_default();
+    let text = |container: &str| {
+        let (name, namespace, uid) = (part(&meta.name), part(&meta.namespace), part(&meta.uid));
+        format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})")
+    };
+    let new = waits(pod).into_iter().filter(|(name, count)| before.get(name) != Some(count));
+    new.map(|(name, _)| Note::warning("BackOff", text(&name)).about(&name)).collect()
 }
 
 async fn next_event(fd: &AsyncFd<OwnedFd>) -> shim::Event {

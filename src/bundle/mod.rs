@@ -223,7 +223,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, Error> {
         .devices(if privileged { input.node.devices.clone() } else { Vec::new() })
         .rootfs_propagation(mounts::root_propagation(input.mounts))
         .masked_paths(if masked { masked_paths(input.node.cpus) } else { Vec::new() })
-        .readonly_paths(if masked { READ_ONLY.map(str::to_owned).to_vec() } else { Vec::new() })
+        .readonly_paths(read_only_paths(input, privileged, masked))
         .build()?;
     linux.set_seccomp(seccomp_profile(input, &security, privileged, caps)?);
 
@@ -243,6 +243,16 @@ pub fn build(input: &Input<'_>) -> Result<Spec, Error> {
     // The name belongs to the UTS namespace, which is joined.
     spec.set_hostname(None);
     Ok(spec)
+}
+
+/// `/proc`'s parts, and on cgroup v1 the folder that holds the controllers: it is a tmpfs of the container's own, which
+/// can only be made read-only after the mounts in it.
+fn read_only_paths(input: &Input<'_>, privileged: bool, masked: bool) -> Vec<String> {
+    let mut paths: Vec<String> = if masked { READ_ONLY.map(str::to_owned).to_vec() } else { Vec::new() };
+    if !privileged && matches!(&input.node.cgroups, CgroupFs::V1(controllers) if !controllers.is_empty()) {
+        paths.push("/sys/fs/cgroup".into());
+    }
+    paths
 }
 
 fn process(

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 /// Runs Kubernetes pods on this machine, without a cluster, a container runtime or a registry.
 #[derive(Debug, Parser)]
-#[command(name = "coracle", version, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "coracle", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -305,6 +305,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
+            let names = without_kind(names);
             let wait = (!no_wait).then_some(timeout);
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }
@@ -341,6 +342,14 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
         std::io::ErrorKind::BrokenPipe => Error::broken_pipe(),
         _ => Error::new("cannot write", error),
     })
+}
+
+/// kubectl's habit of naming the kind first: `delete pod web`.
+fn without_kind(mut names: Vec<String>) -> Vec<String> {
+    if names.len() > 1 && ["pod", "pods", "po"].contains(&names[0].as_str()) {
+        names.remove(0);
+    }
+    names
 }
 
 #[cfg(test)]

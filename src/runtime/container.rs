@@ -119,7 +119,14 @@ impl Runtime {
         let image = run.and_then(|r| self.images.resolve(&r.image_id));
         let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
         match shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)? {
-            Reply::Error { message } => Err(Error::Start(message)),
+            // A record of a run that the shim never saw, or has forgotten, is wrong.
+            Reply::Error { message } => {
+                let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id && r.is_running());
+                if let Some(run) = run {
+                    self.end_unseen(spec.uid(), run, &message)?;
+                }
+                Ok(vec![Note::warning("Failed", format!("Error stopping container: {message}")).about(name)])
+            }
             _ => Ok(vec![Note::normal("Killing", format!("Stopping container {name}")).about(name)]),
         }
     }

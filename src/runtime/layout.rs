@@ -33,6 +33,12 @@ impl Layout {
         self.pod(uid).join("pod.json")
     }
 
+    /// The copy of a pod's record that lasts until the next boot.
+    #[must_use]
+    pub fn record_copy(&self, uid: &str) -> PathBuf {
+        self.run_pod(uid).join("pod.json")
+    }
+
     /// A pod's volumes.
     #[must_use]
     pub fn volumes(&self, uid: &str) -> PathBuf {

@@ -40,10 +40,19 @@ impl Runtime {
         Ok(found)
     }
 
-    /// A pod's record; a damaged one is as good as none, its containers' records tell the rest.
+    /// A pod's record, or its copy when it is damaged. Without either, its containers' records tell the rest.
     pub(super) fn record(&self, uid: &str) -> Result<Option<Record>, Error> {
-        let record: Option<Record> = store::read(&self.layout.record(uid))?;
-        Ok(record.filter(|r| r.pod.metadata.uid.as_deref() == Some(uid)))
+        let own = |record: &Record| record.pod.metadata.uid.as_deref() == Some(uid);
+        match store::read::<Record>(&self.layout.record(uid)) {
+            Ok(record) => Ok(record.filter(own)),
+            Err(error) => match store::read::<Record>(&self.layout.record_copy(uid)) {
+                Ok(Some(record)) if own(&record) => {
+                    tracing::warn!(error = super::chain(&error), "a damaged pod record is replaced by its copy");
+                    Ok(Some(record))
+                }
+                _ => Err(error.into()),
+            },
+        }
     }
 
     /// Look at the pod `uid`, and at the images of the wanted pod.

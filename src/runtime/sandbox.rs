@@ -3,7 +3,7 @@
 use super::{Error, Note, Runtime, make_dir};
 use crate::net::hostname::Hostname;
 use crate::net::{PortMapping, Protocol, hosts, resolv};
-use crate::pod::{Deletion, Record, SandboxRecord, Spec, Termination, resources};
+use crate::pod::{Deletion, Instance, Record, SandboxRecord, Spec, Termination, resources};
 use crate::shim::{self, protocol::Request};
 use crate::store;
 use crate::sys::{fs, namespace};
@@ -45,6 +45,8 @@ impl Runtime {
             ips: Vec::new(),
             cgroup: cgroup.clone(),
         });
+        // Whatever the records say: before there is a sandbox, nothing of this pod runs.
+        self.cut_off(spec, "its sandbox is gone")?;
         // Written before anything is made, so that whatever exists after a crash belongs to a recorded sandbox.
         self.save(&record)?;
         volume::set_up(pod, &self.layout.volumes(uid), self.machine.memory_bytes)?;
@@ -154,29 +156,37 @@ impl Runtime {
         let uid = spec.uid();
         self.lost(uid);
         self.kill_leftovers(uid, spec)?;
-        let mut lost = Vec::new();
-        for container in spec.containers() {
-            for mut run in self.instances(uid, &container.name) {
-                if !run.is_running() {
-                    continue;
-                }
-                run.terminated = Some(Termination {
-                    finished: Timestamp::now(),
-                    exit_code: 137,
-                    signal: None,
-                    reason: "ContainerStatusUnknown".into(),
-                    message: format!("The container could not be located when the pod was checked: {why}"),
-                });
-                store::write(&self.layout.instance(uid, &container.name, run.attempt), &run, 0o600)?;
-                lost.push(container.name.clone());
-            }
-        }
+        let lost = self.cut_off(spec, why)?;
         self.free_sandbox(uid)?;
         let mut message = format!("Pod sandbox changed, it will be killed and re-created: {why}");
         if !lost.is_empty() {
             message += &format!("; containers cut off: {}", lost.join(", "));
         }
         Ok(vec![Note::warning("SandboxChanged", message)])
+    }
+
+    /// Record that all runs which seem to go on have ended with nobody there to see it; returns their containers.
+    fn cut_off(&self, spec: &Spec, why: &str) -> Result<Vec<String>, Error> {
+        let mut lost = Vec::new();
+        for container in spec.containers() {
+            for run in self.instances(spec.uid(), &container.name).into_iter().filter(Instance::is_running) {
+                self.end_unseen(spec.uid(), run, why)?;
+                lost.push(container.name.clone());
+            }
+        }
+        Ok(lost)
+    }
+
+    /// As kubelet: a container that was running and is not there any more.
+    pub(super) fn end_unseen(&self, uid: &str, mut run: Instance, why: &str) -> Result<(), Error> {
+        run.terminated = Some(Termination {
+            finished: Timestamp::now(),
+            exit_code: 137,
+            signal: None,
+            reason: "ContainerStatusUnknown".into(),
+            message: format!("The container could not be located when the pod was checked: {why}"),
+        });
+        Ok(store::write(&self.layout.instance(uid, &run.container, run.attempt), &run, 0o600)?)
     }
 
     fn kill_leftovers(&self, uid: &str, spec: &Spec) -> Result<(), Error> {
@@ -328,9 +338,17 @@ impl Runtime {
         let path = self.layout.record(uid);
         let failed = |source| Error::File { what: "write", path: path.clone(), source };
         let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
-        let staged = path.with_extension("json.new");
-        write_private(&staged, &text).map_err(failed)?;
-        std::fs::rename(&staged, &path).map_err(failed)
+        let write = |path: &Path| {
+            let staged = path.with_extension("json.new");
+            write_private(&staged, &text)?;
+            std::fs::rename(&staged, path)
+        };
+        // The copy beside the shim serves when the other one cannot be read: the pod of a damaged record runs on.
+        match write(&self.layout.record_copy(uid)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        write(&path).map_err(failed)
     }
 
     /// Shims by pod, for tests of adoption and for the status.

@@ -227,6 +227,8 @@ fn exec_gives_a_terminal() {
     };
     // The answers are computed, so that an echo of what was typed is not taken for one.
     let type_in = |text: &str| (&master).write_all(text.as_bytes()).expect("type");
+    // A shell throws away what was typed before it took over the terminal.
+    until("/ # ");
     type_in("test -t 0 && test -t 1 && echo tty-$((40+2))\n");
     until("tty-42");
     type_in("stty size; echo done-$((1+1))\n");

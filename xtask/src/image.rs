@@ -13,6 +13,11 @@ pub fn run(which: &str, out: Option<&str>) -> Result<()> {
     let cached = make(which)?;
     match out {
         Some(out) => {
+            // Copying a file onto itself would empty it.
+            if fs::canonicalize(out).is_ok_and(|out| out == cached) {
+                println!("{out}");
+                return Ok(());
+            }
             fs::copy(&cached, out).with_context(|| format!("cannot write {out}"))?;
             println!("{out}");
         }
@@ -24,7 +29,7 @@ pub fn run(which: &str, out: Option<&str>) -> Result<()> {
 /// The archive of an image, made when it is not there yet.
 pub fn make(which: &str) -> Result<PathBuf> {
     let out = shell::root().join("target/images").join(format!("{which}.tar"));
-    if out.is_file() {
+    if out.metadata().is_ok_and(|m| m.len() > 0) {
         return Ok(out);
     }
     let work = shell::root().join("target/images").join(format!("{which}.work"));
