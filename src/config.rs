@@ -81,7 +81,7 @@ pub struct Flags {
     /// Name of the pod network's bridge [default: coracle0]
     #[arg(long, value_name = "NAME")]
     pub bridge: Option<String>,
-    /// Addresses of the pod network [default: 10.88.0.0/16]
+    /// Addresses of the pod network [default: 10.83.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<PodCidr>,
 }

@@ -223,6 +223,10 @@ impl Agent {
     /// Bring the workers in line with what the source says.
     fn apply(&mut self, snapshot: &Snapshot) {
         let mut wanted = BTreeSet::new();
+        if !snapshot.pods.is_empty() {
+            // Something may start soon; the kernel's part of that can begin now.
+            crate::shim::prewarm();
+        }
         for desired in &snapshot.pods {
             let Some(spec) = Spec::new(Arc::clone(&desired.pod)) else { continue };
             let key = spec.key();

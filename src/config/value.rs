@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A network of pod addresses, such as `10.88.0.0/16`.
+/// A network of pod addresses, such as `10.83.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodCidr {
     /// First address of the network; host bits are zero.

@@ -7,17 +7,19 @@ use super::program::{Program, Refusal};
 use super::protocol::{Rootfs, Run};
 use super::{record, trace};
 use crate::pod::Instance;
+use crate::sys::fs::Dir;
 use crate::sys::{mount, process};
 use jiff::Timestamp;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What the child tells the shim, one line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,6 +65,8 @@ struct Config {
 struct ConfigProcess {
     #[serde(default)]
     user: ConfigUser,
+    #[serde(default)]
+    cwd: PathBuf,
 }
 
 #[derive(Deserialize, Default)]
@@ -136,6 +140,9 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     let config = fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
     let config: Config =
         serde_json::from_slice(&config).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
+    refuse_linked_dev(&run.rootfs.target)?;
+    make_working_dir(&run.rootfs.target, &config.process.cwd)
+        .map_err(|e| failed(&format!("cannot make the working directory {}", config.process.cwd.display()), &e))?;
     if let Some(path) = config.linux.cgroups_path {
         tell(&fs::File::from(dup(&order.report)?), &Report::Cgroup { path }).map_err(|e| failed("report", &e))?;
     }
@@ -170,6 +177,39 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     container.start().map_err(|e| failed("cannot start the container", &e))?;
     instance.started = Some(Timestamp::now());
     Ok(instance)
+}
+
+/// libcontainer makes links and files below `<rootfs>/dev` by plain path, before it changes the root: through an image's
+/// link at `/dev` it would make them on the machine.
+fn refuse_linked_dev(rootfs: &Path) -> Result<(), Report> {
+    match fs::symlink_metadata(rootfs.join("dev")) {
+        Ok(metadata) if !metadata.is_dir() => {
+            let message =
+                "the image's /dev is not a directory: that is refused, for it could lead out of the container";
+            Err(Report::Failed { reason: "StartError".into(), code: 128, message: message.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As runc: a working directory that the image lacks is made, owned by root. Links are followed inside the root only.
+fn make_working_dir(rootfs: &Path, cwd: &Path) -> io::Result<()> {
+    let root = Dir::open(rootfs)?;
+    let mut path = OsString::from("/");
+    let mut parent = root.try_clone()?;
+    for part in cwd.components() {
+        let Component::Normal(name) = part else { continue };
+        path.push(name);
+        parent = match root.in_root(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                parent.mkdir(name, 0o755)?;
+                root.in_root(&path)?
+            }
+            other => other?,
+        };
+        path.push("/");
+    }
+    Ok(())
 }
 
 fn dup(fd: &OwnedFd) -> Result<OwnedFd, Report> {

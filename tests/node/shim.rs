@@ -805,7 +805,7 @@ fn a_hundred_runs_leak_nothing() {
     for i in 1..=100 {
         one(&mut pod, i);
     }
-    wait("the end of connections", || ((count("fd"), count("task")) == before).then_some(()));
+    wait("the end of connections", || (count("fd") <= before.0 && count("task") <= before.1).then_some(()));
     // Zombies are children too.
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     assert_eq!(children, "");
