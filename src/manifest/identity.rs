@@ -8,9 +8,11 @@ use std::io;
 
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+/// Tells an edit, also under a uid that the manifest gives.
+pub const REVISION: &str = "coracle.dev/revision";
 /// Written by nodes only; in a manifest they come from an exported (mirror) pod.
-const NODE_ANNOTATIONS: [&str; 4] =
-    [CONFIG_HASH, CONFIG_SOURCE, "kubernetes.io/config.seen", "kubernetes.io/config.mirror"];
+const NODE_ANNOTATIONS: [&str; 5] =
+    [REVISION, CONFIG_HASH, CONFIG_SOURCE, "kubernetes.io/config.seen", "kubernetes.io/config.mirror"];
 
 /// Fields that an API server owns: a manifest may carry them (`kubectl get -o yaml`), they mean nothing here.
 const SERVER_FIELDS: [&str; 10] = [
@@ -52,12 +54,25 @@ pub(super) fn drop_server_fields(pod: &mut Pod, document: &Node, report: &mut Re
     pod.metadata.annotations = pod.metadata.annotations.take().filter(|annotations| !annotations.is_empty());
 }
 
+/// What an author wrote, as a hash. Unlike kubelet, which hashes the defaulted pod: a version of coracle that knows one
+/// more default must not take all pods for edited ones, and restart them.
+#[derive(Clone)]
+pub(super) struct Content(Fnv);
+
+/// The content of a pod before it is defaulted.
+pub(super) fn content(pod: &Pod) -> Content {
+    let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+    // Neither the hash nor the serialisation of API types (all keys are strings; its maps are sorted) has a way to fail.
+    let _ = serde_json::to_writer(&mut hash, pod);
+    Content(hash)
+}
+
 /// Gives a defaulted pod its identity on this node (as kubelet) and returns its namespace and name.
-pub(super) fn assign(pod: &mut Pod, origin: Origin<'_>, node: &str) -> (String, String) {
+pub(super) fn assign(pod: &mut Pod, content: &Content, origin: Origin<'_>, node: &str) -> (String, String) {
     let node = node.to_lowercase();
     let uid = match pod.metadata.uid.clone() {
         Some(uid) => uid,
-        None => uid_of(pod, origin, &node),
+        None => uid_of(content, origin, &node),
     };
     let metadata = &mut pod.metadata;
     metadata.uid = Some(uid.clone());
@@ -70,6 +85,7 @@ pub(super) fn assign(pod: &mut Pod, origin: Origin<'_>, node: &str) -> (String, 
     let namespace = namespace.clone();
     let annotations = metadata.annotations.get_or_insert_default();
     annotations.insert(CONFIG_HASH.to_owned(), uid);
+    annotations.insert(REVISION.to_owned(), format!("{:032x}", content.0.0));
     let source = match origin {
         Origin::File(_) => "file",
         Origin::Url(_) => "http",
@@ -92,13 +108,11 @@ pub(super) fn assign(pod: &mut Pod, origin: Origin<'_>, node: &str) -> (String, 
     (namespace, name)
 }
 
-/// FNV-1a, 128 bits, of the pod as JSON (its maps are sorted) and of where it came from.
+/// FNV-1a, 128 bits, of what was written and of where it came from.
 ///
 /// Only stability matters: the same manifest has to keep its UID over restarts, and another content has to get another.
-fn uid_of(pod: &Pod, origin: Origin<'_>, node: &str) -> String {
-    let mut hash = Fnv(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
-    // Neither the hash nor the serialisation of API types (all keys are strings) has a way to fail.
-    let _ = serde_json::to_writer(&mut hash, pod);
+fn uid_of(content: &Content, origin: Origin<'_>, node: &str) -> String {
+    let mut hash = content.0.clone();
     match origin {
         Origin::File(path) => {
             hash.update(b"host:");
@@ -114,6 +128,7 @@ fn uid_of(pod: &Pod, origin: Origin<'_>, node: &str) -> String {
     format!("{:032x}", hash.0)
 }
 
+#[derive(Clone)]
 struct Fnv(u128);
 
 impl Fnv {

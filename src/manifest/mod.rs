@@ -21,6 +21,7 @@ mod tests;
 mod tree;
 mod validate;
 
+pub use identity::REVISION;
 pub use quantity::Quantity;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -202,9 +203,10 @@ impl Loader<'_> {
         }
         let mut pod = decode::pod(document, report)?;
         identity::drop_server_fields(&mut pod, document, report);
+        let content = identity::content(&pod);
         default::apply(&mut pod);
         validate::name_as_written(&pod, report);
-        let identity = identity::assign(&mut pod, self.origin, self.node);
+        let identity = identity::assign(&mut pod, &content, self.origin, self.node);
         report.concerns(identity.clone());
         validate::pod(&pod, document, report);
         references::check(document, report);

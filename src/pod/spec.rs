@@ -1,5 +1,6 @@
 //! What is wanted: a validated, defaulted pod with its identity.
 
+use crate::manifest::REVISION;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use std::fmt;
 use std::sync::Arc;
@@ -58,7 +59,8 @@ impl Spec {
         if !named || pod.spec.is_none() {
             return None;
         }
-        let revision = revision(&pod);
+        let given = meta.annotations.as_ref().and_then(|a| a.get(REVISION));
+        let revision = given.cloned().unwrap_or_else(|| revision(&pod));
         Some(Spec { pod, revision })
     }
 
@@ -128,8 +130,8 @@ impl Spec {
     }
 }
 
-/// FNV-1a 64 over the JSON of the parts that an author writes: labels, annotations, spec. Annotations of the node
-/// itself (`kubernetes.io/config.*`) do not count.
+/// For a pod that does not say its revision: FNV-1a 64 over the JSON of labels, annotations and spec. Annotations of the
+/// node itself (`kubernetes.io/config.*`) do not count.
 fn revision(pod: &Pod) -> String {
     let meta = &pod.metadata;
     let own = |k: &String| !k.starts_with("kubernetes.io/config.");

@@ -8,6 +8,7 @@ use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
 use super::{Node, find_pod};
 use crate::shim::exec as shim_exec;
+use crate::sys::poll;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use hyper::body::{Bytes, Incoming};
@@ -166,12 +167,10 @@ fn handshake(headers: &HeaderMap) -> Result<(String, &'static str), Failure> {
 struct Pipe(AsyncFd<OwnedFd>);
 
 impl Pipe {
-    // `register` is unsafe because of types whose descriptor may change under it; an `OwnedFd` is not one of those.
-    #[allow(deprecated)]
     fn new(fd: OwnedFd) -> io::Result<Pipe> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Pipe(AsyncFd::new(fd)?))
+        Ok(Pipe(poll::both(fd)?))
     }
 
     /// Reads what is there; 0 is the end. Cancelling loses nothing.

@@ -1,7 +1,7 @@
 //! What a person types, and what other programs ask: commands, exit codes, health, readiness.
 
 use crate::harness::{
-    BINARY, BUSYBOX, Node, PATIENCE, REST, eventually, http, image_archive, mode, output, pod, resting, secs,
+    BUSYBOX, Node, PATIENCE, REST, binary, eventually, http, image_archive, mode, output, pod, resting, secs,
 };
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
@@ -360,16 +360,17 @@ fn wrong_usage_is_exit_code_2() {
 
 #[test]
 fn version_and_completion_need_no_agent() {
-    let version = output(Command::new(BINARY).arg("version"), b"", secs(5)).ok();
+    let version = output(Command::new(binary()).arg("version"), b"", secs(5)).ok();
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
-    let flag = output(Command::new(BINARY).arg("--version"), b"", secs(5)).ok();
+    let flag = output(Command::new(binary()).arg("--version"), b"", secs(5)).ok();
     assert!(flag.contains(env!("CARGO_PKG_VERSION")), "{flag}");
     for shell in ["bash", "zsh", "fish"] {
-        let text = output(Command::new(BINARY).args(["completion", shell]), b"", secs(5)).ok();
+        let text = output(Command::new(binary()).args(["completion", shell]), b"", secs(5)).ok();
         assert!(text.contains("coracle") && text.contains("describe"), "{shell}");
     }
     // A reader that goes away early is no crash.
-    let pipe = Command::new("sh").args(["-c", &format!("{BINARY} completion bash | head -c 1")]).output().expect("sh");
+    let pipe =
+        Command::new("sh").args(["-c", &format!("{} completion bash | head -c 1", binary())]).output().expect("sh");
     assert!(pipe.stderr.is_empty(), "{}", String::from_utf8_lossy(&pipe.stderr));
 }
 
@@ -460,7 +461,7 @@ fn wrong_settings_are_refused_at_the_start() {
         fs::write(&config, text).expect("config");
         let d = node.dir.display();
         let out = output(
-            Command::new(BINARY).args([
+            Command::new(binary()).args([
                 "agent",
                 &format!("--config={d}/config.yaml"),
                 &format!("--root-dir={d}/root"),
@@ -475,7 +476,7 @@ fn wrong_settings_are_refused_at_the_start() {
     }
     let d = node.dir.display();
     let own = [format!("--root-dir={d}/root"), format!("--run-dir={d}/run"), "--pod-cidr=10.0.0.0/99".to_owned()];
-    let out = output(Command::new(BINARY).arg("agent").args(own), b"", secs(5));
+    let out = output(Command::new(binary()).arg("agent").args(own), b"", secs(5));
     assert!(out.code == Some(1) || out.code == Some(2), "{out:?}");
 }
 

@@ -20,8 +20,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The program under test.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_coracle");
+/// The program under test: the one that cargo built with the tests, or the one that `CORACLE_TEST_BINARY` names (a release
+/// build, say).
+pub fn binary() -> &'static str {
+    static BINARY: OnceLock<String> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        std::env::var("CORACLE_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_coracle").to_owned())
+    })
+}
 /// Long enough for anything that is not a matter of seconds by contract, on a loaded machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -282,7 +288,7 @@ impl Node {
 
     fn agent_command(&self) -> Command {
         let d = self.dir.display();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command
             .arg("agent")
             .arg(format!("--root-dir={d}/root"))
@@ -381,7 +387,7 @@ impl Node {
 
     /// The command itself, for tests that need more than its output.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.args(args).env("CORACLE_RUN_DIR", self.dir.join("run")).env("NO_COLOR", "1");
         command
     }
@@ -510,7 +516,7 @@ impl Node {
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(60)..].join("\n");
         let say = |args: &[&str]| {
-            let out = Command::new(BINARY).args(args).env("CORACLE_RUN_DIR", self.dir.join("run")).output();
+            let out = Command::new(binary()).args(args).env("CORACLE_RUN_DIR", self.dir.join("run")).output();
             out.map(|o| format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr)))
                 .unwrap_or_else(|e| e.to_string())
         };

@@ -20,7 +20,7 @@ const APPLETS: &[&str] = &[
 ];
 
 fn exe() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_coracle"))
+    PathBuf::from(crate::harness::binary())
 }
 
 /// A pod of its own folder and cgroup, which takes everything along when dropped.

@@ -24,7 +24,7 @@ pub fn run(filter: &[&str]) -> Result<()> {
     shell::step(
         shell::cargo()
             .env("CORACLE_NGINX_IMAGE", nginx)
-            .args(["test", "--package", "coracle", "--profile", "test-release", "--test", "node", "--"])
+            .args(["test", "--package", "coracle", "--test", "node", "--"])
             .arg(format!("--test-threads={threads}"))
             .args(filter),
     )
