@@ -49,7 +49,7 @@ pub enum Error {
 }
 
 /// Threads for blocking work; they end when idle.
-const BLOCKING_THREADS: usize = 4;
+const BLOCKING_THREADS: usize = 24;
 /// How long a thread for blocking work stays when there is none.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// Stack of such a thread: reading YAML recurses.
@@ -118,12 +118,19 @@ async fn serve(config: Config) -> Result<(), Error> {
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let (ended_sender, mut ended) = mpsc::unbounded_channel();
-    let mut agent =
-        Agent { shared, workers: BTreeMap::new(), ended: ended_sender, problems: BTreeSet::new(), settled: false };
+    let mut agent = Agent {
+        shared,
+        workers: BTreeMap::new(),
+        ended: ended_sender,
+        problems: BTreeSet::new(),
+        unclaimed: BTreeSet::new(),
+        settled: false,
+    };
     let adopted: Vec<Key> = found.keys().cloned().collect();
     for (key, uid) in found {
         agent.start(key, Some(uid), Wish::Keep);
     }
+    agent.unclaimed = adopted.iter().cloned().collect();
     // The first scan is done already.
     let first = Arc::clone(&snapshots.borrow_and_update());
     agent.apply(&first);
@@ -198,6 +205,9 @@ struct Agent {
     ended: mpsc::UnboundedSender<Key>,
     /// Problems that were reported and are still there.
     problems: BTreeSet<String>,
+    /// Pods that ran when the agent started and that no manifest has named since. While some manifest is broken, it may
+    /// be theirs.
+    unclaimed: BTreeSet<Key>,
     /// Whether the source was healthy once since the start.
     settled: bool,
 }
@@ -247,10 +257,15 @@ impl Agent {
                 None => self.start(key, None, Wish::Run(Arc::new(spec))),
             }
         }
+        self.unclaimed.retain(|key| !wanted.contains(key));
+        let broken = snapshot.problems.iter().any(|p| p.problem.severity == crate::manifest::Severity::Error);
+        if !broken {
+            self.unclaimed.clear();
+        }
         if snapshot.healthy {
             self.settle(snapshot);
             for (key, worker) in &self.workers {
-                if !wanted.contains(key) {
+                if !wanted.contains(key) && !self.unclaimed.contains(key) {
                     worker.wish.send_if_modified(|wish| {
                         let new = !matches!(wish, Wish::Remove);
                         *wish = Wish::Remove;

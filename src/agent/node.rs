@@ -18,7 +18,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// How many starts may be under way at once: enough to keep two cores busy.
+const SLOW_ACTIONS: usize = 6;
 
 /// The agent's common ground.
 pub struct Shared {
@@ -42,6 +45,8 @@ pub struct Shared {
     pub manifest_dir: PathBuf,
     /// Makes the source look again.
     pub rescan: Rescan,
+    /// Turns for actions that may take long.
+    pub slow: Semaphore,
     pods: RwLock<BTreeMap<Key, Arc<Pod>>>,
     revision: watch::Sender<u64>,
     /// The source's state, for the Node's condition: `None` is well.
@@ -81,6 +86,7 @@ impl Shared {
             started: Timestamp::now(),
             manifest_dir: parts.manifest_dir,
             rescan: parts.rescan,
+            slow: Semaphore::new(SLOW_ACTIONS),
             pods: RwLock::default(),
             revision: watch::Sender::new(1),
             source_error: RwLock::default(),

@@ -2,7 +2,7 @@
 
 use super::events::{Note, pod_reference};
 use super::node::Shared;
-use crate::pod::{Action, Failure, Instance, Key, Observed, Spec, plan, status};
+use crate::pod::{Action, Failure, Instance, Key, Observed, Sandbox, Spec, plan, status};
 use crate::runtime;
 use crate::shim;
 use jiff::{SignedDuration, Timestamp};
@@ -35,6 +35,8 @@ pub struct Handle {
 
 /// Longest pause between two attempts of a step that keeps failing.
 const MAX_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// Between two looks at a pod whose shim cannot be listened to.
+const DEAF: SignedDuration = SignedDuration::from_secs(2);
 /// Longest sleep: a clock that was set does not leave a pod waiting for its old deadline.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
@@ -99,6 +101,8 @@ impl Worker {
             }
             let wish = self.wish.borrow_and_update().clone();
             let Some(seen) = self.observe(&wish).await else { return };
+            // Without a subscription nobody tells when the shim has news: look by ourselves.
+            let deaf = self.events.is_none() && seen.present.as_ref().is_some_and(|p| p.sandbox == Sandbox::Ready);
             let desired = match &wish {
                 Wish::Run(spec) => Some(Arc::clone(spec)),
                 Wish::Keep => seen.present.as_ref().map(|p| Arc::new(p.spec.clone())),
@@ -113,7 +117,11 @@ impl Worker {
                     self.shared.publish(&self.key, None);
                     return;
                 }
-                if !self.sleep(plan.wake_at).await {
+                let wake_at = match deaf {
+                    true => now.checked_add(DEAF).ok().map(|at| plan.wake_at.map_or(at, |wake| wake.min(at))),
+                    false => plan.wake_at,
+                };
+                if !self.sleep(wake_at).await {
                     return;
                 }
                 continue;
@@ -214,6 +222,12 @@ impl Worker {
     }
 
     async fn execute(&mut self, desired: Option<&Arc<Spec>>, seen: &Observed, action: Action) -> bool {
+        let shared = Arc::clone(&self.shared);
+        // What may take long takes turns, so that there is always a thread for looking at pods and stopping them.
+        let _turn = match action {
+            Action::CreateSandbox | Action::Run { .. } => shared.slow.acquire().await.ok(),
+            _ => None,
+        };
         let spec = match (&action, desired, &seen.present) {
             // A creation makes what is wanted, everything else acts on what is there.
             (Action::CreateSandbox, Some(spec), _) => Arc::clone(spec),
@@ -228,7 +242,10 @@ impl Worker {
         tracing::debug!(?action, took = ?started.elapsed(), ok = result.is_ok(), "action");
         match result {
             Ok(notes) => {
-                self.failure = None;
+                // A sandbox that fails to be made is undone in between: that is no success.
+                if !matches!(action, Action::ResetSandbox { .. }) {
+                    self.failure = None;
+                }
                 match &action {
                     Action::CreateSandbox => self.uid = Some(spec.uid().to_owned()),
                     Action::Run { container, .. } => {

@@ -534,7 +534,10 @@ fn the_uid_depends_on_content_and_origin_only() {
     let (file, url) = (Origin::File("/m/a.yaml"), Origin::Url("http://x/a.yaml"));
     let base = uid(STATIC_WEB, file, "n1");
     assert_eq!(base.len(), 32);
-    assert_eq!(base, uid(&STATIC_WEB.replace("          protocol: TCP\n", "          protocol:    TCP # as ever\n"), file, "N1"));
+    assert_eq!(
+        base,
+        uid(&STATIC_WEB.replace("          protocol: TCP\n", "          protocol:    TCP # as ever\n"), file, "N1")
+    );
     assert_ne!(base, uid(STATIC_WEB, Origin::File("/m/b.yaml"), "n1"));
     assert_ne!(base, uid(STATIC_WEB, file, "n2"));
     assert_ne!(base, uid(&STATIC_WEB.replace("80", "81"), file, "n1"));

@@ -33,7 +33,8 @@ pub fn wanted(policy: RestartPolicy, instance: &Instance) -> bool {
 
 /// The run after `last`, which has ended (as kubelet: the first restart is immediate, then 10 s doubling to `max`,
 /// measured from the end of the run, forgotten after a run of more than 10 minutes). A run that was cut off by a
-/// power cut or a lost shim (`ContainerStatusUnknown`) is not the container's fault: it waits for nothing.
+/// power cut or a lost shim (`ContainerStatusUnknown`) is not the container's fault: it waits for nothing, unless that
+/// happens again and again right after the start.
 ///
 /// A clock that jumped cannot make the wait longer than the delay itself.
 #[must_use]
@@ -42,10 +43,11 @@ pub fn next(last: &Instance, now: Timestamp, max: SignedDuration) -> Next {
     let initial = INITIAL_BACKOFF.min(max);
     let waited = SignedDuration::from_millis(i64::try_from(last.backoff_ms).unwrap_or(i64::MAX / 2_000_000)).min(max);
     let Some(ended) = &last.terminated else { return Next { attempt, not_before: now, backoff: initial } };
-    if ended.reason == "ContainerStatusUnknown" {
+    let lasted = ended.finished.duration_since(last.created);
+    if ended.reason == "ContainerStatusUnknown" && lasted > INITIAL_BACKOFF {
         return Next { attempt, not_before: now, backoff: waited };
     }
-    if ended.finished.duration_since(last.created) > RESET_AFTER {
+    if lasted > RESET_AFTER {
         return Next { attempt, not_before: now, backoff: initial };
     }
     let latest = now.checked_add(waited).unwrap_or(now);

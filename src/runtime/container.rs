@@ -70,6 +70,7 @@ impl Runtime {
             },
             log: log.clone(),
             log_max_bytes: self.log_max_bytes,
+            log_max_files: self.log_max_files,
             stdin: container.stdin == Some(true),
             stdin_once: container.stdin_once == Some(true),
             tty: container.tty == Some(true),
@@ -78,6 +79,10 @@ impl Runtime {
         self.link_log(spec, name, &id, &log);
         self.release_ended(spec, name, attempt);
         match reply {
+            // Without a record the plan would start it again and again.
+            Reply::Started { .. } if !self.instances(uid, name).iter().any(|run| run.id == id) => {
+                Err(Error::Missing(format!("the record of run {attempt} of container {name}")))
+            }
             Reply::Started { .. } => Ok(vec![
                 Note::normal("Created", format!("Container created: {name}")).about(name),
                 Note::normal("Started", format!("Container started: {name}")).about(name),

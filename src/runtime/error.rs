@@ -47,6 +47,9 @@ pub enum Error {
     /// The container's settings make no OCI spec.
     #[error("the container cannot be configured")]
     Bundle(#[from] crate::bundle::Error),
+    /// Another pod of the same uid.
+    #[error("its uid is that of pod {0}, which is still there")]
+    UidInUse(String),
     /// Who runs in the container.
     #[error("the container's user cannot be told")]
     User(#[from] crate::bundle::user::Error),
@@ -69,6 +72,13 @@ impl Error {
     #[must_use]
     pub fn chain(&self) -> String {
         chain(self)
+    }
+
+    /// Whether there is no space left for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::File { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
     /// `reason` of a waiting container or pod.

@@ -184,8 +184,14 @@ impl Runtime {
 
     /// The pod's shim, adopted when it is not known yet; `None` when there is none that answers.
     fn shim(&self, uid: &str) -> Option<Arc<shim::Client>> {
-        if let Some(client) = self.shims.lock().unwrap_or_else(PoisonError::into_inner).get(uid) {
-            return Some(Arc::clone(client));
+        {
+            let mut shims = self.shims.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(client) = shims.get(uid) {
+                if client.is_alive() {
+                    return Some(Arc::clone(client));
+                }
+                shims.remove(uid);
+            }
         }
         let client = Arc::new(shim::Client::connect(&self.layout.run_pod(uid)).ok()?);
         self.remember(uid, &client);

@@ -43,14 +43,20 @@ impl Runtime {
     /// A pod's record, or its copy when it is damaged. Without either, its containers' records tell the rest.
     pub(super) fn record(&self, uid: &str) -> Result<Option<Record>, Error> {
         let own = |record: &Record| record.pod.metadata.uid.as_deref() == Some(uid);
+        let copy = || match store::read::<Record>(&self.layout.record_copy(uid)) {
+            Ok(Some(record)) if own(&record) => Some(record),
+            _ => None,
+        };
         match store::read::<Record>(&self.layout.record(uid)) {
-            Ok(record) => Ok(record.filter(own)),
-            Err(error) => match store::read::<Record>(&self.layout.record_copy(uid)) {
-                Ok(Some(record)) if own(&record) => {
+            Ok(Some(record)) => Ok(Some(record).filter(own)),
+            // On a full disk the copy is all there is.
+            Ok(None) => Ok(copy()),
+            Err(error) => match copy() {
+                Some(record) => {
                     tracing::warn!(error = super::chain(&error), "a damaged pod record is replaced by its copy");
                     Ok(Some(record))
                 }
-                _ => Err(error.into()),
+                None => Err(error.into()),
             },
         }
     }

@@ -3,8 +3,11 @@
 use super::{Error, Note, Runtime, make_dir};
 use crate::net::hostname::Hostname;
 use crate::net::{PortMapping, Protocol, hosts, resolv};
-use crate::pod::{Deletion, Instance, Record, SandboxRecord, Spec, Termination, resources};
-use crate::shim::{self, protocol::Request};
+use crate::pod::{Deletion, Instance, Key, Record, SandboxRecord, Spec, Termination, resources};
+use crate::shim::{
+    self,
+    protocol::{Reply, Request},
+};
 use crate::store;
 use crate::sys::{fs, namespace};
 use crate::volume;
@@ -32,6 +35,10 @@ impl Runtime {
             finished: None,
             deletion: None,
         });
+        if Key::of(&record.pod) != spec.key() {
+            // Two names with one pinned uid: the paths are the other's until it is gone.
+            return Err(Error::UidInUse(Key::of(&record.pod).to_string()));
+        }
         record.pod = pod.clone();
         // As kubelet: when the pod was first seen, with nine digits.
         let seen = format!("{:.9}", record.start_time);
@@ -155,14 +162,22 @@ impl Runtime {
     pub(super) fn reset_sandbox(&self, spec: &Spec, why: &str) -> Result<Vec<Note>, Error> {
         let uid = spec.uid();
         self.lost(uid);
+        let last_words = last_words(&self.layout.run_pod(uid).join("shim.log"));
         self.kill_leftovers(uid, spec)?;
         let lost = self.cut_off(spec, why)?;
-        self.free_sandbox(uid)?;
+        let removed = self.free_sandbox(uid)?;
         let mut message = format!("Pod sandbox changed, it will be killed and re-created: {why}");
         if !lost.is_empty() {
             message += &format!("; containers cut off: {}", lost.join(", "));
         }
-        Ok(vec![Note::warning("SandboxChanged", message)])
+        if !last_words.is_empty() {
+            message += &format!("; the shim's last words: {last_words}");
+        }
+        if removed {
+            self.remove_pod(spec)?;
+        }
+        // A sandbox that was never finished is no news: its failure has been told.
+        Ok(if lost.is_empty() || removed { Vec::new() } else { vec![Note::warning("SandboxChanged", message)] })
     }
 
     /// Record that all runs which seem to go on have ended with nobody there to see it; returns their containers.
@@ -191,7 +206,7 @@ impl Runtime {
 
     fn kill_leftovers(&self, uid: &str, spec: &Spec) -> Result<(), Error> {
         let cgroup = self.pod_cgroup(uid, spec)?;
-        shim::reap_orphans(&self.layout.run_pod(uid), &[], KILL_TIMEOUT)?;
+        shim::reap_orphans(&self.layout.run_pod(uid), &[self.shim_cgroup(uid)], KILL_TIMEOUT)?;
         self.cgroups
             .kill_all(&cgroup, Instant::now() + KILL_TIMEOUT)
             .map_err(|source| Error::Cgroup { path: cgroup, source })
@@ -213,6 +228,7 @@ impl Runtime {
         let uid = spec.uid();
         if let Some(client) = self.shim(uid) {
             match client.call(&Request::Shutdown, SHIM_TIMEOUT) {
+                Ok(Reply::Error { message }) => tracing::warn!("the shim of pod {}: {message}", spec.key()),
                 Ok(_) => {}
                 Err(error) => {
                     // Whatever is wrong with it, its processes must go.
@@ -222,13 +238,16 @@ impl Runtime {
             }
         }
         self.lost(uid);
-        self.free_sandbox(uid)?;
+        // A pod that is to go goes at once: on a full disk there may be no way to write down that its sandbox has gone.
+        if self.free_sandbox(uid)? {
+            self.remove_pod(spec)?;
+        }
         Ok(Vec::new())
     }
 
     /// Give back cgroup, addresses and namespaces; no process is left. The record goes last: until then the next
-    /// observation finds a broken sandbox and comes here again.
-    fn free_sandbox(&self, uid: &str) -> Result<(), Error> {
+    /// observation finds a broken sandbox and comes here again. Tells whether the pod is to go as a whole.
+    fn free_sandbox(&self, uid: &str) -> Result<bool, Error> {
         let record = self.record(uid)?;
         if let Some(sandbox) = record.as_ref().and_then(|r| r.sandbox.as_ref()).filter(|s| !s.cgroup.is_empty()) {
             let cgroup = &sandbox.cgroup;
@@ -241,8 +260,16 @@ impl Runtime {
         unmount_shm(&self.layout.run_pod(uid).join("shm"))?;
         remove_tree(&self.layout.run_pod(uid))?;
         match record {
-            Some(_) => self.change(uid, |record| record.sandbox = None),
-            None => Ok(()),
+            Some(mut record) => {
+                record.sandbox = None;
+                let deleted = record.deletion.is_some();
+                match self.save(&record) {
+                    // Removal does not wait for space.
+                    Err(error) if deleted && error.is_full() => Ok(true),
+                    other => other.map(|()| deleted),
+                }
+            }
+            None => Ok(false),
         }
     }
 
@@ -260,9 +287,15 @@ impl Runtime {
 
     fn remove_folders(&self, uid: &str) -> Result<(), Error> {
         volume::tear_down(&self.layout.volumes(uid))?;
-        // The record goes first of what is left: from then on the folder is rubbish that `sweep` may finish.
-        remove_file(&self.layout.record(uid))?;
-        remove_tree(&self.layout.pod(uid))
+        // The record goes last: as long as anything of the pod is there, so is the pod.
+        let pod = self.layout.pod(uid);
+        remove_tree(&pod.join("containers"))?;
+        for entry in std::fs::read_dir(&pod).into_iter().flatten().flatten() {
+            if entry.file_name() != "pod.json" {
+                remove_tree(&entry.path())?;
+            }
+        }
+        remove_tree(&pod)
     }
 
     /// Remove a pod at once, whatever state it is in: only for what should not exist.
@@ -305,7 +338,7 @@ impl Runtime {
             let freed = shim::reap_orphans(&self.layout.run_pod(&uid), &[], KILL_TIMEOUT)
                 .map_err(Error::from)
                 .and_then(|()| self.kill_unrecorded(&uid))
-                .and_then(|()| self.free_sandbox(&uid));
+                .and_then(|()| self.free_sandbox(&uid).map(drop));
             if let Err(error) = freed {
                 tracing::error!(uid, error = error.chain(), "what is left of a pod cannot be removed");
             }
@@ -348,7 +381,15 @@ impl Runtime {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        write(&path).map_err(failed)
+        match write(&path).map_err(failed) {
+            // The disk is full, and what is on it is older than the copy: better none.
+            Err(error) if error.is_full() && self.layout.record_copy(uid).exists() => {
+                tracing::warn!(error = error.chain(), "a pod record is kept in memory only");
+                remove_file(&path.with_extension("json.new"))?;
+                remove_file(&path)
+            }
+            other => other,
+        }
     }
 
     /// Shims by pod, for tests of adoption and for the status.
@@ -356,6 +397,14 @@ impl Runtime {
     pub fn shim_count(&self) -> usize {
         self.shims.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
+}
+
+/// The end of what a shim wrote before it went, for the event.
+fn last_words(log: &Path) -> String {
+    const MOST: usize = 512;
+    let text = fs::read_limited(log, 1 << 20).unwrap_or_default();
+    let end = &text[text.len().saturating_sub(MOST)..];
+    String::from_utf8_lossy(end).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn port_mappings(spec: &Spec) -> Vec<PortMapping> {

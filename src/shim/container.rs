@@ -81,7 +81,7 @@ impl Container {
     /// When its log, pipes or the child cannot be made; the container then does not exist.
     pub(super) fn launch(run: Run, site: &Site) -> io::Result<Container> {
         let name = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("cannot {what}: {e}"));
-        let log = Log::open(run.log.clone(), run.log_max_bytes)
+        let log = Log::open(run.log.clone(), run.log_max_bytes, run.log_max_files)
             .map_err(|e| name(&format!("open the log {}", run.log.display()), e))?;
         let (report, report_end) = pipe_with(PipeFlags::CLOEXEC)?;
         nonblocking(&report)?;

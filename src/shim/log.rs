@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 /// Longest text of one log line in bytes; longer output lines are cut into `P` (partial) lines and a last `F` (full).
 pub(super) const MAX_TEXT: usize = 16 * 1024;
 
-/// Rotated files that are kept beside the live one (as kubelet: five in total).
-const KEEP_ROTATED: usize = 4;
-
 /// Which of a container's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stream {
@@ -95,6 +92,8 @@ pub(super) struct Log {
     size: u64,
     /// 0: never rotated.
     max: u64,
+    /// Rotated files that are kept beside the live one; at least 1.
+    rotated: usize,
     /// Bytes that could not be written since the last write that succeeded.
     dropped: u64,
     /// The file ends in the middle of a line.
@@ -103,8 +102,9 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens the file for appending, making its folders.
-    pub(super) fn open(path: PathBuf, max: u64) -> io::Result<Log> {
-        let mut log = Log { path, file: None, size: 0, max, dropped: 0, torn: false };
+    pub(super) fn open(path: PathBuf, max: u64, files: u32) -> io::Result<Log> {
+        let rotated = usize::try_from(files.max(2) - 1).unwrap_or(usize::MAX);
+        let mut log = Log { path, file: None, size: 0, max, rotated, dropped: 0, torn: false };
         log.reopen()?;
         Ok(log)
     }
@@ -221,7 +221,7 @@ impl Log {
         self.file = None;
         self.size = 0;
         let reopened = self.reopen();
-        for (_, old) in rotated.iter().rev().skip(KEEP_ROTATED - 1) {
+        for (_, old) in rotated.iter().rev().skip(self.rotated - 1) {
             let _ = fs::remove_file(dir.join(old));
         }
         reopened
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn rotation_keeps_the_newest() {
         let dir = std::env::temp_dir().join(format!("coracle-log-{}", std::process::id()));
-        let mut log = Log::open(dir.join("c/0.log"), 100).unwrap();
+        let mut log = Log::open(dir.join("c/0.log"), 100, 5).unwrap();
         let line = [vec![b'x'; 59], b"\n".to_vec()].concat();
         for _ in 0..8 {
             log.append(&line, Timestamp::UNIX_EPOCH);
@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn a_full_disk_drops_and_says_so_later() {
         let dir = std::env::temp_dir().join(format!("coracle-full-{}", std::process::id()));
-        let mut log = Log::open(dir.join("0.log"), 0).unwrap();
+        let mut log = Log::open(dir.join("0.log"), 0, 5).unwrap();
         log.append(b"before\n", Timestamp::UNIX_EPOCH);
         let good = log.file.replace(OpenOptions::new().write(true).open("/dev/full").unwrap());
         log.append(b"lost\n", Timestamp::UNIX_EPOCH);

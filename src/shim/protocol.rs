@@ -49,6 +49,8 @@ pub struct Run {
     pub log: PathBuf,
     /// Rotate the log when it reaches this many bytes (0 = never).
     pub log_max_bytes: u64,
+    /// Log files to keep of a run, the live one included.
+    pub log_max_files: u32,
     /// Keep stdin open (`stdin: true`).
     pub stdin: bool,
     /// Close stdin after the first attach session (`stdinOnce`).

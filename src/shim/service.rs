@@ -117,7 +117,11 @@ impl Shim {
         let children = process::child_events()?;
         let boot_id = process::boot_id()?;
         let state = options.run_dir.join(STATE);
-        DirBuilder::new().recursive(true).mode(0o700).create(&state)?;
+        // Not its parents: without the run folder the pod was given up before this process came to life.
+        match DirBuilder::new().mode(0o700).create(&state) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => {}
+        }
         let pid = std::process::id() as i32;
         let identity = Identity {
             pid,
@@ -240,8 +244,15 @@ impl Shim {
     /// After some quiet: what nobody should have to wait for.
     fn tidy(&mut self) {
         self.tidy_at = None;
+        let mut caught_up = false;
         for container in &mut self.containers {
+            let late = container.is_unsynced() && matches!(container.phase, Phase::Ended);
             container.sync();
+            caught_up |= late && !container.is_unsynced();
+        }
+        if caught_up {
+            // An end that could not be written at its time: now there is something to read.
+            self.changed();
         }
         if self.containers.iter().any(Container::is_unsynced) {
             self.tidy_at = Some(Instant::now() + SYNC_AGAIN);

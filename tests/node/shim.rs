@@ -104,6 +104,7 @@ impl Pod {
             rootfs,
             log: self.dir.join(format!("logs/{attempt}.log")),
             log_max_bytes: 0,
+            log_max_files: 5,
             stdin: false,
             stdin_once: false,
             tty: false,

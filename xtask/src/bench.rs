@@ -90,9 +90,8 @@ pub fn start(n: u64) -> Result<()> {
         bail!("--n must be at least 1");
     }
     debian::install(&[debian::BUILD, &[debian::BUSYBOX, debian::RUNC]])?;
-    shell::step(shell::cargo().args(["build", "--release", "--package", "coracle"]))?;
     let archive = image::make("busybox")?;
-    let binary = shell::binary("release");
+    let binary = shell::release()?;
     let node = Node::start(&binary, "bench")?;
     shell::read(&mut node.cli(&["image", "import", &archive.display().to_string()]))?;
     let runc = Runc::new(&node.dir)?;
@@ -302,7 +301,7 @@ impl Runc {
 
     fn one(&self, signal: &Signal) -> Result<Duration> {
         sleep(Duration::from_millis(250));
-        let id = format!("coracle-bench-{}", std::process::id());
+        let id = format!("runc-beside-coracle-{}", std::process::id());
         let mut command = Command::new("runc");
         command.args(["run", "--bundle"]).arg(&self.bundle).arg(&id).stdin(Stdio::null());
         let begin = Instant::now();

@@ -20,8 +20,7 @@ fn show(node: &Node, args: &[&str]) -> Result<()> {
 pub fn run() -> Result<()> {
     let begin = Instant::now();
     debian::install(&[debian::BUILD])?;
-    shell::step(shell::cargo().args(["build", "--release", "--package", "coracle"]))?;
-    let binary = shell::binary("release");
+    let binary = shell::release()?;
     println!("  {:.1} MB, everything in it", fs::metadata(&binary)?.len() as f64 / 1e6);
     println!();
     let node = Node::start(&binary, "demo")?;

@@ -79,3 +79,12 @@ pub fn is_root() -> bool {
     let line = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap_or_default();
     line.split_whitespace().nth(1) == Some("0")
 }
+
+/// The release build of coracle, or the binary that `CORACLE_TEST_BINARY` names.
+pub fn release() -> Result<PathBuf> {
+    if let Ok(binary) = std::env::var("CORACLE_TEST_BINARY") {
+        return Ok(PathBuf::from(binary));
+    }
+    step(cargo().args(["build", "--release", "--package", "coracle"]))?;
+    Ok(binary("release"))
+}
