@@ -64,6 +64,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// # Errors
 /// When the set-up fails; whatever goes wrong with a pod later is an event of that pod instead.
 pub fn run(config: Config) -> Result<(), Error> {
+    crate::sys::process::share_the_heap();
     let set_up = |what| move |source| Error::SetUp { what, source };
     let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -145,6 +146,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     );
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("running")]);
     let mut watchdog = watchdog_interval().map(tokio::time::interval);
+    let (mut seen_revision, mut trimmed_revision) = (0, 0);
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -174,7 +176,16 @@ async fn serve(config: Config) -> Result<(), Error> {
             () = images_changed.notified() => agent.wake_all(),
             _ = housekeeping.tick() => {
                 let runtime = Arc::clone(&agent.shared.runtime);
-                tokio::task::spawn_blocking(move || runtime.tidy_logs());
+                let revision = *server::Node::changes(&*agent.shared).borrow();
+                // After something happened and it is quiet again; what is needed comes back from the page cache.
+                let quiet = revision == seen_revision && trimmed_revision != revision;
+                (seen_revision, trimmed_revision) = (revision, if quiet { revision } else { trimmed_revision });
+                tokio::task::spawn_blocking(move || {
+                    runtime.tidy_logs();
+                    if quiet {
+                        crate::sys::process::release_memory();
+                    }
+                });
             }
             () = tick => notify(&[sd_notify::NotifyState::Watchdog]),
             _ = terminate.recv() => break,

@@ -11,12 +11,14 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// A file that fails to parse this soon after it was changed may be half-written: it is read again before it is reported.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Two changes within the resolution of a file system's clock look like one; a file this young is read again next time.
 const CLOCK_RESOLUTION: Duration = Duration::from_millis(50);
+/// How long a file that is gone keeps its pods.
+const REMOVAL: Duration = Duration::from_millis(200);
 /// This many files that are no manifests are named; the rest is counted.
 const MAX_STRANGERS: usize = 20;
 
@@ -27,6 +29,8 @@ pub struct Directory {
     node: String,
     known: Known,
     settle: Duration,
+    /// The file system that the directory was on when it was read last.
+    device: Option<u64>,
     files: BTreeMap<String, Manifest>,
     /// Files that someone has begun to write and not closed since, as far as inotify told.
     writing: HashSet<String>,
@@ -51,6 +55,8 @@ struct Manifest {
     problems: Vec<Problem>,
     /// It is there, but cannot be read.
     unreadable: bool,
+    /// Since when it is not there any more.
+    missing: Option<Instant>,
 }
 
 /// Tells whether a file changed without reading it.
@@ -104,6 +110,7 @@ impl Directory {
             node,
             known,
             settle: SETTLE,
+            device: None,
             files: BTreeMap::new(),
             writing: HashSet::new(),
             owners: HashMap::new(),
@@ -252,7 +259,7 @@ impl Directory {
     }
 
     /// The names to look at.
-    fn list(&self) -> io::Result<Vec<OsString>> {
+    fn list(&mut self) -> io::Result<Vec<OsString>> {
         if self.is_single() {
             // A file that is gone is gone when its folder can be read, as with a file of a directory.
             fs::metadata(self.folder())?;
@@ -261,6 +268,15 @@ impl Directory {
         let mut names =
             fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
         names.sort();
+        let device = fs::metadata(&self.path)?.dev();
+        let manifests = names.iter().any(|name| name.to_str().is_some_and(is_manifest));
+        match self.device {
+            // Its file system was unmounted, or another one mounted over it.
+            Some(before) if before != device && !manifests && !self.files.is_empty() => {
+                return Err(io::Error::other("another file system is there now, without manifests"));
+            }
+            _ => self.device = Some(device),
+        }
         Ok(names)
     }
 
@@ -337,8 +353,38 @@ impl Directory {
             let origin = folder.to_string_lossy().into_owned();
             problems.push(SourceProblem { origin, pod: None, problem: whole_file(reason, Severity::Warning) });
         }
-        self.files.retain(|name, _| present.contains(name));
+        self.drop_missing(&present);
         self.writing.retain(|name| present.contains(name));
+    }
+
+    /// Forgets files that are gone: not at once, because many editors save by moving the old file away before the new one is
+    /// there; but at once when another file has all their pods (a renamed file).
+    fn drop_missing(&mut self, present: &HashSet<String>) {
+        let now = Instant::now();
+        let grace = self.settle.min(REMOVAL);
+        let elsewhere: HashSet<Key> = self
+            .files
+            .iter()
+            .filter(|(name, _)| present.contains(*name))
+            .flat_map(|(_, file)| file.pods.iter().map(|pod| key(pod)))
+            .collect();
+        let mut retry = self.retry;
+        self.files.retain(|name, file| {
+            if present.contains(name) {
+                file.missing = None;
+                return true;
+            }
+            let since = *file.missing.get_or_insert(now);
+            file.problems.clear();
+            file.seen = None;
+            let left = grace.saturating_sub(now - since);
+            if left.is_zero() || file.pods.iter().all(|pod| elsewhere.contains(&key(pod))) {
+                return false;
+            }
+            retry = Some(retry.map_or(left, |retry| retry.min(left)));
+            true
+        });
+        self.retry = retry;
     }
 
     /// One pod per name and per UID; of two, the one that ran already, else the first.

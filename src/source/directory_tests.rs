@@ -359,3 +359,18 @@ fn records_are_private_and_bad_ones_passed_over() {
     let other = Directory::new(bench.manifests(), "n2".to_owned(), bench.state()).impatient().scan();
     assert!(other.pods.is_empty(), "another node's records are not this node's");
 }
+
+#[test]
+fn an_editor_that_moves_the_old_file_away_first_stops_nothing() {
+    let bench = Bench::new();
+    bench.write("web.yaml", &pod("web", "app:1"));
+    let mut directory = Directory::new(bench.manifests(), "n1".to_owned(), bench.state());
+    directory.settle = Duration::from_millis(50);
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(directory.scan().pods.len(), 1);
+    fs::rename(bench.file("web.yaml"), bench.file("web.yaml~")).unwrap();
+    assert_eq!(directory.scan().pods.len(), 1, "kept for a moment");
+    assert!(directory.retry_in().is_some());
+    std::thread::sleep(Duration::from_millis(60));
+    assert_eq!(directory.scan().pods.len(), 0, "really gone");
+}

@@ -234,6 +234,22 @@ pub fn return_freed_memory() {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 16 * 1024) };
 }
 
+/// Keeps the heap of a threaded process in few places, so that [`release_memory`] finds what is free: glibc gives each
+/// thread an arena of its own otherwise, and what is freed there stays.
+pub fn share_the_heap() {
+    // SAFETY: mallopt takes plain numbers; called before other threads exist.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+    return_freed_memory();
+}
+
+/// Gives everything back to the kernel that this process does not need while it is idle: free heap and file pages.
+pub fn release_memory() {
+    // SAFETY: malloc_trim may be called at any time, from any thread.
+    unsafe { libc::malloc_trim(0) };
+    // Pages stay when their list cannot be read; that costs memory only.
+    let _ = drop_file_pages();
+}
+
 /// Drops the file-backed pages (code, constants) of this process from memory; they come back from the page cache
 /// when touched. Returns the number of mappings dropped.
 pub fn drop_file_pages() -> io::Result<usize> {
