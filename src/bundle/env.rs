@@ -36,12 +36,20 @@ impl Vars {
     }
 }
 
+/// Longest value of a variable, or argument, in bytes (the kernel's MAX_ARG_STRLEN, less the name).
+pub(super) const MAX_VALUE: usize = 128 * 1024 - 1024;
+/// Most bytes of all variables, or of all arguments (the kernel's default limit of both together).
+const MAX_TOTAL: usize = 2 * 1024 * 1024;
+
 /// Replaces `$(NAME)` by its value in one pass; `$$` is a dollar sign; a name that is not known, an unclosed `$(` and
 /// any other `$` stay as they are.
 pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
+        if out.len() > MAX_VALUE {
+            return out; // too long already: for the caller to refuse
+        }
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         if let Some(after) = rest.strip_prefix('$') {
@@ -72,6 +80,7 @@ pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> Strin
 /// The variables of the PodSpec: what `$(NAME)` in command and arguments may refer to.
 pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
     let mut vars = Vars::default();
+    let mut total = 0;
     if input.container.env_from.as_ref().is_some_and(|from| !from.is_empty()) {
         return Err(Error::Unsupported("envFrom".into()));
     }
@@ -81,6 +90,11 @@ pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
             (Some(value), None) => expand(value, |name| vars.get(name)),
             (None, None) => String::new(),
         };
+        // The kernel takes no longer one; unchecked, a few lines of `$(A)$(A)` would fill the memory of the agent.
+        total += value.len();
+        if value.len() > MAX_VALUE || total > MAX_TOTAL {
+            return Err(Error::TooLong(format!("env {:?}", variable.name)));
+        }
         if variable.name.is_empty() || variable.name.contains(['=', '\0']) || value.contains('\0') {
             return Err(Error::Variable(variable.name.clone()));
         }
@@ -158,10 +172,20 @@ pub(super) fn environment(input: &Input<'_>, declared: &Vars) -> Vars {
 pub(super) fn arguments(input: &Input<'_>, declared: &Vars) -> Result<Vec<String>, Error> {
     let container = input.container;
     let config = input.image.config().as_ref();
-    let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|text| expand(text, |name| declared.get(name))).collect()
+    let mut total = 0;
+    let mut expanded = |list: &Option<Vec<String>>| -> Result<Vec<String>, Error> {
+        let mut out = Vec::new();
+        for text in list.iter().flatten() {
+            let argument = expand(text, |name| declared.get(name));
+            total += argument.len();
+            if argument.len() > MAX_VALUE || total > MAX_TOTAL {
+                return Err(Error::TooLong("an argument".into()));
+            }
+            out.push(argument);
+        }
+        Ok(out)
     };
-    let (command, args) = (expanded(&container.command), expanded(&container.args));
+    let (command, args) = (expanded(&container.command)?, expanded(&container.args)?);
     let mut argv = match command.is_empty() {
         false => command.clone(),
         true => config.and_then(|c| c.entrypoint().clone()).unwrap_or_default(),
@@ -189,6 +213,14 @@ mod tests {
             "DOLLAR" => Some("$(A)"),
             _ => None,
         })
+    }
+
+    #[test]
+    fn expansion_is_bounded() {
+        let long = "x".repeat(MAX_VALUE);
+        let text = "$(A)".repeat(1000);
+        let grown = expand(&text, |_| Some(long.as_str()));
+        assert!(grown.len() > MAX_VALUE && grown.len() <= 2 * MAX_VALUE + text.len());
     }
 
     #[test]

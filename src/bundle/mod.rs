@@ -43,6 +43,9 @@ pub enum Error {
     /// A variable that no process can have.
     #[error("env {0:?}: the name must not be empty nor hold '=', and neither name nor value may hold a NUL byte")]
     Variable(String),
+    /// More than a process can be given.
+    #[error("{0} is longer than a process can be given (127 KiB)")]
+    TooLong(String),
     /// A `fieldRef` to a field that variables cannot have.
     #[error("unsupported fieldPath: {0}")]
     FieldPath(String),

@@ -131,11 +131,11 @@ pub fn resolve(
             accounts(passwd).find(|a| a.uid == uid).ok_or(uid)
         }
         None if image_user.is_empty() => accounts(passwd).find(|a| a.uid == 0).ok_or(0),
-        // As runc: a name that is all digits is still looked up as a name first.
-        None => match (accounts(passwd).find(|a| a.name == image_user), image_user.parse::<u32>()) {
-            (Some(account), _) => Ok(account),
-            (None, Ok(uid)) if uid <= i32::MAX as u32 => accounts(passwd).find(|a| a.uid == uid).ok_or(uid),
-            (None, _) => return Err(Error::NoUser(image_user.to_owned())),
+        // A number is a number, as containerd has it: an account of that name would get around runAsNonRoot.
+        None => match (image_user.parse::<u32>(), accounts(passwd).find(|a| a.name == image_user)) {
+            (Ok(uid), _) if uid <= i32::MAX as u32 => accounts(passwd).find(|a| a.uid == uid).ok_or(uid),
+            (_, Some(account)) => Ok(account),
+            (_, None) => return Err(Error::NoUser(image_user.to_owned())),
         },
     };
     let gid = match (run_as_group, image_group.filter(|_| run_as_user.is_none())) {

@@ -18,7 +18,7 @@ pub struct PodCidr {
 
 impl PodCidr {
     /// The network used when none is configured.
-    pub const DEFAULT: PodCidr = PodCidr { address: IpAddr::V4(std::net::Ipv4Addr::new(10, 88, 0, 0)), prefix: 16 };
+    pub const DEFAULT: PodCidr = PodCidr { address: IpAddr::V4(std::net::Ipv4Addr::new(10, 83, 0, 0)), prefix: 16 };
 }
 
 impl fmt::Display for PodCidr {

@@ -347,6 +347,10 @@ impl<S: Source> Reader<S> {
         if gnu_sparse {
             self.gnu_segments(header, &mut segments)?;
         }
+        if matches!(kind, Kind::Link | Kind::Symlink | Kind::Char | Kind::Block | Kind::Directory | Kind::Fifo) {
+            // Some writers record the target's size; nothing follows, as every reader has it.
+            member.stored = 0;
+        }
         self.begin(member.stored)?;
         let pax_sparse = extension.sparse || extension.sparse_version.is_some();
         if kind == Kind::File && gnu_sparse {

@@ -3,6 +3,9 @@
 use super::tree::{Node, Place};
 use super::{Problem, Severity, join};
 
+/// Most problems that are told of one document.
+const MOST: usize = 100;
+
 /// The problems of one document.
 pub(super) struct Report<'a> {
     document: &'a Node,
@@ -85,6 +88,14 @@ impl<'a> Report<'a> {
     }
 
     fn push(&mut self, place: Place, field: String, reason: String, severity: Severity) {
+        // Nobody reads more, and finding repetitions among very many takes very long.
+        if self.problems.len() >= MOST {
+            if severity == Severity::Error && self.problems.iter().all(|p| p.severity != Severity::Error) {
+                self.problems.pop();
+            } else {
+                return;
+            }
+        }
         if severity == Severity::Error && self.undecoded.iter().any(|undecoded| is_within(&field, undecoded)) {
             return;
         }

@@ -45,11 +45,13 @@ const NO_RESOURCE: &str = "this resource is not implemented yet";
 const AMOUNTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
 const NOT_ENFORCED: &str = "a limit of ephemeral storage is not enforced";
 
+const NOT_CHECKED: &str = "is not checked against this node yet: the pod runs in any case";
+
 /// Every field of a PodSpec (a field inside a refused one needs no row of its own). `[*]` is any index.
 pub const TABLE: &[(&str, Support)] = &[
     // Pod
     ("spec.activeDeadlineSeconds", Refused(Set, NOT_YET)),
-    ("spec.affinity", Works),
+    ("spec.affinity", Ignored(Set, NOT_CHECKED)),
     ("spec.automountServiceAccountToken", Refused(True, NO_ACCOUNT)),
     ("spec.containers", Works),
     ("spec.dnsConfig", Works),
@@ -71,7 +73,7 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.imagePullSecrets", Refused(Set, NOT_YET)),
     ("spec.initContainers", Refused(Set, NOT_YET)),
     ("spec.nodeName", Works),
-    ("spec.nodeSelector", Works),
+    ("spec.nodeSelector", Ignored(Set, NOT_CHECKED)),
     ("spec.os", Works),
     ("spec.os.name", Refused(OtherThan(&["", "linux"]), "this node runs linux")),
     ("spec.overhead", Refused(Set, NOT_YET)),

@@ -138,6 +138,7 @@ pub fn ensure_bridge(socket: &mut Socket, name: &str, gateway: Ipv4Addr, network
         None => {
             check_overlap(socket, name, network)?;
             create_bridge(socket, name, gateway)?;
+            refuse_router_advertisements(name);
             find(socket, name)?.ok_or_else(|| Error::BridgeVanished { bridge: name.to_owned() })?
         }
     };
@@ -152,6 +153,20 @@ pub fn ensure_bridge(socket: &mut Socket, name: &str, gateway: Ipv4Addr, network
         set_up(socket, bridge.index, name)?;
     }
     Ok(bridge.index)
+}
+
+/// A pod must not become the node's IPv6 router (as in CVE-2020-10749): the pod network is IPv4 only. Without IPv6 in
+/// the kernel there is nothing to refuse.
+fn refuse_router_advertisements(link: &str) {
+    for (setting, value) in [("accept_ra", "0"), ("disable_ipv6", "1")] {
+        let path = format!("/proc/sys/net/ipv6/conf/{link}/{setting}");
+        match std::fs::write(&path, value) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%path, %error, "pods may advertise IPv6 routes to this node");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Refuses a pod network that would take addresses away from the machine's own networks: a node that nobody can

@@ -287,10 +287,12 @@ fn stop_signal(image: &Image) -> Option<i32> {
 fn read_accounts(layers: &[PathBuf], path: &str) -> String {
     for layer in layers.iter().rev() {
         let Ok(dir) = fs::Dir::open(layer) else { continue };
-        let Ok(file) = dir.open_beneath(OsStr::new(path)) else { continue };
-        if !file.metadata().is_ok_and(|m| m.is_file()) {
-            return String::new(); // a whiteout
-        }
+        let file = match dir.open_beneath(OsStr::new(path)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            // A whiteout: the layers below do not count. Anything else is no file to believe.
+            Err(_) => return String::new(),
+        };
         let bytes = fs::read_file_limited(file, ACCOUNTS_MAX).unwrap_or_default();
         return String::from_utf8_lossy(&bytes).into_owned();
     }

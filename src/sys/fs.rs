@@ -229,11 +229,17 @@ impl Dir {
     /// The regular file `path` below this directory, for reading. Symlinks are followed as long as they stay below.
     ///
     /// # Errors
-    /// As `openat2`; `EXDEV` for what would lead out.
+    /// As `openat2`; `EXDEV` for what would lead out; `InvalidInput` for what is no regular file.
     pub fn open_beneath(&self, path: &OsStr) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        Ok(File::from(again(|| fs::openat2(&self.0, path, flags, Mode::empty(), resolve))?))
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let found = again(|| fs::openat2(&self.0, path, flags, Mode::empty(), resolve))?;
+        // Looked at before it is opened: opening a device does something (a watchdog, a tape).
+        if FileType::from_raw_mode(fs::fstat(&found)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY;
+        Ok(File::from(fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?))
     }
 
     /// The subdirectory `name`; a symlink is an error (`ENOTDIR`).

@@ -53,7 +53,8 @@ fn overlay_by_parts(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path
     fsconfig_set_string(&context, "upperdir", upper)?;
     fsconfig_set_string(&context, "workdir", work)?;
     fsconfig_create(&context)?;
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    // An image may hold device nodes: they must not open the machine's disks. A container's devices are in its `/dev`.
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
     move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
@@ -70,7 +71,7 @@ fn overlay_by_options(layers: &[PathBuf], upper: &Path, work: &Path, target: &Pa
     }
     let before = std::env::current_dir()?;
     std::env::set_current_dir(&base)?;
-    let result = mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str());
+    let result = mount("overlay", target, "overlay", MountFlags::NODEV, options.as_c_str());
     std::env::set_current_dir(before)?;
     Ok(result?)
 }

@@ -10,6 +10,7 @@ mod node;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::{Context, Result, bail};
 
@@ -21,6 +22,7 @@ cargo xtask <task>
   tidy                          check the layers of src/ and the rules that rustc and clippy do not know
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
   fuzz <target> [--seconds N]   run a fuzz target: manifest_decode, layer_unpack
+  vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   image nginx|busybox [--out F] make a docker-archive from Debian's packages
 ";
 
@@ -31,6 +33,7 @@ fn main() -> Result<()> {
         ["test", filter @ ..] => test::run(filter),
         ["demo"] => demo::run(),
         ["tidy"] => tidy::run(),
+        ["vm"] => vm::run(),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
         ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),
         ["image", which, rest @ ..] => image::run(which, option(rest, "--out")?),

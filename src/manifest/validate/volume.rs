@@ -63,6 +63,9 @@ fn host_path(path: &str, source: &HostPathVolumeSource, report: &mut Report<'_>)
 
 fn empty_dir(path: &str, source: &EmptyDirVolumeSource, report: &mut Report<'_>) {
     let Some(limit) = &source.size_limit else { return };
+    if source.medium.as_deref() != Some("Memory") {
+        report.warning(format!("{path}.sizeLimit"), "is enforced for medium Memory only");
+    }
     let field = format!("{path}.sizeLimit");
     match Quantity::parse(&limit.0) {
         Ok(quantity) if quantity.is_negative() => {
