@@ -211,10 +211,10 @@ impl Worker {
             () = self.wake.notified() => {}
             () = timer => {}
             event = shim => {
-                if event == shim::Event::Gone {
-                    if let Some((uid, _)) = self.events.take() {
-                        self.blocking(move |runtime| runtime.lost(&uid)).await;
-                    }
+                if event == shim::Event::Gone
+                    && let Some((uid, _)) = self.events.take()
+                {
+                    self.blocking(move |runtime| runtime.lost(&uid)).await;
                 }
             }
         }
