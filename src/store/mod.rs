@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(read::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2]));
         std::fs::write(dir.join(".b.json.tmp-1-2"), b"[").unwrap();
         std::fs::write(dir.join("c.txt"), b"[").unwrap();
-        assert_eq!(list(&dir).unwrap(), [path.clone()]);
+        assert_eq!(list(&dir).unwrap(), std::slice::from_ref(&path));
         for damage in [&b""[..], b"[1,", b"\0\0\0\0", b"{}", &[0xff; 64]] {
             std::fs::write(&path, damage).unwrap();
             let error = read::<Vec<u32>>(&path).unwrap_err();
