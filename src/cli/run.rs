@@ -9,7 +9,7 @@ use crate::server::encode;
 use crate::server::types::{Applied, PodName};
 use hyper::Method;
 use hyper::body::Bytes;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -100,7 +100,7 @@ async fn foreground(client: &Client, pods: &[PodName], until_complete: bool) -> 
         }
         let phase = text(&status.phase);
         if phase == "Failed" && phases.get(&key).is_none_or(|old| *old != phase) {
-            eprintln!("pod {} failed: {} {}", key.1, text(&status.reason), text(&status.message));
+            eprintln!("pod {} failed: {}", key.1, failure(&status));
         }
         phases.insert(key, phase);
         let is_over = |phase: &String| phase == "Succeeded" || phase == "Failed";
@@ -163,6 +163,20 @@ impl Prefixes {
             format!("[{pod}/{container}] ")
         }
     }
+}
+
+/// Why a pod failed: its own reason, or how its containers ended.
+fn failure(status: &PodStatus) -> String {
+    if status.reason.is_some() || status.message.is_some() {
+        let text = |part: &Option<String>| part.clone().unwrap_or_default();
+        return format!("{} {}", text(&status.reason), text(&status.message)).trim().to_owned();
+    }
+    let ends = status.container_statuses.iter().flatten().filter_map(|container| {
+        let end = container.state.as_ref()?.terminated.as_ref().filter(|end| end.exit_code != 0)?;
+        let reason = end.reason.as_deref().unwrap_or("Error");
+        Some(format!("container {} exited with code {} ({reason})", container.name, end.exit_code))
+    });
+    ends.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

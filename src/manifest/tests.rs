@@ -633,3 +633,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_cannot_be_mounted_is_told() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  volumes: [{name: v, emptyDir: {}}]\n  containers:\n  - name: c\n    image: i\n    terminationMessagePath: /a/../..\n    volumeMounts:\n    - {name: v, mountPath: /dev/}\n    - {name: v, mountPath: //}\n    - {name: v, mountPath: relative}\n";
+    check_problems(
+        text,
+        &expect![[r#"
+        line 9: spec.containers[0].terminationMessagePath: Invalid value: "/a/../..": must not contain '..'
+        line 11: spec.containers[0].volumeMounts[0].mountPath: Invalid value: "/dev/": mounting over /dev itself is not supported: mount what is needed below it; privileged containers have all devices
+        line 12: spec.containers[0].volumeMounts[1].mountPath: Invalid value: "//": must not be the root of the container
+    "#]],
+    );
+}

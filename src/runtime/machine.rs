@@ -69,7 +69,7 @@ impl Machine {
 fn primary_ip() -> IpAddr {
     let probe = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-        // TEST-NET-1: never a local subnet, so the default route decides.
+        // An address of the documentation: nobody has it, so the default route decides on most machines.
         socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
         Some(socket.local_addr().ok()?.ip())
     };

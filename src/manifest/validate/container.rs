@@ -87,6 +87,9 @@ pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report
     one_of(&format!("{path}.imagePullPolicy"), pull, &["Always", "IfNotPresent", "Never"], report);
     let message = container.termination_message_policy.as_deref().unwrap_or_default();
     one_of(&format!("{path}.terminationMessagePolicy"), message, &["FallbackToLogsOnError", "File"], report);
+    if let Some(message) = container.termination_message_path.as_deref().filter(|path| !path.is_empty()) {
+        mountable(&format!("{path}.terminationMessagePath"), message, report);
+    }
     for (field, words) in [("command", &container.command), ("args", &container.args)] {
         for (index, word) in words.iter().flatten().enumerate() {
             no_nul(&format!("{path}.{field}[{index}]"), word, report);
@@ -225,6 +228,19 @@ fn field_path(field: &str, path: &str, report: &mut Report<'_>) {
     one_of(field, path, &ENV_FIELDS, report);
 }
 
+/// What no runtime could mount at: told here, or the pod would try for ever.
+fn mountable(field: &str, path: &str, report: &mut Report<'_>) {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.contains(&"..") {
+        report.invalid(field, path, "must not contain '..'");
+    } else if parts.is_empty() {
+        report.invalid(field, path, "must not be the root of the container");
+    } else if parts == ["dev"] {
+        let reason = "mounting over /dev itself is not supported: mount what is needed below it; privileged containers have all devices";
+        report.invalid(field, path, reason);
+    }
+}
+
 fn mounts(mounts: &[VolumeMount], path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
     let mut places = HashSet::new();
     for (index, mount) in mounts.iter().enumerate() {
@@ -239,6 +255,8 @@ fn mounts(mounts: &[VolumeMount], path: &str, scope: &Scope<'_>, report: &mut Re
             report.required(&field, "");
         } else if !places.insert(mount.mount_path.as_str()) {
             report.invalid(&field, &mount.mount_path, "must be unique");
+        } else {
+            mountable(&field, &mount.mount_path, report);
         }
         no_nul(&field, &mount.mount_path, report);
         let sub = mount.sub_path.as_deref().unwrap_or_default();
