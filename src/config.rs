@@ -3,6 +3,7 @@
 //! Pure: the caller reads the file and the host name and passes them in. Precedence as kubelet: defaults, then the
 //! file, then flags. A configuration field that the kubelet knows and coracle does not do yet is a [`Warning`]; one
 //! that nobody knows is an [`Error`], because a typo in a configuration must not go unnoticed for years.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod file;
 mod value;

@@ -1,5 +1,6 @@
 //! A container of a pod as an OCI runtime spec: pure data in, pure data out. What must be looked up (image, user,
 //! volumes, addresses, the machine) is in [`Input`]; [`build`] decides, and touches nothing.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod capabilities;
 mod env;

@@ -6,6 +6,7 @@
 //!
 //! Every step reports what it finds and goes on, so that one call tells all that is wrong with a manifest. Each document
 //! (or item of a list) stands alone: one with an error yields no pod, its neighbours do.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod decode;
 mod default;

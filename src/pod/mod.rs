@@ -1,5 +1,6 @@
 //! The pod as data: what is wanted ([`Spec`]), what is seen ([`Observed`]), what to do next ([`plan`]), what to report
 //! ([`status`]). Pure: no clock, no files, no processes.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 pub mod observed;
 mod plan;

@@ -535,6 +535,8 @@ fn a_container_is_confined_by_default() {
         let out = node.cli(&["exec", "web", "--", "sh", "-c", script]);
         assert_ne!(out.code, Some(0), "`{script}` must fail: {}{}", out.stdout, out.stderr);
     };
+    let root = node.sh("web", "grep ' / overlay ' /proc/mounts");
+    assert!(root.contains("nodev"), "devices of an image must not open: {root}");
     refused("mount -t tmpfs none /home");
     refused("echo 1 > /proc/sys/kernel/sysrq");
     refused("echo 1 > /proc/sysrq-trigger");
