@@ -330,6 +330,11 @@ impl Container {
         true
     }
 
+    /// `<root>/pods/<uid>`, of which the record is `containers/<name>/<attempt>.json`.
+    pub(super) fn pod_folder(&self) -> Option<&Path> {
+        self.record.ancestors().nth(3)
+    }
+
     fn write_end(&mut self) {
         self.unsynced = record::write(&self.record, &self.instance, true).is_err();
     }

@@ -85,6 +85,8 @@ struct Shim {
     unclaimed: Vec<(i32, Exit)>,
     tidy_at: Option<Instant>,
     in_cgroup: bool,
+    /// The copies of other pods' mounts are gone.
+    alone: bool,
     /// Until when a shutdown waits, and who asked for it.
     shutdown: Option<Instant>,
     shutdown_asked_by: Vec<OwnedFd>,
@@ -141,6 +143,7 @@ impl Shim {
             unclaimed: Vec::new(),
             tidy_at: Some(Instant::now() + TIDY_AFTER),
             in_cgroup: false,
+            alone: false,
             shutdown: None,
             shutdown_asked_by: Vec::new(),
         })
@@ -257,6 +260,10 @@ impl Shim {
         if self.containers.iter().any(Container::is_unsynced) {
             self.tidy_at = Some(Instant::now() + SYNC_AGAIN);
         }
+        if !self.alone && !self.containers.is_empty() {
+            self.alone = true;
+            self.leave_others_alone();
+        }
         // Not before a container runs: each write to cgroup.procs may wait for an RCU grace period.
         if !self.in_cgroup
             && !self.containers.is_empty()
@@ -268,6 +275,20 @@ impl Shim {
             }
         }
         let _ = process::drop_file_pages();
+    }
+
+    /// This process' mount namespace began as a copy of the machine's: without this the namespaces and memory volumes of
+    /// other pods would live on here after those pods are gone.
+    fn leave_others_alone(&self) {
+        let run_dir = &self.options.run_dir;
+        let volumes = self.containers.first().and_then(|container| container.pod_folder());
+        for own in [Some(run_dir.as_path()), volumes].into_iter().flatten() {
+            // Only in a folder of pods: anywhere else there is more below than pods.
+            let Some(all) = own.parent().filter(|_| own.ends_with(&self.options.uid)) else { continue };
+            if let Err(e) = mount::detach_others(all, own) {
+                eprintln!("warning: shim of pod {}: cannot detach other pods' mounts: {e}", self.options.uid);
+            }
+        }
     }
 
     /// Takes the exit of every child that has ended.

@@ -9,7 +9,7 @@ use rustix::mount::{
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// Gives this (single-threaded) process a mount namespace of its own: what it mounts is seen nowhere else and goes
@@ -119,9 +119,59 @@ pub fn detach(target: &Path) -> io::Result<()> {
     }
 }
 
+/// Detaches everything that is mounted below `dir` but not at or below `own`. To be called in a mount namespace of one's
+/// own ([`private_namespace`]): a copy of a mount there keeps what is mounted alive after the machine unmounted it, unless
+/// the machine's mounts are shared.
+///
+/// # Errors
+/// When the mounts cannot be listed, or one cannot be detached.
+pub fn detach_others(dir: &Path, own: &Path) -> io::Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    for target in others(&mounts, dir, own).iter().rev() {
+        detach(target)?;
+    }
+    Ok(())
+}
+
+fn others(mountinfo: &str, dir: &Path, own: &Path) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| Some(unescape(line.split(' ').nth(4)?)));
+    points.filter(|point| point != dir && point.starts_with(dir) && !point.starts_with(own)).collect()
+}
+
+/// mountinfo writes blanks and backslashes as `\ooo`.
+fn unescape(text: &str) -> PathBuf {
+    let mut out = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok());
+        match (byte, code) {
+            (b'\\', Some(code)) => {
+                out.push(code);
+                rest = &after[3..];
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_of_others() {
+        let mountinfo = "1 0 8:1 / / rw - ext4 x rw\n\
+                         2 1 0:4 net:[1] /run/pods/a/ns/net rw - nsfs nsfs rw\n\
+                         3 1 0:4 / /run/pods/b/shm rw - tmpfs shm rw\n\
+                         4 1 0:4 / /run/pods/b\\040c/shm rw - tmpfs shm rw\n\
+                         5 1 0:4 / /run/podsies rw - tmpfs x rw\n";
+        let found = others(mountinfo, Path::new("/run/pods"), Path::new("/run/pods/a"));
+        assert_eq!(found, [Path::new("/run/pods/b/shm"), Path::new("/run/pods/b c/shm")]);
+    }
 
     #[test]
     fn options_are_escaped_and_top_first() {

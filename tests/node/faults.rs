@@ -350,3 +350,20 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     files
 }
+
+/// Namespaces of a removed pod must not live on in the shims of others, also where `/` is no shared mount.
+#[test]
+fn a_removed_pod_leaves_nothing_in_the_shims_of_others() {
+    let node = Node::up();
+    let first = node.run(&resting("first"));
+    node.run(&resting("second"));
+    let kept = |uid: &str| {
+        node.shims().into_iter().any(|pid| {
+            let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            let own = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().contains(uid);
+            !own && mounts.contains(&format!("/pods/{uid}/"))
+        })
+    };
+    eventually("no shim holds another pod's mounts", PATIENCE, || !kept(first.uid()));
+    node.finish();
+}
