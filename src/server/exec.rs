@@ -272,6 +272,9 @@ where
     }
 }
 
+/// Between two looks whether the client is still there.
+const PING: Duration = Duration::from_secs(15);
+
 /// Copies output until the command has ended and its output too. `None`: the client is gone.
 async fn process_to_client<S>(
     sink: &mut SplitSink<WebSocketStream<S>, Message>,
@@ -294,6 +297,7 @@ where
     let (mut out, mut err, mut word) = (vec![0; PIECE], vec![0; PIECE], [0; 1024]);
     let mut line = Vec::new();
     let mut outcome = None;
+    let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
     while outcome.is_none() || stdout.is_some() || stderr.is_some() {
         tokio::select! {
             count = read(stdout.as_deref(), &mut out) => match count {
@@ -311,6 +315,9 @@ where
                 _ => outcome = Some(parse_outcome(&line)),
             },
             _ = &mut client_gone => return None,
+            // While the command does not read its input nobody reads the client's messages either: only a write tells
+            // that the client has gone.
+            _ = ping.tick() => sink.send(Message::Ping(Bytes::new())).await.ok()?,
             () = tokio::time::sleep(DRAIN), if outcome.is_some() => break,
         }
     }
