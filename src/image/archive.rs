@@ -10,6 +10,7 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blob::{self, Compression};
 use super::tarball::{Kind, Reader};
@@ -20,6 +21,8 @@ use crate::sys::fs::{self, Dir};
 const MOST_MEMBERS: usize = 65_536;
 /// Largest document (manifest, configuration) that is read into memory, in bytes: the registries' limit.
 const LARGEST_DOCUMENT: u64 = 4 << 20;
+/// Bytes of all documents that are read of one archive.
+const MOST_DOCUMENTS: u64 = 32 << 20;
 /// Most bytes a packed archive may unpack to; it is unpacked to a temporary file.
 const LARGEST_ARCHIVE: u64 = 256 << 30;
 /// `docker save` of old versions links equal layers; chains are never longer than one.
@@ -29,6 +32,8 @@ const MOST_LINKS: usize = 8;
 pub struct Archive {
     path: PathBuf,
     content: Content,
+    /// Bytes of documents read so far.
+    documents: AtomicU64,
 }
 
 enum Content {
@@ -52,7 +57,7 @@ impl Archive {
         let metadata = file.metadata().map_err(Error::io("open", path))?;
         if metadata.is_dir() {
             let dir = Dir::open(path).map_err(Error::io("open", path))?;
-            return Ok(Archive { path: path.into(), content: Content::Layout(dir) });
+            return Ok(Archive { path: path.into(), content: Content::Layout(dir), documents: AtomicU64::new(0) });
         }
         if !metadata.is_file() {
             return Err(not_one("neither a file nor a folder".into()));
@@ -67,7 +72,8 @@ impl Archive {
             _ => unpack_whole(file, path, scratch)?,
         };
         let members = index(&file, path)?;
-        Ok(Archive { path: path.into(), content: Content::Tar { file: Arc::new(file), members } })
+        let content = Content::Tar { file: Arc::new(file), members };
+        Ok(Archive { path: path.into(), content, documents: AtomicU64::new(0) })
     }
 
     pub fn path(&self) -> &Path {
@@ -126,6 +132,11 @@ impl Archive {
         let reader = self.read(member)?;
         if reader.remaining > LARGEST_DOCUMENT {
             return Err(Error::Limit { what: "bytes in a document", limit: LARGEST_DOCUMENT });
+        }
+        // An archive may name one document a thousand times; all of them together have to fit in memory, too.
+        let before = self.documents.fetch_add(reader.remaining, Ordering::Relaxed);
+        if before.saturating_add(reader.remaining) > MOST_DOCUMENTS {
+            return Err(Error::Limit { what: "bytes in all documents of an archive", limit: MOST_DOCUMENTS });
         }
         let mut content = Vec::with_capacity(reader.remaining as usize);
         reader.take(LARGEST_DOCUMENT).read_to_end(&mut content).map_err(|source| Error::Stream { source })?;

@@ -702,10 +702,22 @@ fn bombs_stop_at_the_limits() {
     let store = ImageStore::open_with(&scratch.path("store"), limits).unwrap();
     let mut bomb = Tar::default().file("a", b"").end();
     bomb.resize(64 << 20, 0);
-    let config = config(&[bomb.clone()]);
-    fs::write(scratch.path("bomb.tar"), docker_archive_of(&["bomb"], &config, &[gzip(&bomb)])).unwrap();
+    let bombs = config(&[bomb.clone()]);
+    fs::write(scratch.path("bomb.tar"), docker_archive_of(&["bomb"], &bombs, &[gzip(&bomb)])).unwrap();
     let error = explain(&store.import(&scratch.path("bomb.tar")).unwrap_err());
     assert!(error.contains("bytes in a layer's tar stream"), "{error}");
+
+    // A small archive that names one large document many times.
+    let layer = Tar::default().end();
+    let mut config = config(std::slice::from_ref(&layer));
+    config.resize(3 << 20, b' ');
+    let id = Digest::of(&config);
+    let image = json!({ "Config": format!("{}.json", id.hex()), "RepoTags": ["x"], "Layers": ["0/layer.tar"] });
+    let tar = Tar::default().file(&format!("{}.json", id.hex()), &config).file("0/layer.tar", &layer);
+    let archive = tar.file("manifest.json", json!(vec![image; 100]).to_string().as_bytes()).end();
+    fs::write(scratch.path("many.tar"), archive).unwrap();
+    let error = explain(&store.import(&scratch.path("many.tar")).unwrap_err());
+    assert!(error.contains("bytes in all documents of an archive"), "{error}");
     assert!(names_in(&scratch.path("store/staging")).is_empty());
 }
 
