@@ -1,7 +1,7 @@
 //! Pod networking: a bridge of the node's own, addresses, host ports, and the files that tell containers about it.
 //!
 //! ```text
-//! pod netns: eth0 10.88.0.5/24 ──veth── <bridge> 10.88.0.1/24 ── ip_forward ── masquerade ── the node's uplink
+//! pod netns: eth0 10.83.0.5/24 ──veth── <bridge> 10.83.0.1/24 ── ip_forward ── masquerade ── the node's uplink
 //! node:hostPort ── DNAT ──▶ pod:containerPort
 //! ```
 //!

@@ -13,7 +13,7 @@ use crate::sys::{fs, namespace};
 use crate::volume;
 use jiff::Timestamp;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a shim may take to answer a request that is not about starting a container.
@@ -390,12 +390,6 @@ impl Runtime {
             }
             other => other,
         }
-    }
-
-    /// Shims by pod, for tests of adoption and for the status.
-    #[must_use]
-    pub fn shim_count(&self) -> usize {
-        self.shims.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 

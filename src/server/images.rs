@@ -5,8 +5,8 @@ use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
 use super::types::{ImageItem, ImageList};
 use crate::image::Image;
+use crate::runtime::chain;
 use std::collections::HashSet;
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -56,14 +56,4 @@ fn image_list(images: &[Arc<Image>], in_use: &[String]) -> ImageList {
     let mut items: Vec<ImageItem> = images.iter().map(item).collect();
     items.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
     ImageList { kind: "ImageList".to_owned(), api_version: "coracle.dev/v1alpha1".to_owned(), items }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
