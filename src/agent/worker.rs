@@ -60,7 +60,6 @@ pub fn start(
         events: None,
         failure: None,
         container_failures: BTreeMap::new(),
-        stopping: BTreeMap::new(),
         told: BTreeSet::new(),
         first: true,
     };
@@ -86,7 +85,6 @@ struct Worker {
     events: Option<(String, AsyncFd<OwnedFd>)>,
     failure: Option<Failure>,
     container_failures: BTreeMap<String, Failure>,
-    stopping: BTreeMap<String, Timestamp>,
     /// Ends of runs (by container ID) that were reported.
     told: BTreeSet<String>,
     first: bool,
@@ -168,13 +166,6 @@ impl Worker {
         if seen.present.is_none() {
             self.uid = None;
             self.events = None;
-            self.stopping.clear();
-        }
-        if let Some(present) = &mut seen.present {
-            let alive: BTreeSet<&String> =
-                present.containers.values().flatten().filter(|i| i.is_running()).map(|i| &i.id).collect();
-            self.stopping.retain(|id, _| alive.contains(id));
-            present.stopping.clone_from(&self.stopping);
         }
         seen.failure.clone_from(&self.failure);
         seen.container_failures.clone_from(&self.container_failures);
@@ -250,10 +241,6 @@ impl Worker {
                     Action::CreateSandbox => self.uid = Some(spec.uid().to_owned()),
                     Action::Run { container, .. } => {
                         self.container_failures.remove(container);
-                    }
-                    Action::Stop { id, grace_ms, .. } => {
-                        let grace = SignedDuration::from_millis(i64::try_from(*grace_ms).unwrap_or(i64::MAX / 2));
-                        self.stopping.insert(id.clone(), now.checked_add(grace).unwrap_or(now));
                     }
                     Action::ResetSandbox { .. } | Action::StopSandbox => self.events = None,
                     _ => {}

@@ -10,7 +10,8 @@ mod spec;
 pub mod status;
 
 pub use observed::{
-    Deletion, Failure, ImageState, Instance, Observed, Present, Record, Sandbox, SandboxRecord, Termination,
+    Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,
+    Progress, Record, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Unhealthy,
 };
 pub use plan::{Action, Plan, plan};
-pub use spec::{Key, RestartPolicy, Spec};
+pub use spec::{Key, RestartPolicy, Role, Spec};

@@ -2,7 +2,7 @@
 
 use super::Spec;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,6 +22,9 @@ pub struct Instance {
     pub image: String,
     /// Image ID (`sha256:…`, digest of the image configuration).
     pub image_id: String,
+    /// The pod's round ([`Record::round`]) in which it ran.
+    #[serde(default)]
+    pub round: u32,
     /// Delay that a restart has to wait after this run ended, in milliseconds (as kubelet: 0, 10s, 20s … 300s).
     #[serde(default)]
     pub backoff_ms: u64,
@@ -84,12 +87,38 @@ pub struct Record {
     /// How many sandboxes there were.
     #[serde(default)]
     pub sandbox_attempts: u32,
-    /// `Succeeded` or `Failed` once the pod is done for good.
+    /// Set once the pod is done for good.
     #[serde(default)]
-    pub finished: Option<String>,
+    pub finished: Option<Finished>,
+    /// How many times the pod began anew: with each sandbox after the first, and with each `RestartAllContainers`. Runs of
+    /// init containers count only in the round in which they ran.
+    #[serde(default)]
+    pub round: u32,
+    /// Runs of rounds before this one count as removed, app containers' too (`RestartAllContainers`).
+    #[serde(default)]
+    pub restart_all: u32,
     /// Set when the pod is to go; never taken back.
     #[serde(default)]
     pub deletion: Option<Deletion>,
+}
+
+/// A terminal phase, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finished {
+    /// `Succeeded` or `Failed`.
+    pub phase: String,
+    /// `status.reason` (`DeadlineExceeded`), if there is more to say than the containers do.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// `status.message`.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Grace in seconds, from then, for what still runs.
+    #[serde(default)]
+    pub grace_seconds: u64,
 }
 
 /// A sandbox: the namespaces, addresses and shim that a pod's containers share.
@@ -127,6 +156,122 @@ pub enum Sandbox {
     Ready,
     /// There was one, but its shim is gone (killed, or the machine was restarted): text for people.
     Broken(String),
+}
+
+/// What the probes say of a running container. A container without an entry in [`Present::health`] has not been probed
+/// in this agent's life; [`Health::initial`] holds for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Health {
+    /// The startup probe has passed, or there is none.
+    pub started: bool,
+    /// The readiness probe passes, or there is none, and it is started.
+    pub ready: bool,
+    /// It failed its liveness or startup probe often enough to be restarted.
+    #[serde(default)]
+    pub unhealthy: Option<Unhealthy>,
+}
+
+impl Health {
+    /// Of a container that has just been started: what has no probe passes (as kubelet).
+    #[must_use]
+    pub fn initial(container: &Container) -> Health {
+        let started = container.startup_probe.is_none();
+        Health { started, ready: started && container.readiness_probe.is_none(), unhealthy: None }
+    }
+}
+
+/// A probe that failed for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unhealthy {
+    /// [`StopCause::Liveness`] or [`StopCause::Startup`].
+    pub probe: StopCause,
+    /// The probe's own grace in seconds.
+    #[serde(default)]
+    pub grace_seconds: Option<u64>,
+}
+
+/// Which lifecycle hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HookKind {
+    /// `lifecycle.postStart`.
+    PostStart,
+    /// `lifecycle.preStop`.
+    PreStop,
+}
+
+/// How far a hook is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HookState {
+    /// Not begun (or begun by an agent that is gone: hooks are delivered at least once).
+    #[default]
+    Idle,
+    /// Under way.
+    Running,
+    /// Over, well.
+    Done,
+    /// Over, with this error.
+    Failed(String),
+}
+
+/// Why a container is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StopCause {
+    /// Its pod goes, or is over.
+    Pod,
+    /// It failed its liveness probe.
+    Liveness,
+    /// It failed its startup probe.
+    Startup,
+    /// Its postStart hook failed.
+    PostStart,
+    /// A rule restarts all containers of the pod.
+    RestartAll,
+    /// A resize needs it to start anew.
+    Resize,
+}
+
+/// A stop that has begun: preStop hook, then its turn, then the signal, then SIGKILL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stopping {
+    /// Why.
+    pub cause: StopCause,
+    /// When it began: the grace counts from here, the hook included.
+    pub begun: Timestamp,
+    /// Grace in milliseconds from [`Stopping::begun`].
+    pub grace_ms: u64,
+    /// When the signal was sent, the instant of SIGKILL.
+    #[serde(default)]
+    pub kill_at: Option<Timestamp>,
+}
+
+/// What the agent did with one run beyond starting it, in `<run>/pods/<uid>/progress/<container>-<attempt>.json`: it must
+/// outlive the agent, but not the machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Progress {
+    /// The postStart hook.
+    pub post_start: HookState,
+    /// The preStop hook.
+    pub pre_stop: HookState,
+    /// Set once it is being stopped.
+    pub stopping: Option<Stopping>,
+    /// What the probes last said.
+    pub health: Option<Health>,
+}
+
+/// That a pod has to leave for what it uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// For people.
+    pub message: String,
+    /// Grace in seconds.
+    pub grace_seconds: u64,
 }
 
 /// Something that did not work and will be tried again.
@@ -167,8 +312,8 @@ pub struct Present {
     pub sandbox: Sandbox,
     /// All recorded runs by container, oldest first.
     pub containers: BTreeMap<String, Vec<Instance>>,
-    /// Containers that were asked to stop, by ID, with the instant of their SIGKILL.
-    pub stopping: BTreeMap<String, Timestamp>,
+    /// What was done with runs, by container ID.
+    pub progress: BTreeMap<String, Progress>,
 }
 
 impl Present {
@@ -176,6 +321,24 @@ impl Present {
     #[must_use]
     pub fn latest(&self, container: &str) -> Option<&Instance> {
         self.containers.get(container).and_then(|runs| runs.last())
+    }
+
+    /// What was done with a run.
+    #[must_use]
+    pub fn progress(&self, id: &str) -> &Progress {
+        static NOTHING: Progress = Progress {
+            post_start: HookState::Idle,
+            pre_stop: HookState::Idle,
+            stopping: None,
+            health: None,
+        };
+        self.progress.get(id).unwrap_or(&NOTHING)
+    }
+
+    /// What the probes say of a run of `container`.
+    #[must_use]
+    pub fn health(&self, container: &Container, id: &str) -> Health {
+        self.progress(id).health.clone().unwrap_or_else(|| Health::initial(container))
     }
 
     /// All runs that have not ended.
@@ -195,4 +358,6 @@ pub struct Observed {
     pub failure: Option<Failure>,
     /// Containers that could not be made, by name.
     pub container_failures: BTreeMap<String, Failure>,
+    /// Set when the pod uses more than it may.
+    pub evict: Option<Eviction>,
 }

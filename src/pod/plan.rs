@@ -5,7 +5,7 @@
 //! point is simply made again.
 
 use super::restart;
-use super::{Failure, ImageState, Instance, Observed, Present, Sandbox, Spec};
+use super::{Failure, HookKind, ImageState, Instance, Observed, Present, Sandbox, Spec, StopCause};
 use jiff::{SignedDuration, Timestamp};
 
 /// Shortest time between the stop signal and SIGKILL (as kubelet: 2 s).
@@ -24,6 +24,28 @@ pub enum Action {
         attempt: u32,
         /// Delay that its own restart will have to wait, in milliseconds.
         backoff_ms: u64,
+    },
+    /// Write down that a container is being stopped ([`Progress::stopping`](super::Progress)).
+    BeginStop {
+        /// Container name.
+        container: String,
+        /// Container ID.
+        id: String,
+        /// Why.
+        cause: StopCause,
+        /// Milliseconds from now until SIGKILL, hook included.
+        grace_ms: u64,
+    },
+    /// Start a lifecycle hook; it goes on by itself, and how it ends is observed.
+    Hook {
+        /// Container name.
+        container: String,
+        /// Container ID.
+        id: String,
+        /// Which.
+        kind: HookKind,
+        /// Milliseconds it may take; `None`: as long as it likes.
+        timeout_ms: Option<u64>,
     },
     /// Send the stop signal, and SIGKILL after the grace.
     Stop {
@@ -53,10 +75,24 @@ pub enum Action {
     },
     /// End the shim, give back addresses and namespaces; all containers have ended.
     StopSandbox,
+    /// Begin the pod's next round: all its containers start over (`RestartAllContainers`).
+    RestartAll {
+        /// The container whose end asked for it.
+        trigger: String,
+    },
+    /// Take over the wanted pod's resources, which differ from the present ones in nothing else: cgroups in the right
+    /// order, then the record.
+    Resize,
     /// Write down the terminal phase.
     Finish {
         /// `Succeeded` or `Failed`.
         phase: &'static str,
+        /// `status.reason`.
+        reason: Option<String>,
+        /// `status.message`.
+        message: Option<String>,
+        /// Grace in seconds for what still runs.
+        grace_seconds: u64,
     },
     /// Remove volumes, cgroup and folders: nothing of the pod is left.
     RemovePod,
@@ -139,7 +175,7 @@ fn converge(
         return;
     }
     if let Some(phase) = outcome(want, have) {
-        plan.act(Action::Finish { phase });
+        plan.act(Action::Finish { phase, reason: None, message: None, grace_seconds: 0 });
         return;
     }
     if have.sandbox == Sandbox::Absent {
@@ -219,7 +255,7 @@ fn tear_down(have: &Present, now: Timestamp, plan: &mut Plan) {
 fn stop_all(have: &Present, grace_ms: u64, now: Timestamp, plan: &mut Plan) {
     for run in have.running() {
         let slack = SignedDuration::from_secs(1);
-        match have.stopping.get(&run.id) {
+        match have.progress(&run.id).stopping.as_ref().and_then(|s| s.kill_at) {
             Some(deadline) if deadline.checked_add(slack).is_ok_and(|d| d > now) => {
                 plan.wake(deadline.checked_add(slack).unwrap_or(now));
             }

@@ -2,7 +2,7 @@
 
 use super::{plan as plan_with, *};
 use crate::pod::restart::MAX_BACKOFF;
-use crate::pod::{Deletion, Record, SandboxRecord, Termination};
+use crate::pod::{Deletion, Finished, Record, SandboxRecord, Stopping, Termination};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -50,10 +50,12 @@ impl World {
                         sandbox_attempts: 0,
                         finished: None,
                         deletion: None,
+                        round: 0,
+                        restart_all: 0,
                     },
                     sandbox: Sandbox::Absent,
                     containers: BTreeMap::new(),
-                    stopping: BTreeMap::new(),
+                    progress: BTreeMap::new(),
                 });
                 assert_eq!(present.spec.uid(), want.uid(), "a pod of another uid is still there");
                 assert_eq!(present.sandbox, Sandbox::Absent, "two sandboxes");
@@ -77,6 +79,7 @@ impl World {
                     attempt: *attempt,
                     image: "i".into(),
                     image_id: "sha256:0".into(),
+                    round: 0,
                     backoff_ms: *backoff_ms,
                     created: now,
                     pid: 7,
@@ -89,7 +92,8 @@ impl World {
             Action::Stop { id, grace_ms, .. } => {
                 let present = self.seen.present.as_mut().unwrap();
                 let deadline = now.checked_add(SignedDuration::from_millis(*grace_ms as i64)).unwrap();
-                present.stopping.insert(id.clone(), deadline);
+                let stopping = Stopping { cause: StopCause::Pod, begun: now, grace_ms: *grace_ms, kill_at: Some(deadline) };
+                present.progress.entry(id.clone()).or_default().stopping = Some(stopping);
             }
             Action::Forget { container, attempt } => {
                 let runs = self.seen.present.as_mut().unwrap().containers.get_mut(container).unwrap();
@@ -104,16 +108,23 @@ impl World {
                 self.end_all(now, 137, "ContainerStatusUnknown");
                 let present = self.seen.present.as_mut().unwrap();
                 present.sandbox = Sandbox::Absent;
-                present.stopping.clear();
+                present.progress.clear();
             }
             Action::StopSandbox => {
                 let present = self.seen.present.as_mut().unwrap();
                 assert_eq!(present.running().count(), 0, "sandbox stopped under a running container");
                 present.sandbox = Sandbox::Absent;
             }
-            Action::Finish { phase } => {
-                self.seen.present.as_mut().unwrap().record.finished = Some((*phase).into());
+            Action::Finish { phase, reason, message, grace_seconds } => {
+                self.seen.present.as_mut().unwrap().record.finished = Some(Finished {
+                    phase: (*phase).into(),
+                    reason: reason.clone(),
+                    message: message.clone(),
+                    at: now,
+                    grace_seconds: *grace_seconds,
+                });
             }
+            Action::BeginStop { .. } | Action::Hook { .. } | Action::RestartAll { .. } | Action::Resize => {}
             Action::RemovePod => {
                 let present = self.seen.present.take().unwrap();
                 assert_eq!(present.sandbox, Sandbox::Absent);
@@ -289,7 +300,7 @@ fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
     world.end_all(at(5), 0, "Completed");
     world.settle(Some(&want), at(5), None);
     let present = world.seen.present.as_ref().unwrap();
-    assert_eq!(present.record.finished.as_deref(), Some("Succeeded"));
+    assert_eq!(present.record.finished.as_ref().map(|f| f.phase.as_str()), Some("Succeeded"));
     assert_eq!(present.sandbox, Sandbox::Absent);
     assert_eq!(plan(Some(&want), &world.seen, at(99)), Plan::default());
 }

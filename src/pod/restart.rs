@@ -69,6 +69,7 @@ mod tests {
             attempt,
             image: "i".into(),
             image_id: "sha256:0".into(),
+            round: 0,
             backoff_ms,
             created: at(created),
             pid: 1,

@@ -42,6 +42,28 @@ pub enum RestartPolicy {
     Never,
 }
 
+/// What a container is to its pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// Listed with the init containers, with `restartPolicy: Always`: starts in its turn, and stays.
+    Sidecar,
+    /// All others.
+    App,
+}
+
+impl Role {
+    /// Of a container listed with the init containers.
+    #[must_use]
+    pub fn of_init(container: &Container) -> Role {
+        match container.restart_policy.as_deref() {
+            Some("Always") => Role::Sidecar,
+            _ => Role::Init,
+        }
+    }
+}
+
 /// A pod that passed `manifest::load`: every default is filled in, name, namespace and uid are set.
 #[derive(Debug, Clone)]
 pub struct Spec {
@@ -101,10 +123,30 @@ impl Spec {
         &self.spec().containers
     }
 
-    /// A container by name.
+    /// Init containers (regular ones and sidecars) in the order of the spec.
+    #[must_use]
+    pub fn init_containers(&self) -> &[Container] {
+        self.spec().init_containers.as_deref().unwrap_or_default()
+    }
+
+    /// Init containers, then app containers.
+    pub fn all_containers(&self) -> impl DoubleEndedIterator<Item = &Container> {
+        self.init_containers().iter().chain(self.containers())
+    }
+
+    /// A container of any role by name.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&Container> {
-        self.containers().iter().find(|c| c.name == name)
+        self.all_containers().find(|c| c.name == name)
+    }
+
+    /// What a container is to its pod; `None` when there is none of that name.
+    #[must_use]
+    pub fn role(&self, name: &str) -> Option<Role> {
+        if self.containers().iter().any(|c| c.name == name) {
+            return Some(Role::App);
+        }
+        self.init_containers().iter().find(|c| c.name == name).map(Role::of_init)
     }
 
     /// Restart policy (default Always).

@@ -191,8 +191,8 @@ fn back_off_message(spec: &Spec, container: &Container, run: &Instance) -> Strin
 /// As kubelet (getPhase), for pods without init containers.
 fn phase(present: Option<&Present>, containers: &[ContainerStatus]) -> String {
     let Some(present) = present else { return "Pending".into() };
-    if let Some(phase) = &present.record.finished {
-        return phase.clone();
+    if let Some(finished) = &present.record.finished {
+        return finished.phase.clone();
     }
     let never_ran = |c: &ContainerStatus| {
         let waits = c.state.as_ref().is_some_and(|s| s.waiting.is_some());

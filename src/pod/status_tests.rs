@@ -56,7 +56,7 @@ fn seen(spec: &Spec, runs: Vec<Instance>) -> Observed {
     };
     let containers = if runs.is_empty() { BTreeMap::new() } else { BTreeMap::from([("web".to_owned(), runs)]) };
     let present =
-        Present { spec: spec.clone(), record, sandbox: Sandbox::Ready, containers, stopping: BTreeMap::new() };
+        Present { spec: spec.clone(), record, sandbox: Sandbox::Ready, containers, progress: BTreeMap::new() };
     Observed { present: Some(present), ..Observed::default() }
 }
 

@@ -4,11 +4,11 @@ use super::sandbox::{SHIM_TIMEOUT, remove_file, remove_tree};
 use super::{Error, Note, Runtime, make_dir};
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::Image;
-use crate::pod::{Instance, Spec, resources};
+use crate::pod::{Instance, Spec, StopCause, Stopping, resources};
 use crate::shim::protocol::{Reply, Request, Rootfs, Run};
 use crate::sys::fs;
 use crate::volume;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
@@ -35,6 +35,7 @@ impl Runtime {
         let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let id = container_id(uid, name, attempt);
+        let round = self.record(uid)?.map_or(0, |record| record.round);
         let record = self.layout.instance(uid, name, attempt);
         let dir = self.layout.container(uid, name);
         make_dir(&dir, 0o750)?;
@@ -52,6 +53,7 @@ impl Runtime {
                 attempt,
                 image: reference,
                 image_id: image.id.clone(),
+                round,
                 backoff_ms,
                 created: Timestamp::now(),
                 pid: 0,
@@ -121,6 +123,14 @@ impl Runtime {
     pub(super) fn stop_container(&self, spec: &Spec, name: &str, id: &str, grace_ms: u64) -> Result<Vec<Note>, Error> {
         let shim = self.shim(spec.uid()).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id);
+        if let Some(run) = &run {
+            let grace = SignedDuration::from_millis(i64::try_from(grace_ms).unwrap_or(i64::MAX / 2));
+            let now = Timestamp::now();
+            self.advance(spec.uid(), name, run.attempt, |progress| {
+                let begun = Stopping { cause: StopCause::Pod, begun: now, grace_ms, kill_at: None };
+                progress.stopping.get_or_insert(begun).kill_at = Some(now.checked_add(grace).unwrap_or(now));
+            })?;
+        }
         let image = run.and_then(|r| self.images.resolve(&r.image_id));
         let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
         match shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)? {
@@ -147,6 +157,7 @@ impl Runtime {
         remove_tree(&dir.join(attempt.to_string()))?;
         remove_tree(&self.layout.bundle(uid, name, attempt))?;
         remove_file(&dir.join(format!("{attempt}.message")))?;
+        remove_file(&self.layout.progress(uid, name, attempt))?;
         remove_file(&self.layout.container_link(spec.pod(), name, &id))?;
         let log = self.layout.log(spec.pod(), name, attempt);
         let prefix = format!("{attempt}.log");

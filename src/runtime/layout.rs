@@ -57,6 +57,18 @@ impl Layout {
         self.container(uid, container).join(format!("{attempt}.json"))
     }
 
+    /// What was done with the runs of a pod ([`crate::pod::Progress`]).
+    #[must_use]
+    pub fn progress_dir(&self, uid: &str) -> PathBuf {
+        self.run_pod(uid).join("progress")
+    }
+
+    /// What was done with a run.
+    #[must_use]
+    pub fn progress(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.progress_dir(uid).join(format!("{container}-{attempt}.json"))
+    }
+
     /// Volatile state of a pod: the shim's folder.
     #[must_use]
     pub fn run_pod(&self, uid: &str) -> PathBuf {

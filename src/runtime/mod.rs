@@ -7,17 +7,19 @@ mod logs;
 mod machine;
 mod note;
 mod observe;
+mod progress;
 mod sandbox;
 
 use crate::bundle::CgroupFs;
 use crate::config::Config;
 use crate::image::ImageStore;
 use crate::net::Network;
-use crate::pod::{Action, Spec};
+use crate::pod::{Action, Finished, Spec};
 use crate::shim;
 use crate::shim::exec::Target;
 use crate::sys::cgroup::{Cgroups, Version};
 pub use error::{Error, chain};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 pub use layout::Layout;
 pub use machine::Machine;
@@ -166,7 +168,23 @@ impl Runtime {
             Action::MarkDeleting { grace_seconds } => self.mark_deleting(spec, *grace_seconds),
             Action::ResetSandbox { why } => self.reset_sandbox(spec, why),
             Action::StopSandbox => self.stop_sandbox(spec),
-            Action::Finish { phase } => self.finish(spec, phase),
+            Action::BeginStop { container, id, cause, grace_ms } => {
+                self.begin_stop(spec, container, id, *cause, *grace_ms)
+            }
+            // The agent's: a hook goes on while other things happen.
+            Action::Hook { .. } => Ok(Vec::new()),
+            Action::RestartAll { trigger } => self.restart_all(spec, trigger),
+            Action::Resize => self.resize(spec),
+            Action::Finish { phase, reason, message, grace_seconds } => self.finish(
+                spec,
+                Finished {
+                    phase: (*phase).to_owned(),
+                    reason: reason.clone(),
+                    message: message.clone(),
+                    at: Timestamp::now(),
+                    grace_seconds: *grace_seconds,
+                },
+            ),
             Action::RemovePod => self.remove_pod(spec),
         }
     }

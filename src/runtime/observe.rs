@@ -91,13 +91,19 @@ impl Runtime {
             },
         };
         let mut containers = BTreeMap::new();
-        for container in spec.containers() {
+        let mut progress = BTreeMap::new();
+        for container in spec.all_containers() {
             let runs = self.instances(uid, &container.name);
+            for run in runs.iter().rev().take(2) {
+                if let Some(done) = self.progress(uid, run) {
+                    progress.insert(run.id.clone(), done);
+                }
+            }
             if !runs.is_empty() {
                 containers.insert(container.name.clone(), runs);
             }
         }
-        Some(Present { spec, record, sandbox, containers, stopping: BTreeMap::new() })
+        Some(Present { spec, record, sandbox, containers, progress })
     }
 
     /// The recorded runs of a container, oldest first, with their termination messages.
@@ -126,7 +132,7 @@ impl Runtime {
 
     fn image_states(&self, spec: &Spec) -> BTreeMap<String, ImageState> {
         let mut states = BTreeMap::new();
-        for container in spec.containers() {
+        for container in spec.all_containers() {
             let name = container.image.clone().unwrap_or_default();
             let never = container.image_pull_policy.as_deref() == Some("Never");
             let state = match self.images.resolve(&name) {

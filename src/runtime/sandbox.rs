@@ -3,7 +3,7 @@
 use super::{Error, Note, Runtime, make_dir};
 use crate::net::hostname::Hostname;
 use crate::net::{PortMapping, Protocol, hosts, resolv};
-use crate::pod::{Deletion, Instance, Key, Record, SandboxRecord, Spec, Termination, resources};
+use crate::pod::{Deletion, Finished, Instance, Key, Record, SandboxRecord, Spec, Termination, resources};
 use crate::shim::{
     self,
     protocol::{Reply, Request},
@@ -34,6 +34,8 @@ impl Runtime {
             sandbox_attempts: 0,
             finished: None,
             deletion: None,
+            round: 0,
+            restart_all: 0,
         });
         if Key::of(&record.pod) != spec.key() {
             // Two names with one pinned uid: the paths are the other's until it is gone.
@@ -45,6 +47,10 @@ impl Runtime {
         record.pod.metadata.annotations.get_or_insert_default().insert("kubernetes.io/config.seen".into(), seen);
         let qos = resources::qos(pod)?;
         let cgroup = resources::pod_cgroup(&self.cgroup_root, qos, uid);
+        if record.sandbox_attempts > 0 {
+            // As kubelet: with a new sandbox, init containers run again.
+            record.round = record.round.saturating_add(1);
+        }
         record.sandbox_attempts = record.sandbox_attempts.saturating_add(1);
         record.sandbox = Some(SandboxRecord {
             created: now,
@@ -150,9 +156,19 @@ impl Runtime {
         Ok(Vec::new())
     }
 
-    pub(super) fn finish(&self, spec: &Spec, phase: &str) -> Result<Vec<Note>, Error> {
+    /// All runs so far count as removed: the pod's containers start over, init containers first.
+    pub(super) fn restart_all(&self, spec: &Spec, trigger: &str) -> Result<Vec<Note>, Error> {
+        self.change(spec.uid(), |record| {
+            record.round = record.round.saturating_add(1);
+            record.restart_all = record.round;
+        })?;
+        let message = format!("Container {trigger} ended as its restartPolicyRules foresee: all containers restart");
+        Ok(vec![Note::normal("RestartingAllContainers", message).about(trigger)])
+    }
+
+    pub(super) fn finish(&self, spec: &Spec, finished: Finished) -> Result<Vec<Note>, Error> {
         let Some(mut record) = self.record(spec.uid())? else { return Ok(Vec::new()) };
-        record.finished = Some(phase.to_owned());
+        record.finished = Some(finished);
         // Acknowledged once it is seen: a finished job must not run again after a power cut.
         store::write(&self.layout.record(spec.uid()), &record, 0o600)?;
         Ok(Vec::new())
@@ -183,7 +199,7 @@ impl Runtime {
     /// Record that all runs which seem to go on have ended with nobody there to see it; returns their containers.
     fn cut_off(&self, spec: &Spec, why: &str) -> Result<Vec<String>, Error> {
         let mut lost = Vec::new();
-        for container in spec.containers() {
+        for container in spec.all_containers() {
             for run in self.instances(spec.uid(), &container.name).into_iter().filter(Instance::is_running) {
                 self.end_unseen(spec.uid(), run, why)?;
                 lost.push(container.name.clone());
@@ -275,7 +291,7 @@ impl Runtime {
 
     pub(super) fn remove_pod(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
         let uid = spec.uid();
-        for container in spec.containers() {
+        for container in spec.all_containers() {
             for run in self.instances(uid, &container.name) {
                 remove_file(&self.layout.container_link(spec.pod(), &container.name, &run.id))?;
             }
@@ -402,7 +418,7 @@ fn last_words(log: &Path) -> String {
 }
 
 fn port_mappings(spec: &Spec) -> Vec<PortMapping> {
-    let ports = spec.containers().iter().flat_map(|c| c.ports.iter().flatten());
+    let ports = spec.all_containers().flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|p| {
             let host_port = u16::try_from(p.host_port.unwrap_or(0)).ok().filter(|p| *p != 0)?;
@@ -444,7 +460,7 @@ fn unmount_shm(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+pub(super) fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;

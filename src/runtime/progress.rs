@@ -1,0 +1,73 @@
+//! What the agent did with runs beyond starting them: small files beside the shim, for the next agent.
+
+use super::sandbox::write_private;
+use super::{Error, Note, Runtime, make_dir};
+use crate::pod::{Instance, Progress, Spec, StopCause, Stopping};
+use crate::store;
+use jiff::Timestamp;
+
+impl Runtime {
+    /// What was done with a run; `None`: nothing.
+    pub(super) fn progress(&self, uid: &str, run: &Instance) -> Option<Progress> {
+        // A damaged file costs a hook that is delivered twice, not the pod.
+        store::read(&self.layout.progress(uid, &run.container, run.attempt)).ok().flatten()
+    }
+
+    /// Write down a step of a run. Volatile: the file need not outlive the machine.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn advance(
+        &self,
+        uid: &str,
+        container: &str,
+        attempt: u32,
+        change: impl FnOnce(&mut Progress),
+    ) -> Result<(), Error> {
+        let path = self.layout.progress(uid, container, attempt);
+        let mut progress = store::read::<Progress>(&path).ok().flatten().unwrap_or_default();
+        let before = progress.clone();
+        change(&mut progress);
+        if progress == before {
+            return Ok(());
+        }
+        make_dir(&self.layout.progress_dir(uid), 0o700)?;
+        let staged = path.with_extension("new");
+        let write = || {
+            write_private(&staged, &serde_json::to_vec(&progress)?)?;
+            std::fs::rename(&staged, &path)
+        };
+        write().map_err(|source| Error::File { what: "write", path: path.clone(), source })
+    }
+
+    /// Write down that a container is being stopped; a stop under way may only become shorter.
+    pub(super) fn begin_stop(
+        &self,
+        spec: &Spec,
+        container: &str,
+        id: &str,
+        cause: StopCause,
+        grace_ms: u64,
+    ) -> Result<Vec<Note>, Error> {
+        let runs = self.instances(spec.uid(), container);
+        let Some(run) = runs.iter().find(|run| run.id == id) else { return Ok(Vec::new()) };
+        let now = Timestamp::now();
+        self.advance(spec.uid(), container, run.attempt, |progress| {
+            let kill_at = progress.stopping.as_ref().and_then(|s| s.kill_at);
+            progress.stopping = Some(Stopping { cause, begun: now, grace_ms, kill_at });
+        })?;
+        let text = match cause {
+            StopCause::Pod => format!("Stopping container {container}"),
+            StopCause::Liveness => format!("Container {container} failed liveness probe, will be restarted"),
+            StopCause::Startup => format!("Container {container} failed startup probe, will be restarted"),
+            StopCause::PostStart => format!("FailedPostStartHook: stopping container {container}"),
+            StopCause::RestartAll => format!("Container {container} restarts with all containers of its pod"),
+            StopCause::Resize => format!("Container {container} restarts to be resized"),
+        };
+        Ok(vec![Note::normal("Killing", text).about(container)])
+    }
+
+    pub(super) fn resize(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
+        Err(Error::Missing(format!("a way to resize pod {}", spec.key())))
+    }
+}
