@@ -326,12 +326,8 @@ impl Present {
     /// What was done with a run.
     #[must_use]
     pub fn progress(&self, id: &str) -> &Progress {
-        static NOTHING: Progress = Progress {
-            post_start: HookState::Idle,
-            pre_stop: HookState::Idle,
-            stopping: None,
-            health: None,
-        };
+        static NOTHING: Progress =
+            Progress { post_start: HookState::Idle, pre_stop: HookState::Idle, stopping: None, health: None };
         self.progress.get(id).unwrap_or(&NOTHING)
     }
 

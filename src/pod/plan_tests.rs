@@ -92,7 +92,8 @@ impl World {
             Action::Stop { id, grace_ms, .. } => {
                 let present = self.seen.present.as_mut().unwrap();
                 let deadline = now.checked_add(SignedDuration::from_millis(*grace_ms as i64)).unwrap();
-                let stopping = Stopping { cause: StopCause::Pod, begun: now, grace_ms: *grace_ms, kill_at: Some(deadline) };
+                let stopping =
+                    Stopping { cause: StopCause::Pod, begun: now, grace_ms: *grace_ms, kill_at: Some(deadline) };
                 present.progress.entry(id.clone()).or_default().stopping = Some(stopping);
             }
             Action::Forget { container, attempt } => {

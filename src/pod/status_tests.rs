@@ -1,7 +1,7 @@
 //! Reported statuses of pods in the states that people meet.
 
 use super::*;
-use crate::pod::{Deletion, Failure, Record, SandboxRecord, Termination};
+use crate::pod::{Deletion, Failure, Finished, Record, SandboxRecord, Termination};
 use expect_test::{Expect, expect};
 use std::collections::BTreeMap;
 
@@ -24,6 +24,7 @@ fn run(attempt: u32, backoff_ms: u64, end: Option<(i64, i32, &str)>) -> Instance
         attempt,
         image: "nginx".into(),
         image_id: "sha256:1".into(),
+        round: 0,
         backoff_ms,
         created: at(10),
         pid: 1,
@@ -53,6 +54,8 @@ fn seen(spec: &Spec, runs: Vec<Instance>) -> Observed {
         sandbox_attempts: 1,
         finished: None,
         deletion: None,
+        round: 0,
+        restart_all: 0,
     };
     let containers = if runs.is_empty() { BTreeMap::new() } else { BTreeMap::from([("web".to_owned(), runs)]) };
     let present =
@@ -168,7 +171,8 @@ fn finished_and_leaving() {
     let spec = spec("Never");
     let mut seen = seen(&spec, vec![run(0, 0, Some((25, 3, "Error")))]);
     let present = seen.present.as_mut().unwrap();
-    present.record.finished = Some("Failed".into());
+    present.record.finished =
+        Some(Finished { phase: "Failed".into(), reason: None, message: None, at: at(20), grace_seconds: 0 });
     present.sandbox = Sandbox::Absent;
     present.record.deletion = Some(Deletion { started: at(29), grace_seconds: 30 });
     check(

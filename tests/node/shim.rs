@@ -91,6 +91,7 @@ impl Pod {
                 attempt,
                 image: "busybox".into(),
                 image_id: "sha256:0".into(),
+                round: 0,
                 backoff_ms: 0,
                 created: Timestamp::UNIX_EPOCH,
                 pid: 0,
