@@ -97,8 +97,17 @@ pub fn pod_reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
         namespace: pod.metadata.namespace.clone(),
         name: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
-        field_path: container.map(|c| format!("spec.containers{{{c}}}")),
+        field_path: container.map(|c| format!("spec.{}{{{c}}}", list_of(pod, c))),
         ..ObjectReference::default()
+    }
+}
+
+/// Which list of the spec a container is in.
+fn list_of(pod: &Pod, container: &str) -> &'static str {
+    let init = pod.spec.as_ref().and_then(|s| s.init_containers.as_ref());
+    match init.is_some_and(|list| list.iter().any(|c| c.name == container)) {
+        true => "initContainers",
+        false => "containers",
     }
 }
 

@@ -78,8 +78,13 @@ impl Metrics {
     /// All of them as text, with the pods as they are reported now.
     #[must_use]
     pub fn render(&self, pods: &[Arc<Pod>]) -> String {
-        let statuses = || pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
-        let running = statuses().filter(|c| c.started == Some(true)).count();
+        let statuses = || {
+            let each = |s: &'_ Arc<Pod>| s.status.clone().unwrap_or_default();
+            pods.iter().map(each).flat_map(|s| {
+                s.init_container_statuses.into_iter().flatten().chain(s.container_statuses.into_iter().flatten())
+            })
+        };
+        let running = statuses().filter(|c| c.state.as_ref().is_some_and(|s| s.running.is_some())).count();
         let up = pods.iter().filter(|p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")));
         self.running_pods.set(i64::try_from(up.count()).unwrap_or(i64::MAX));
         self.running_containers.set(i64::try_from(running).unwrap_or(i64::MAX));

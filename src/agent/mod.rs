@@ -4,9 +4,11 @@
 //! any instant, upgraded and started again without touching a container.
 
 mod events;
+mod hooks;
 mod images;
 mod metrics;
 mod node;
+mod prober;
 mod worker;
 
 use crate::config::Config;

@@ -11,7 +11,8 @@ use crate::shim::exec::Target;
 use crate::source::Rescan;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference, Pod,
+    ContainerStatus, Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference,
+    Pod, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -231,7 +232,7 @@ impl server::Node for Shared {
 
     fn images_in_use(&self) -> Vec<String> {
         let pods = server::Node::pods(self);
-        let statuses = pods.iter().filter_map(|p| p.status.as_ref()?.container_statuses.as_ref()).flatten();
+        let statuses = pods.iter().filter_map(|p| p.status.as_ref()).flat_map(statuses);
         statuses.map(|c| c.image_id.clone()).filter(|id| !id.is_empty()).collect()
     }
 
@@ -278,22 +279,27 @@ impl server::Node for Shared {
     }
 }
 
+/// Of all containers, init containers first.
+fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+}
+
 fn name_of(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
 }
 
-type StatusOf = Option<k8s_openapi::api::core::v1::ContainerStatus>;
+type StatusOf = Option<ContainerStatus>;
 
 impl Shared {
     fn container(&self, namespace: &str, name: &str, container: &str) -> Result<(Arc<Pod>, StatusOf), String> {
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
         let pod = self.pod(&key).ok_or_else(|| format!("pods \"{name}\" not found"))?;
-        let known = pod.spec.as_ref().is_some_and(|s| s.containers.iter().any(|c| c.name == container));
+        let all = |s: &PodSpec| s.init_containers.iter().flatten().chain(&s.containers).any(|c| c.name == container);
+        let known = pod.spec.as_ref().is_some_and(all);
         if !known {
             return Err(format!("container {container} is not valid for pod {name}"));
         }
-        let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
-        let status = statuses.and_then(|s| s.iter().find(|s| s.name == container)).cloned();
+        let status = pod.status.iter().flat_map(statuses).find(|s| s.name == container).cloned();
         Ok((pod, status))
     }
 }

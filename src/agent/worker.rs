@@ -1,13 +1,19 @@
 //! One worker per pod name: observe, plan, execute, sleep until something changes.
 
 use super::events::{Note, pod_reference};
+use super::hooks::{self, Hooks};
 use super::node::Shared;
-use crate::pod::{Action, Failure, Instance, Key, Observed, Sandbox, Spec, plan, status};
+use super::prober::{self, Prober};
+use crate::pod::{
+    Action, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec, plan, status,
+};
+use crate::probe;
 use crate::runtime;
 use crate::shim;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +66,8 @@ pub fn start(
         events: None,
         failure: None,
         container_failures: BTreeMap::new(),
+        hooks: Hooks::default(),
+        prober: Prober::new(Arc::clone(&wake)),
         told: BTreeSet::new(),
         first: true,
     };
@@ -85,6 +93,8 @@ struct Worker {
     events: Option<(String, AsyncFd<OwnedFd>)>,
     failure: Option<Failure>,
     container_failures: BTreeMap<String, Failure>,
+    hooks: Hooks,
+    prober: Prober,
     /// Ends of runs (by container ID) that were reported.
     told: BTreeSet<String>,
     first: bool,
@@ -145,6 +155,8 @@ impl Worker {
             Wish::Keep | Wish::Remove => None,
         };
         let subscribed = self.events.as_ref().map(|(uid, _)| uid.clone());
+        // Before the look: what has ended by now is in the records.
+        let live = self.hooks.live();
         let (mut seen, events) = self
             .blocking(move |runtime| {
                 let seen = runtime.observe(uid.as_deref(), wanted.as_deref());
@@ -167,9 +179,102 @@ impl Worker {
             self.uid = None;
             self.events = None;
         }
+        match &mut seen.present {
+            Some(present) => {
+                let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
+                self.hooks.keep(&running);
+                for (id, progress) in &mut present.progress {
+                    let interrupted =
+                        |kind, state: &HookState| *state == HookState::Running && !live.contains(&(id.clone(), kind));
+                    if interrupted(HookKind::PostStart, &progress.post_start) {
+                        progress.post_start = HookState::Idle;
+                    }
+                    if interrupted(HookKind::PreStop, &progress.pre_stop) {
+                        progress.pre_stop = HookState::Idle;
+                    }
+                }
+                self.probe(present).await;
+            }
+            None => {
+                self.hooks.keep(&BTreeSet::new());
+                self.prober = Prober::new(Arc::clone(&self.wake));
+            }
+        }
         seen.failure.clone_from(&self.failure);
         seen.container_failures.clone_from(&self.container_failures);
         Some(seen)
+    }
+
+    /// Keep the probes in step with what runs, and take over what they found.
+    async fn probe(&mut self, present: &mut Present) {
+        // Without its shim nobody knows what still runs; the plan sees to that first.
+        if present.sandbox != Sandbox::Ready {
+            return;
+        }
+        let ips = Self::ips(present);
+        let runs = present.running().filter_map(|run| {
+            let container = present.spec.container(&run.container)?;
+            if present.spec.role(&run.container) == Some(Role::Init) {
+                return None;
+            }
+            let progress = present.progress(&run.id);
+            Some(prober::Run {
+                container,
+                id: &run.id,
+                started: run.started?,
+                ips: &ips,
+                exec: self.exec_target(present, run),
+                stopping: progress.stopping.is_some(),
+                last: progress.health.as_ref(),
+            })
+        });
+        let runs: Vec<prober::Run<'_>> = runs.collect();
+        let (shared, spec) = (Arc::clone(&self.shared), present.spec.clone());
+        let tell: prober::Tell = Arc::new(move |note: Note| {
+            shared.note(pod_reference(spec.pod(), note.container.as_deref()), &note, Timestamp::now());
+        });
+        self.prober.sync(&tell, runs);
+        let mut changed: Vec<(Instance, Health)> = Vec::new();
+        for (id, health) in self.prober.health() {
+            let Some(run) = present.running().find(|run| run.id == id).cloned() else { continue };
+            let progress = present.progress.entry(id).or_default();
+            if progress.health.as_ref() != Some(&health) {
+                progress.health = Some(health.clone());
+                changed.push((run, health));
+            }
+        }
+        if changed.is_empty() {
+            return;
+        }
+        // For the next agent: a restart of it must not take the pod out of service.
+        let uid = present.spec.uid().to_owned();
+        let written = self.blocking(move |runtime| {
+            changed.into_iter().try_for_each(|(run, health)| {
+                runtime.advance(&uid, &run.container, run.attempt, |progress| progress.health = Some(health))
+            })
+        });
+        if let Some(Err(error)) = written.await {
+            tracing::warn!(error = error.chain(), "the health of containers cannot be written down");
+        }
+    }
+
+    /// Where probes and hooks of a run go.
+    fn target(&self, present: &Present, run: &Instance) -> Option<probe::Target> {
+        let container = present.spec.container(&run.container)?;
+        Some(probe::Target {
+            container: Arc::new(container.clone()),
+            ips: Self::ips(present),
+            exec: self.exec_target(present, run),
+        })
+    }
+
+    fn exec_target(&self, present: &Present, run: &Instance) -> shim::exec::Target {
+        self.shared.runtime.exec_target(present.spec.uid(), &run.container, run.attempt, &run.id)
+    }
+
+    /// The pod's own addresses; none under hostNetwork.
+    fn ips(present: &Present) -> Vec<IpAddr> {
+        present.record.sandbox.iter().flat_map(|s| s.ips.clone()).collect()
     }
 
     /// Until something changes; false when the agent is going away.
@@ -221,11 +326,15 @@ impl Worker {
         };
         let spec = match (&action, desired, &seen.present) {
             // A creation makes what is wanted, everything else acts on what is there.
-            (Action::CreateSandbox, Some(spec), _) => Arc::clone(spec),
+            (Action::CreateSandbox | Action::Resize, Some(spec), _) => Arc::clone(spec),
             (_, _, Some(present)) => Arc::new(present.spec.clone()),
             (_, Some(spec), None) => Arc::clone(spec),
             (_, None, None) => return false,
         };
+        if let (Action::Hook { id, kind, timeout_ms, .. }, Some(present)) = (&action, &seen.present) {
+            let timeout = timeout_ms.map(Duration::from_millis);
+            return self.begin_hook(&spec, present, id, *kind, timeout).await;
+        }
         let started = std::time::Instant::now();
         let (job, what) = (Arc::clone(&spec), action.clone());
         let Some(result) = self.blocking(move |runtime| runtime.execute(&job, &what)).await else { return false };
@@ -255,6 +364,37 @@ impl Worker {
                 false
             }
         }
+    }
+
+    async fn begin_hook(
+        &mut self,
+        spec: &Arc<Spec>,
+        present: &Present,
+        id: &str,
+        kind: HookKind,
+        timeout: Option<Duration>,
+    ) -> bool {
+        let Some(run) = present.running().find(|run| run.id == id).cloned() else { return false };
+        let Some(target) = self.target(present, &run) else { return false };
+        let (uid, begun) = (spec.uid().to_owned(), run.clone());
+        let written = self.blocking(move |runtime| {
+            runtime.advance(&uid, &begun.container, begun.attempt, |progress| match kind {
+                HookKind::PostStart => progress.post_start = HookState::Running,
+                HookKind::PreStop => progress.pre_stop = HookState::Running,
+            })
+        });
+        match written.await {
+            None => return false,
+            // Without a note of it, it would be begun again and again.
+            Some(Err(error)) => {
+                self.failed(spec, &Action::Hook { container: run.container, id: run.id, kind, timeout_ms: None }, &error, Timestamp::now());
+                return false;
+            }
+            Some(Ok(())) => {}
+        }
+        let job = hooks::Job { spec: Arc::clone(spec), run, kind, timeout, target };
+        self.hooks.begin(&self.shared, &self.wake, job);
+        true
     }
 
     fn failed(&mut self, spec: &Spec, action: &Action, error: &runtime::Error, now: Timestamp) {
@@ -350,12 +490,14 @@ fn exit_note(run: &Instance) -> Option<Note> {
 /// As kubelet: a warning each time a container begins to wait for its restart.
 fn back_off_notes(previous: Option<&Pod>, pod: &Pod) -> Vec<Note> {
     let waits = |pod: &Pod| -> BTreeMap<String, i32> {
-        let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
+        let statuses = pod.status.iter().flat_map(|s| {
+            s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten())
+        });
         let waiting = |c: &&ContainerStatus| {
             let state = c.state.as_ref().and_then(|s| s.waiting.as_ref());
             state.and_then(|w| w.reason.as_deref()) == Some("CrashLoopBackOff")
         };
-        statuses.into_iter().flatten().filter(waiting).map(|c| (c.name.clone(), c.restart_count)).collect()
+        statuses.filter(waiting).map(|c| (c.name.clone(), c.restart_count)).collect()
     };
     let before = previous.map(waits).unwrap_or_default();
     let meta = &pod.metadata;

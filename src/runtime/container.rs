@@ -142,7 +142,8 @@ impl Runtime {
                 }
                 Ok(vec![Note::warning("Failed", format!("Error stopping container: {message}")).about(name)])
             }
-            _ => Ok(vec![Note::normal("Killing", format!("Stopping container {name}")).about(name)]),
+            // Why it stops was told when that began.
+            _ => Ok(Vec::new()),
         }
     }
 

@@ -142,11 +142,11 @@ impl PodView {
     pub fn ip(&self) -> &str {
         self.0["status"]["podIP"].as_str().unwrap_or_default()
     }
-    /// The container's entry of `status.containerStatuses`; `Null` without one.
+    /// The container's entry of the status, init containers' included; `Null` without one.
     pub fn container(&self, name: &str) -> &Value {
         static NONE: Value = Value::Null;
-        let all = self.0["status"]["containerStatuses"].as_array();
-        all.and_then(|all| all.iter().find(|c| c["name"] == name)).unwrap_or(&NONE)
+        let lists = ["initContainerStatuses", "containerStatuses"].map(|list| self.0["status"][list].as_array());
+        lists.into_iter().flatten().flatten().find(|c| c["name"] == name).unwrap_or(&NONE)
     }
     pub fn running(&self, container: &str) -> bool {
         self.container(container)["state"]["running"].is_object()

@@ -4,6 +4,7 @@
 //! test with its name. `CORACLE_TEST_KEEP=1` keeps the folder of a failed test.
 
 mod cli;
+mod containers;
 mod faults;
 mod harness;
 mod images;
@@ -11,4 +12,5 @@ mod lifecycle;
 mod net;
 mod shim;
 mod sources;
+mod timeline;
 mod volumes;

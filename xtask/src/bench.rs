@@ -77,12 +77,12 @@ impl Samples {
 }
 
 /// One line of the result.
-struct Row {
-    what: String,
-    coracle: String,
-    other: String,
-    budget: String,
-    kept: bool,
+pub struct Row {
+    pub what: String,
+    pub coracle: String,
+    pub other: String,
+    pub budget: String,
+    pub kept: bool,
 }
 
 pub fn start(n: u64) -> Result<()> {
@@ -186,7 +186,7 @@ fn against(what: &str, ours: f64, kubelet: f64, part: f64, unit: &str) -> Row {
     }
 }
 
-fn print(rows: &[Row]) {
+pub fn print(rows: &[Row]) {
     let width = |of: fn(&Row) -> &str| rows.iter().map(|r| of(r).chars().count()).max().unwrap_or(0);
     let (a, b, c) = (width(|r| &r.what), width(|r| &r.coracle), width(|r| &r.other));
     println!("\n| {:a$} | {:b$} | {:c$} | budget |", "what", "coracle", "compared with");
@@ -244,7 +244,7 @@ fn fill(node: &Node, signal: &Signal, count: usize) -> Result<Duration> {
     Ok(took)
 }
 
-fn empty(node: &Node) -> Result<()> {
+pub fn empty(node: &Node) -> Result<()> {
     for entry in fs::read_dir(node.dir.join("manifests"))? {
         fs::remove_file(entry?.path())?;
     }
@@ -252,7 +252,7 @@ fn empty(node: &Node) -> Result<()> {
 }
 
 /// Proportional set size of agent and shims, in KiB.
-fn pss(node: &Node) -> Result<f64> {
+pub fn pss(node: &Node) -> Result<f64> {
     let mut sum = 0.0;
     for pid in node.processes() {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("smaps_rollup")?;
@@ -263,7 +263,7 @@ fn pss(node: &Node) -> Result<f64> {
 }
 
 /// CPU seconds of agent and shims so far: by the scheduler's nanoseconds, as ticks are too coarse for what is asked.
-fn cpu(node: &Node) -> f64 {
+pub fn cpu(node: &Node) -> f64 {
     let mut nanoseconds = 0u64;
     for pid in node.processes() {
         for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {

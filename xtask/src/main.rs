@@ -2,6 +2,7 @@
 
 mod archive;
 mod bench;
+mod bench_probes;
 mod debian;
 mod demo;
 mod fuzz;
@@ -21,6 +22,7 @@ cargo xtask <task>
   demo                          build, start a private node, run examples/hello.yaml, show it, clean up
   tidy                          check the layers of src/ and the rules that rustc and clippy do not know
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
+  bench probes                  what 100 readiness probes a second cost
   fuzz <target> [--seconds N]   run a fuzz target: manifest_decode, layer_unpack
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   image nginx|busybox [--out F] make a docker-archive from Debian's packages
@@ -34,6 +36,7 @@ fn main() -> Result<()> {
         ["demo"] => demo::run(),
         ["tidy"] => tidy::run(),
         ["vm"] => vm::run(),
+        ["bench", "probes"] => bench_probes::probes(),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
         ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),
         ["image", which, rest @ ..] => image::run(which, option(rest, "--out")?),
