@@ -2,12 +2,22 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod deadline;
 pub mod observed;
+mod order;
 mod plan;
+mod resize;
 pub mod resources;
 pub mod restart;
+mod rules;
 mod spec;
+mod start;
 pub mod status;
+mod stop;
+#[cfg(test)]
+mod timeline_tests;
+#[cfg(test)]
+mod world;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,

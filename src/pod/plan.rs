@@ -4,12 +4,9 @@
 //! sleeps until something changes or [`Plan::wake_at`]. Every action is idempotent, so a plan that was cut off at any
 //! point is simply made again.
 
-use super::restart;
-use super::{Failure, HookKind, ImageState, Instance, Observed, Present, Sandbox, Spec, StopCause};
+use super::{Failure, HookKind, Observed, Present, Sandbox, Spec, StopCause};
+use super::{deadline, order, resize, start, stop};
 use jiff::{SignedDuration, Timestamp};
-
-/// Shortest time between the stop signal and SIGKILL (as kubelet: 2 s).
-pub const MIN_STOP_GRACE_MS: u64 = 2_000;
 
 /// One step. Executing it returns observations, never decisions.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,11 +105,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn act(&mut self, action: Action) {
+    pub(super) fn act(&mut self, action: Action) {
         self.actions.push(action);
     }
 
-    fn wake(&mut self, at: Timestamp) {
+    pub(super) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |w| w.min(at)));
     }
 }
@@ -120,42 +117,43 @@ impl Plan {
 /// What to do about the pods of one name; `max_backoff` is the longest crash back-off of the node.
 ///
 /// Guarantees (property-tested): following the plan converges to an empty one; there are never two running instances
-/// of a container, nor two pods of one name; no container runs before its sandbox; a removal that failed at some step
-/// goes on from there.
+/// of a container, nor two pods of one name; no container runs before its sandbox, nor an app container before the init
+/// containers; sidecars stop last; a removal that failed at some step goes on from there.
 #[must_use]
 pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let stays = match (desired, &seen.present) {
-        (_, None) => None,
-        (None, Some(_)) => None,
-        (Some(want), Some(have)) => {
-            (have.record.deletion.is_none() && want.uid() == have.spec.uid() && want.revision() == have.spec.revision())
-                .then_some((want, have))
+    let Some(have) = &seen.present else {
+        if desired.is_some() && !held_back(seen, now, &mut plan) {
+            plan.act(Action::CreateSandbox);
         }
+        return plan;
     };
-    if desired.is_none() && seen.present.is_none() {
-        return plan;
-    }
+    let resized = desired.filter(|want| have.record.finished.is_none() && resize::is_resize(&have.spec, want));
+    let same = |want: &Spec| want.uid() == have.spec.uid() && want.revision() == have.spec.revision();
+    let stays = have.record.deletion.is_none() && (resized.is_some() || desired.is_some_and(same));
+    // A resize that has to wait keeps nothing else from going on.
+    let postponed = |f: &Failure| stays && resized.is_some() && matches!(f.reason.as_str(), "Deferred" | "Infeasible");
     // The worker forgets the failure when the wish changes, so a removal never waits for a creation's retry.
-    if let Some(failure) = held_back(seen.failure.as_ref(), now) {
-        plan.wake(failure.retry_at);
+    if held_back(seen, now, &mut plan) && !seen.failure.as_ref().is_some_and(postponed) {
         return plan;
     }
-    match (stays, &seen.present) {
-        (Some((want, have)), _) => converge(want, have, seen, max_backoff, now, &mut plan),
-        (None, Some(have)) => tear_down(have, now, &mut plan),
-        (None, None) => plan.act(Action::CreateSandbox),
+    match stays {
+        true => converge(have, resized, seen, max_backoff, now, &mut plan),
+        false => tear_down(have, now, &mut plan),
     }
     plan
 }
 
-fn held_back(failure: Option<&Failure>, now: Timestamp) -> Option<&Failure> {
-    failure.filter(|f| f.retry_at > now)
+/// Whether a step of the pod as a whole failed and has to wait.
+fn held_back(seen: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
+    let until = seen.failure.as_ref().map(|f| f.retry_at).filter(|at| *at > now);
+    until.inspect(|at| plan.wake(*at)).is_some()
 }
 
+/// Towards a pod that runs, or is over. The pod as it is recorded counts; `resized` is what it is to become.
 fn converge(
-    want: &Spec,
     have: &Present,
+    resized: Option<&Spec>,
     seen: &Observed,
     max_backoff: SignedDuration,
     now: Timestamp,
@@ -165,67 +163,76 @@ fn converge(
         plan.act(Action::ResetSandbox { why: why.clone() });
         return;
     }
-    if have.record.finished.is_some() {
-        if have.sandbox == Sandbox::Ready {
-            stop_all(have, MIN_STOP_GRACE_MS, now, plan);
-            if plan.actions.is_empty() && plan.wake_at.is_none() {
-                plan.act(Action::StopSandbox);
-            }
-        }
+    if let Some(finished) = &have.record.finished {
+        wind_up(have, finished.at, finished.grace_seconds, now, plan);
         return;
     }
-    if let Some(phase) = outcome(want, have) {
-        plan.act(Action::Finish { phase, reason: None, message: None, grace_seconds: 0 });
+    let finish = |phase, reason: Option<&str>, message: Option<&str>| Action::Finish {
+        phase,
+        reason: reason.map(str::to_owned),
+        message: message.map(str::to_owned),
+        grace_seconds: have.spec.grace_seconds(),
+    };
+    if let Some(phase) = order::outcome(have) {
+        plan.act(finish(phase, None, None));
+        return;
+    }
+    match deadline::of(have) {
+        Some(at) if at <= now => {
+            plan.act(finish("Failed", Some(deadline::REASON), Some(deadline::MESSAGE)));
+            return;
+        }
+        Some(at) => plan.wake(at),
+        None => {}
+    }
+    if let Some(evict) = &seen.evict {
+        plan.act(Action::MarkDeleting { grace_seconds: evict.grace_seconds });
+        return;
+    }
+    if let Some(trigger) = order::restart_trigger(have) {
+        plan.act(Action::RestartAll { trigger: trigger.to_owned() });
         return;
     }
     if have.sandbox == Sandbox::Absent {
+        // It is made for the wanted pod: that settles a resize.
         plan.act(Action::CreateSandbox);
         return;
     }
-    for container in want.containers() {
-        let name = &container.name;
-        let next = match have.latest(name) {
-            None => restart::Next { attempt: 0, not_before: now, backoff: SignedDuration::ZERO },
-            Some(run) if restart::wanted(want.restart_policy(), run) => restart::next(run, now, max_backoff),
-            Some(_) => continue,
-        };
-        if next.not_before > now {
-            plan.wake(next.not_before);
-            continue;
-        }
-        if let Some(failure) = held_back(seen.container_failures.get(name), now) {
-            plan.wake(failure.retry_at);
-            continue;
-        }
-        let image = container.image.as_deref().unwrap_or_default();
-        if let Some(ImageState::Absent { .. }) = seen.images.get(image) {
-            continue; // the worker is woken when images change
-        }
-        let backoff_ms = u64::try_from(next.backoff.as_millis()).unwrap_or(0);
-        plan.act(Action::Run { container: name.clone(), attempt: next.attempt, backoff_ms });
+    stop::alone(have, now, plan);
+    if !have.running().any(|run| order::is_outdated(have, run)) {
+        start::start(have, seen, max_backoff, now, plan);
     }
+    forget(have, plan);
+    if let Some(want) = resized.filter(|_| seen.failure.as_ref().is_none_or(|f| f.retry_at <= now)) {
+        resize(have, want, plan);
+    }
+}
+
+/// Last, as what comes after a failed action has to wait; the containers that start anew are stopped only once it
+/// is known to succeed.
+fn resize(have: &Present, want: &Spec, plan: &mut Plan) {
+    plan.act(Action::Resize);
+    for container in resize::restarts(&have.spec, want) {
+        let run = have.latest(&container.name).filter(|run| run.is_running());
+        if let Some(run) = run.filter(|run| have.progress(&run.id).stopping.is_none()) {
+            plan.act(Action::BeginStop {
+                container: run.container.clone(),
+                id: run.id.clone(),
+                cause: StopCause::Resize,
+                grace_ms: have.spec.grace_seconds().saturating_mul(1000),
+            });
+        }
+    }
+}
+
+/// As kubelet: the present run and one before it stay readable.
+fn forget(have: &Present, plan: &mut Plan) {
     for (name, runs) in &have.containers {
-        // As kubelet: the present run and one before it stay readable.
         let old = runs.len().saturating_sub(2);
         for run in runs.iter().take(old).filter(|r| !r.is_running()) {
             plan.act(Action::Forget { container: name.clone(), attempt: run.attempt });
         }
     }
-}
-
-/// The terminal phase, when every container has ended and none may run again (as kubelet: all exit codes 0 is
-/// Succeeded).
-fn outcome(want: &Spec, have: &Present) -> Option<&'static str> {
-    let mut failed = false;
-    for container in want.containers() {
-        let run = have.latest(&container.name)?;
-        let ended = run.terminated.as_ref()?;
-        if restart::wanted(want.restart_policy(), run) {
-            return None;
-        }
-        failed |= ended.exit_code != 0;
-    }
-    Some(if failed { "Failed" } else { "Succeeded" })
 }
 
 fn tear_down(have: &Present, now: Timestamp, plan: &mut Plan) {
@@ -238,35 +245,21 @@ fn tear_down(have: &Present, now: Timestamp, plan: &mut Plan) {
         return;
     }
     if have.sandbox == Sandbox::Ready {
-        let grace = SignedDuration::from_secs(i64::try_from(deletion.grace_seconds).unwrap_or(i64::MAX));
-        // A clock that jumped back must not make the grace longer than it was.
-        let spent = now.duration_since(deletion.started).max(SignedDuration::ZERO);
-        let left = u64::try_from((grace.saturating_sub(spent)).as_millis()).unwrap_or(0).max(MIN_STOP_GRACE_MS);
-        stop_all(have, left, now, plan);
-        if plan.actions.is_empty() && plan.wake_at.is_none() {
-            plan.act(Action::StopSandbox);
-        }
+        wind_up(have, deletion.started, deletion.grace_seconds, now, plan);
         return;
     }
     plan.act(Action::RemovePod);
 }
 
-/// Ask every running container to stop that was not asked yet, and look again when its time is up.
-fn stop_all(have: &Present, grace_ms: u64, now: Timestamp, plan: &mut Plan) {
-    for run in have.running() {
-        let slack = SignedDuration::from_secs(1);
-        match have.progress(&run.id).stopping.as_ref().and_then(|s| s.kill_at) {
-            Some(deadline) if deadline.checked_add(slack).is_ok_and(|d| d > now) => {
-                plan.wake(deadline.checked_add(slack).unwrap_or(now));
-            }
-            // Never asked, or the shim has not managed to end it in time: ask (again).
-            _ => plan.act(stop(run, grace_ms)),
-        }
+/// Stop all containers, then give the sandbox back.
+fn wind_up(have: &Present, since: Timestamp, grace_seconds: u64, now: Timestamp, plan: &mut Plan) {
+    if have.sandbox != Sandbox::Ready {
+        return;
     }
-}
-
-fn stop(run: &Instance, grace_ms: u64) -> Action {
-    Action::Stop { container: run.container.clone(), id: run.id.clone(), grace_ms }
+    stop::all(have, since, grace_seconds, now, plan);
+    if have.running().next().is_none() {
+        plan.act(Action::StopSandbox);
+    }
 }
 
 #[cfg(test)]

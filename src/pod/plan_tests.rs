@@ -1,202 +1,160 @@
-//! Properties of the plan, checked in a simulated world that executes actions, loses shims and reboots.
+//! Properties and examples of the plan, in the simulated machine of `world`.
 
-use super::{plan as plan_with, *};
-use crate::pod::restart::MAX_BACKOFF;
-use crate::pod::{Deletion, Finished, Record, SandboxRecord, Stopping, Termination};
-use k8s_openapi::api::core::v1::Pod;
+use super::*;
+use crate::pod::world::{World, at, pod};
+use crate::pod::{Eviction, Failure, Health, HookState, ImageState, Unhealthy};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
-
-fn plan(desired: Option<&Spec>, seen: &Observed, now: Timestamp) -> Plan {
-    plan_with(desired, seen, MAX_BACKOFF, now)
-}
-
-fn at(ms: i64) -> Timestamp {
-    Timestamp::from_millisecond(1_700_000_000_000 + ms).unwrap()
-}
+use serde_json::{Value, json};
 
 fn spec(uid: &str, policy: &str, containers: usize, image: &str) -> Spec {
-    let containers: Vec<_> =
-        (0..containers).map(|i| serde_json::json!({"name": format!("c{i}"), "image": image})).collect();
-    let pod: Pod = serde_json::from_value(serde_json::json!({
-        "metadata": {"name": "p-node", "namespace": "default", "uid": uid},
-        "spec": {"containers": containers, "restartPolicy": policy, "terminationGracePeriodSeconds": 5},
-    }))
-    .unwrap();
-    Spec::new(pod).unwrap()
+    let containers: Vec<_> = (0..containers).map(|i| json!({"name": format!("c{i}"), "image": image})).collect();
+    pod(uid, json!({"containers": containers, "restartPolicy": policy, "terminationGracePeriodSeconds": 5}))
 }
 
-/// What a machine would do with the actions.
-#[derive(Default)]
-struct World {
-    seen: Observed,
-    ids: u64,
-    /// Pods that were ever made, to check that two never overlap.
-    created: u32,
+fn hooks() -> Value {
+    json!({"postStart": {"exec": {"command": ["x"]}}, "preStop": {"exec": {"command": ["x"]}}})
 }
 
-impl World {
-    fn execute(&mut self, desired: Option<&Spec>, action: &Action, now: Timestamp) {
-        match action {
-            Action::CreateSandbox => {
-                let want = desired.expect("only a wanted pod is created");
-                let fresh = self.seen.present.is_none();
-                let present = self.seen.present.get_or_insert_with(|| Present {
-                    spec: want.clone(),
-                    record: Record {
-                        pod: want.pod().clone(),
-                        start_time: now,
-                        sandbox: None,
-                        sandbox_attempts: 0,
-                        finished: None,
-                        deletion: None,
-                        round: 0,
-                        restart_all: 0,
-                    },
-                    sandbox: Sandbox::Absent,
-                    containers: BTreeMap::new(),
-                    progress: BTreeMap::new(),
-                });
-                assert_eq!(present.spec.uid(), want.uid(), "a pod of another uid is still there");
-                assert_eq!(present.sandbox, Sandbox::Absent, "two sandboxes");
-                assert_eq!(present.running().count(), 0);
-                self.created += u32::from(fresh);
-                present.sandbox = Sandbox::Ready;
-                present.record.sandbox =
-                    Some(SandboxRecord { created: now, boot_id: "b".into(), ips: vec![], cgroup: String::new() });
-            }
-            Action::Run { container, attempt, backoff_ms } => {
-                self.ids += 1;
-                let present = self.seen.present.as_mut().unwrap();
-                assert_eq!(present.sandbox, Sandbox::Ready, "container before its sandbox");
-                assert!(present.record.deletion.is_none() && present.record.finished.is_none());
-                let runs = present.containers.entry(container.clone()).or_default();
-                assert!(runs.iter().all(|r| !r.is_running()), "two instances of a container");
-                assert_eq!(*attempt, runs.last().map_or(0, |r| r.attempt + 1));
-                runs.push(Instance {
-                    id: format!("id{}", self.ids),
-                    container: container.clone(),
-                    attempt: *attempt,
-                    image: "i".into(),
-                    image_id: "sha256:0".into(),
-                    round: 0,
-                    backoff_ms: *backoff_ms,
-                    created: now,
-                    pid: 7,
-                    pid_start: 7,
-                    boot_id: "b".into(),
-                    started: Some(now),
-                    terminated: None,
-                });
-            }
-            Action::Stop { id, grace_ms, .. } => {
-                let present = self.seen.present.as_mut().unwrap();
-                let deadline = now.checked_add(SignedDuration::from_millis(*grace_ms as i64)).unwrap();
-                let stopping =
-                    Stopping { cause: StopCause::Pod, begun: now, grace_ms: *grace_ms, kill_at: Some(deadline) };
-                present.progress.entry(id.clone()).or_default().stopping = Some(stopping);
-            }
-            Action::Forget { container, attempt } => {
-                let runs = self.seen.present.as_mut().unwrap().containers.get_mut(container).unwrap();
-                assert!(runs.len() > 2);
-                runs.retain(|r| r.attempt != *attempt);
-            }
-            Action::MarkDeleting { grace_seconds } => {
-                self.seen.present.as_mut().unwrap().record.deletion =
-                    Some(Deletion { started: now, grace_seconds: *grace_seconds });
-            }
-            Action::ResetSandbox { .. } => {
-                self.end_all(now, 137, "ContainerStatusUnknown");
-                let present = self.seen.present.as_mut().unwrap();
-                present.sandbox = Sandbox::Absent;
-                present.progress.clear();
-            }
-            Action::StopSandbox => {
-                let present = self.seen.present.as_mut().unwrap();
-                assert_eq!(present.running().count(), 0, "sandbox stopped under a running container");
-                present.sandbox = Sandbox::Absent;
-            }
-            Action::Finish { phase, reason, message, grace_seconds } => {
-                self.seen.present.as_mut().unwrap().record.finished = Some(Finished {
-                    phase: (*phase).into(),
-                    reason: reason.clone(),
-                    message: message.clone(),
-                    at: now,
-                    grace_seconds: *grace_seconds,
-                });
-            }
-            Action::BeginStop { .. } | Action::Hook { .. } | Action::RestartAll { .. } | Action::Resize => {}
-            Action::RemovePod => {
-                let present = self.seen.present.take().unwrap();
-                assert_eq!(present.sandbox, Sandbox::Absent);
-                assert_eq!(present.running().count(), 0);
-            }
-        }
-    }
+fn restart_all_on_42() -> Value {
+    json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}])
+}
 
-    fn end_all(&mut self, now: Timestamp, code: i32, reason: &str) {
-        for run in self.seen.present.iter_mut().flat_map(|p| p.containers.values_mut()).flatten() {
-            if run.terminated.is_none() {
-                run.terminated = Some(Termination {
-                    finished: now,
-                    exit_code: code,
-                    signal: None,
-                    reason: reason.into(),
-                    message: String::new(),
-                });
-            }
-        }
-    }
+/// Init containers, a sidecar between them, two app containers; `cpu` is what a resize changes.
+fn layered(uid: &str, policy: &str, cpu: &str) -> Spec {
+    let resources = json!({"requests": {"cpu": cpu}});
+    let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    pod(
+        uid,
+        json!({
+            "restartPolicy": policy, "terminationGracePeriodSeconds": 5, "activeDeadlineSeconds": 2000,
+            "initContainers": [
+                {"name": "i0", "image": "i"},
+                {"name": "s0", "image": "i", "restartPolicy": "Always", "lifecycle": hooks(),
+                    "startupProbe": {"exec": {"command": ["x"]}}},
+                {"name": "i1", "image": "i"},
+                {"name": "s1", "image": "i", "restartPolicy": "Always"},
+            ],
+            "containers": [
+                {"name": "c0", "image": "i", "lifecycle": hooks(), "resources": resources, "resizePolicy": restart},
+                {"name": "c1", "image": "i", "resources": resources},
+            ],
+        }),
+    )
+}
 
-    /// Plan and execute until nothing is left to do now; `fail_at`: that action is skipped (it failed) once.
-    fn settle(&mut self, desired: Option<&Spec>, now: Timestamp, mut fail_at: Option<usize>) -> Plan {
-        for _ in 0..200 {
-            let plan = plan(desired, &self.seen, now);
-            if plan.actions.is_empty() {
-                return plan;
-            }
-            for action in &plan.actions {
-                if let Some(n) = fail_at {
-                    fail_at = n.checked_sub(1);
-                    if n == 0 {
-                        break;
-                    }
-                }
-                self.execute(desired, action, now);
-            }
-        }
-        panic!("the plan does not converge: {:?}", plan(desired, &self.seen, now));
-    }
+/// All containers restart when one of them exits with 42.
+fn ruled(uid: &str) -> Spec {
+    let rules = restart_all_on_42();
+    pod(
+        uid,
+        json!({
+            "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
+            "initContainers": [
+                {"name": "i0", "image": "i", "restartPolicy": "OnFailure", "restartPolicyRules": rules},
+                {"name": "s0", "image": "i", "restartPolicy": "Always"},
+            ],
+            "containers": [
+                {"name": "c0", "image": "i", "restartPolicy": "Never", "restartPolicyRules": rules, "lifecycle": hooks()},
+                {"name": "c1", "image": "i"},
+            ],
+        }),
+    )
 }
 
 #[derive(Debug, Clone)]
 enum Step {
     Want(u8),
     Nothing,
-    Exit(i32),
+    Exit(usize, i32),
+    ExitAll(i32),
+    Signalled,
+    Hook(usize, bool),
+    Health(usize, u8),
     ShimLost,
-    Wait(u32),
+    Agent,
+    Evict,
+    Wait(i64),
     Fail(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let code = || prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(42), 1 => Just(137)];
     let step = prop_oneof![
-        3 => (0u8..6).prop_map(Step::Want),
+        3 => (0u8..10).prop_map(Step::Want),
         1 => Just(Step::Nothing),
-        3 => prop_oneof![Just(0), Just(1), Just(137)].prop_map(Step::Exit),
+        6 => (0usize..6, code()).prop_map(|(n, code)| Step::Exit(n, code)),
+        1 => code().prop_map(Step::ExitAll),
+        3 => Just(Step::Signalled),
+        4 => (0usize..3, any::<bool>()).prop_map(|(n, good)| Step::Hook(n, good)),
+        3 => (0usize..6, 0u8..4).prop_map(|(n, kind)| Step::Health(n, kind)),
         1 => Just(Step::ShimLost),
-        3 => (0u32..700_000).prop_map(Step::Wait),
+        1 => Just(Step::Agent),
+        1 => Just(Step::Evict),
+        4 => prop_oneof![0i64..3_000, 0i64..700_000, -20_000i64..0].prop_map(Step::Wait),
         2 => (0u8..6).prop_map(Step::Fail),
     ];
-    prop::collection::vec(step, 1..40)
+    prop::collection::vec(step, 1..60)
 }
 
 fn variant(n: u8) -> Spec {
     let policy = ["Always", "OnFailure", "Never"][usize::from(n % 3)];
-    spec(&format!("uid{}", n / 2), policy, 1 + usize::from(n % 2), &format!("image{n}"))
+    match n {
+        0..=3 => spec(&format!("uid{}", n / 2), policy, 1 + usize::from(n % 2), &format!("image{n}")),
+        4 => layered("layered", "Always", "1"),
+        5 => layered("layered", "Always", "2"),
+        6 => layered("once", "Never", "1"),
+        7 => layered("retried", "OnFailure", "1"),
+        _ => ruled(&format!("ruled{n}")),
+    }
+}
+
+/// The `n`th running container (round about).
+fn pick(world: &World, n: usize) -> Option<String> {
+    let running: Vec<String> =
+        world.seen.present.iter().flat_map(|p| p.running()).map(|r| r.container.clone()).collect();
+    running.get(n % running.len().max(1)).cloned()
+}
+
+fn happen(world: &mut World, step: &Step, now: Timestamp) {
+    match step {
+        Step::Exit(n, code) => {
+            if let Some(container) = pick(world, *n) {
+                world.end(now, &container, *code);
+            }
+        }
+        Step::ExitAll(code) => world.end_all(now, *code),
+        Step::Signalled => world.end_signalled(now),
+        Step::Hook(n, good) => {
+            let hooks = world.hooks();
+            if let Some((id, kind)) = hooks.get(n % hooks.len().max(1)) {
+                world.end_hook(id, *kind, if *good { HookState::Done } else { HookState::Failed("exit 1".into()) });
+            }
+        }
+        Step::Health(n, kind) => {
+            if let Some(container) = pick(world, *n) {
+                let probe = if *kind == 1 { StopCause::Startup } else { StopCause::Liveness };
+                let grace_seconds = (*kind == 2).then_some(12);
+                let unhealthy = (*kind > 0).then_some(Unhealthy { probe, grace_seconds });
+                world.health(&container, Health { started: *kind != 1, ready: *kind == 0, unhealthy });
+            }
+        }
+        Step::ShimLost => {
+            if let Some(p) = world.seen.present.as_mut().filter(|p| p.sandbox == Sandbox::Ready) {
+                p.sandbox = Sandbox::Broken("shim killed".into());
+            }
+        }
+        Step::Agent => world.restart_agent(),
+        Step::Evict => {
+            if world.seen.present.is_some() {
+                world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+            }
+        }
+        Step::Want(_) | Step::Nothing | Step::Wait(_) | Step::Fail(_) => {}
+    }
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
     #[test]
     fn whatever_happens_the_plan_converges_and_keeps_its_guarantees(steps in steps()) {
         let mut world = World::default();
@@ -204,49 +162,89 @@ proptest! {
         let mut now = 0i64;
         let mut fail = None;
         for step in steps {
-            match step {
-                Step::Want(n) => desired = Some(variant(n)),
+            match &step {
+                Step::Want(n) => desired = Some(variant(*n)),
                 Step::Nothing => desired = None,
-                Step::Exit(code) => world.end_all(at(now), code, if code == 0 { "Completed" } else { "Error" }),
-                Step::ShimLost => {
-                    if let Some(p) = world.seen.present.as_mut().filter(|p| p.sandbox == Sandbox::Ready) {
-                        p.sandbox = Sandbox::Broken("shim killed".into());
-                    }
-                }
-                Step::Wait(ms) => now += i64::from(ms),
-                Step::Fail(n) => fail = Some(usize::from(n)),
+                Step::Wait(ms) => now += ms,
+                Step::Fail(n) => fail = Some(usize::from(*n)),
+                step => happen(&mut world, step, at(now)),
             }
-            let plan = world.settle(desired.as_ref(), at(now), fail.take());
-            if let Some(wake) = plan.wake_at {
-                prop_assert!(wake > at(now), "a plan without actions must not wake at once");
-            }
+            world.settle(desired.as_ref(), at(now), fail.take());
         }
-        // In the end nothing is wanted: everything goes, whatever state it was in.
-        for _ in 0..5 {
+        // In the end nothing is wanted: everything goes, whatever state it was in, also when no hook ever ends.
+        for _ in 0..20 {
             now += 10_000;
             world.settle(None, at(now), None);
-            world.end_all(at(now), 137, "Error");
+            world.end_signalled(at(now));
         }
         world.settle(None, at(now), None);
-        prop_assert!(world.seen.present.is_none());
+        prop_assert!(world.seen.present.is_none(), "{:?}", world.seen.present);
     }
 
     #[test]
-    fn deterministic(n in 0u8..6, now in 0i64..1_000_000) {
+    fn a_pod_comes_up_whatever_it_went_through(steps in steps(), n in 4u8..6) {
         let want = variant(n);
-        let seen = Observed::default();
-        prop_assert_eq!(plan(Some(&want), &seen, at(now)), plan(Some(&want), &seen, at(now)));
+        let mut world = World::default();
+        let mut now = 0i64;
+        for step in steps {
+            if let Step::Wait(ms) = &step {
+                now += ms.rem_euclid(1000);
+            }
+            happen(&mut world, &step, at(now));
+            world.settle(Some(&want), at(now), None);
+        }
+        world.seen.evict = None;
+        let up = |world: &World| {
+            let present = world.seen.present.as_ref();
+            present.is_some_and(|p| p.record.deletion.is_none() && p.running().count() == 4
+                && p.running().all(|r| p.progress(&r.id).stopping.is_none() && world.hooks().is_empty()))
+        };
+        for _ in 0..60 {
+            // From now on everything does what it should.
+            world.settle(Some(&want), at(now), None);
+            for (id, kind) in world.hooks() {
+                world.end_hook(&id, kind, HookState::Done);
+            }
+            world.end_signalled(at(now));
+            if let Some(run) = world.seen.present.as_ref().and_then(|p| p.latest("s0")) {
+                let stopping = world.present().progress(&run.id).stopping.is_some();
+                let unhealthy = world.present().health(want.container("s0").unwrap(), &run.id).unhealthy.is_some();
+                if !stopping && !unhealthy {
+                    world.health("s0", Health { started: true, ready: true, unhealthy: None });
+                }
+            }
+            for init in ["i0", "i1"] {
+                world.end(at(now), init, 0);
+            }
+            world.settle(Some(&want), at(now), None);
+            now += 20_000;
+            if up(&world) {
+                break;
+            }
+        }
+        let finished = world.present().record.finished.as_ref().and_then(|f| f.reason.clone());
+        prop_assert!(up(&world) || finished.as_deref() == Some("DeadlineExceeded"), "{:?}", world.plan(Some(&want), at(now)));
     }
+
+    #[test]
+    fn deterministic(n in 0u8..10, now in 0i64..1_000_000) {
+        let want = variant(n);
+        let world = World::default();
+        prop_assert_eq!(world.plan(Some(&want), at(now)), world.plan(Some(&want), at(now)));
+    }
+}
+
+fn run(c: &str) -> Action {
+    Action::Run { container: c.into(), attempt: 0, backoff_ms: 0 }
 }
 
 #[test]
 fn a_new_pod_gets_a_sandbox_then_its_containers_in_order() {
     let want = spec("u", "Always", 2, "i");
     let mut world = World::default();
-    assert_eq!(plan(Some(&want), &world.seen, at(0)).actions, [Action::CreateSandbox]);
+    assert_eq!(world.plan(Some(&want), at(0)).actions, [Action::CreateSandbox]);
     world.execute(Some(&want), &Action::CreateSandbox, at(0));
-    let run = |c: &str| Action::Run { container: c.into(), attempt: 0, backoff_ms: 0 };
-    assert_eq!(plan(Some(&want), &world.seen, at(0)).actions, [run("c0"), run("c1")]);
+    assert_eq!(world.plan(Some(&want), at(0)).actions, [run("c0"), run("c1")]);
 }
 
 #[test]
@@ -255,11 +253,11 @@ fn an_edit_tears_the_old_pod_down_before_the_new_one_starts() {
     let mut world = World::default();
     world.settle(Some(&old), at(0), None);
     let plan = world.settle(Some(&new), at(10), None);
-    assert!(world.seen.present.as_ref().unwrap().spec.uid() == "u1", "the old one is still stopping");
+    assert!(world.present().spec.uid() == "u1", "the old one is still stopping");
     assert_eq!(plan.wake_at, Some(at(10 + 5_000 + 1_000)));
-    world.end_all(at(20), 0, "Completed");
+    world.end_all(at(20), 0);
     world.settle(Some(&new), at(20), None);
-    assert_eq!(world.seen.present.as_ref().unwrap().spec.uid(), "u2");
+    assert_eq!(world.present().spec.uid(), "u2");
 }
 
 #[test]
@@ -267,30 +265,36 @@ fn a_pinned_uid_does_not_hide_an_edit() {
     let (old, new) = (spec("u", "Always", 1, "i"), spec("u", "Always", 1, "j"));
     let mut world = World::default();
     world.settle(Some(&old), at(0), None);
-    assert_eq!(plan(Some(&new), &world.seen, at(1)).actions, [Action::MarkDeleting { grace_seconds: 5 }]);
+    assert_eq!(world.plan(Some(&new), at(1)).actions, [Action::MarkDeleting { grace_seconds: 5 }]);
 }
 
 #[test]
-fn an_absent_image_waits_without_polling() {
-    let want = spec("u", "Always", 1, "i");
+fn an_absent_image_waits_without_polling_and_holds_back_only_who_needs_it() {
+    let want = pod(
+        "u",
+        json!({"containers": [
+            {"name": "a", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}, {"name": "b", "image": "j"}],
+            "volumes": [{"name": "v", "image": {"reference": "k"}}]}),
+    );
+    let absent = || ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() };
     let mut world = World::default();
     world.execute(Some(&want), &Action::CreateSandbox, at(0));
-    world
-        .seen
-        .images
-        .insert("i".into(), ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() });
-    assert_eq!(plan(Some(&want), &world.seen, at(0)), Plan::default());
+    world.seen.images.insert("k".into(), absent());
+    assert_eq!(world.plan(Some(&want), at(0)), Plan { actions: vec![run("b")], wake_at: None });
+    world.seen.images.insert("j".into(), absent());
+    assert_eq!(world.plan(Some(&want), at(0)), Plan::default());
 }
 
 #[test]
 fn a_failed_step_is_tried_again_when_its_time_has_come() {
     let want = spec("u", "Always", 1, "i");
     let failure = Failure { reason: "FailedMount".into(), message: "x".into(), count: 1, retry_at: at(1000) };
-    let seen = Observed { failure: Some(failure), ..Observed::default() };
-    assert_eq!(plan(Some(&want), &seen, at(0)), Plan { actions: vec![], wake_at: Some(at(1000)) });
-    assert_eq!(plan(Some(&want), &seen, at(1000)).actions, [Action::CreateSandbox]);
+    let mut world = World::default();
+    world.seen.failure = Some(failure);
+    assert_eq!(world.plan(Some(&want), at(0)), Plan { actions: vec![], wake_at: Some(at(1000)) });
+    assert_eq!(world.plan(Some(&want), at(1000)).actions, [Action::CreateSandbox]);
     // Removal of a pod that was never made has nothing to wait for.
-    assert_eq!(plan(None, &seen, at(0)), Plan::default());
+    assert_eq!(world.plan(None, at(0)), Plan::default());
 }
 
 #[test]
@@ -298,10 +302,235 @@ fn a_finished_pod_gives_its_sandbox_back_and_stays_finished() {
     let want = spec("u", "Never", 1, "i");
     let mut world = World::default();
     world.settle(Some(&want), at(0), None);
-    world.end_all(at(5), 0, "Completed");
+    world.end_all(at(5), 0);
     world.settle(Some(&want), at(5), None);
-    let present = world.seen.present.as_ref().unwrap();
-    assert_eq!(present.record.finished.as_ref().map(|f| f.phase.as_str()), Some("Succeeded"));
-    assert_eq!(present.sandbox, Sandbox::Absent);
-    assert_eq!(plan(Some(&want), &world.seen, at(99)), Plan::default());
+    assert_eq!(world.present().record.finished.as_ref().map(|f| f.phase.as_str()), Some("Succeeded"));
+    assert_eq!(world.present().sandbox, Sandbox::Absent);
+    assert_eq!(world.plan(Some(&want), at(99)), Plan::default());
+}
+
+#[test]
+fn an_init_container_that_fails_for_good_fails_the_pod() {
+    let want = layered("u", "Never", "1");
+    let mut world = World::default();
+    world.settle(Some(&want), at(0), None);
+    world.end(at(10), "i0", 3);
+    world.settle(Some(&want), at(10), None);
+    assert_eq!(world.present().record.finished.as_ref().map(|f| f.phase.as_str()), Some("Failed"));
+}
+
+#[test]
+fn init_containers_run_again_in_a_new_sandbox_unless_nothing_is_left_to_start() {
+    let want = pod(
+        "u",
+        json!({"restartPolicy": "OnFailure", "initContainers": [{"name": "i", "image": "i"}],
+            "containers": [{"name": "c", "image": "i"}]}),
+    );
+    for (code, starts_anew) in [(1, true), (0, false)] {
+        let mut world = World::default();
+        world.settle(Some(&want), at(0), None);
+        world.end(at(10), "i", 0);
+        world.settle(Some(&want), at(10), None);
+        assert!(world.present().latest("c").is_some());
+        world.end(at(20), "c", code);
+        world.present_mut().sandbox = Sandbox::Broken("rebooted".into());
+        world.settle(Some(&want), at(20), None);
+        assert_eq!(
+            world.present().latest("i").map(|r| (r.attempt, r.round)),
+            Some(if starts_anew { (1, 1) } else { (0, 0) })
+        );
+        assert_eq!(world.present().record.finished.is_none(), starts_anew);
+    }
+}
+
+#[test]
+fn a_rule_restarts_all_containers_and_the_one_that_asked_backs_off() {
+    let want = ruled("u");
+    let mut world = World::default();
+    let settle = |world: &mut World, now: i64| {
+        world.settle(Some(&want), at(now), None);
+        for (id, kind) in world.hooks() {
+            world.end_hook(&id, kind, HookState::Done);
+        }
+        world.settle(Some(&want), at(now), None)
+    };
+    let attempts = |world: &World| {
+        ["i0", "s0", "c0", "c1"].map(|name| world.present().latest(name).filter(|r| r.is_running()).map(|r| r.attempt))
+    };
+    settle(&mut world, 0);
+    world.end(at(10), "i0", 0);
+    settle(&mut world, 10);
+    assert_eq!(attempts(&world), [None, Some(0), Some(0), Some(0)]);
+    world.end(at(20), "c0", 42);
+    settle(&mut world, 20);
+    // Everything else is asked to go, without a hook, and nothing starts before it is gone.
+    assert_eq!(attempts(&world), [None, Some(0), None, Some(0)]);
+    let grace = |world: &World| {
+        world
+            .present()
+            .running()
+            .map(|r| world.present().progress(&r.id).stopping.clone().map(|s| s.grace_ms))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(grace(&world), [Some(2000), Some(2000)]);
+    world.end_signalled(at(30));
+    settle(&mut world, 30);
+    assert_eq!(attempts(&world), [Some(1), None, None, None]);
+    world.end(at(40), "i0", 0);
+    settle(&mut world, 40);
+    assert_eq!(attempts(&world), [None, Some(1), Some(1), Some(1)], "the first restart is immediate");
+    world.end(at(50), "c0", 42);
+    settle(&mut world, 50);
+    world.end_signalled(at(60));
+    settle(&mut world, 60);
+    world.end(at(70), "i0", 0);
+    let plan = settle(&mut world, 70);
+    assert_eq!(attempts(&world), [None, Some(2), None, Some(2)], "the second one waits, its siblings do not");
+    assert_eq!(plan.wake_at, Some(at(50 + 10_000)));
+    settle(&mut world, 50 + 10_000);
+    assert_eq!(attempts(&world), [None, Some(2), Some(2), Some(2)]);
+}
+
+#[test]
+fn rules_come_before_the_containers_policy_and_that_before_the_pods() {
+    let want = pod(
+        "u",
+        json!({"restartPolicy": "Never", "containers": [
+            {"name": "a", "image": "i", "restartPolicy": "Always"},
+            {"name": "b", "image": "i", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [0, 1]}}]},
+            {"name": "c", "image": "i"}]}),
+    );
+    let mut world = World::default();
+    for (code, restarted) in [(0, &["a"][..]), (1, &["a"]), (7, &["a", "b"])] {
+        world.seen.present = None;
+        world.settle(Some(&want), at(0), None);
+        world.end_all(at(10), code);
+        world.settle(Some(&want), at(10), None);
+        assert_eq!(
+            world.present().running().map(|r| r.container.as_str()).collect::<Vec<_>>(),
+            restarted,
+            "code {code}"
+        );
+    }
+    // What a probe does to a container is judged by the policy alone.
+    world.seen.present = None;
+    world.settle(Some(&want), at(0), None);
+    let unhealthy = Some(Unhealthy { probe: StopCause::Liveness, grace_seconds: None });
+    world.health("b", Health { started: true, ready: false, unhealthy });
+    world.settle(Some(&want), at(10), None);
+    world.end_signalled(at(20));
+    world.settle(Some(&want), at(20), None);
+    assert_eq!(world.present().running().map(|r| r.container.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+}
+
+#[test]
+fn the_deadline_counts_from_the_start_and_ends_the_pod() {
+    let want = pod(
+        "u",
+        json!({"activeDeadlineSeconds": 60, "terminationGracePeriodSeconds": 5,
+            "containers": [{"name": "c", "image": "i"}]}),
+    );
+    let mut world = World::default();
+    assert_eq!(world.settle(Some(&want), at(0), None).wake_at, Some(at(60_000)));
+    assert!(world.settle(Some(&want), at(-500_000), None).actions.is_empty(), "a clock that jumped back");
+    let plan = world.settle(Some(&want), at(60_000), None);
+    assert_eq!(plan.wake_at, Some(at(66_000)));
+    let finished = world.present().record.finished.clone().unwrap();
+    assert_eq!((finished.phase.as_str(), finished.reason.as_deref()), ("Failed", Some("DeadlineExceeded")));
+}
+
+#[test]
+fn a_slow_post_start_delays_later_containers_and_a_failed_one_stops_its_own() {
+    let want = pod(
+        "u",
+        json!({"terminationGracePeriodSeconds": 5, "containers": [
+            {"name": "a", "image": "i", "lifecycle": hooks()}, {"name": "b", "image": "i"}]}),
+    );
+    let mut world = World::default();
+    world.settle(Some(&want), at(0), None);
+    assert_eq!((world.hooks().len(), world.present().latest("b").is_some()), (1, false));
+    let (id, kind) = world.hooks().remove(0);
+    world.end_hook(&id, kind, HookState::Failed("exit 1".into()));
+    let actions = world.plan(Some(&want), at(10)).actions;
+    let begin =
+        Action::BeginStop { container: "a".into(), id: id.clone(), cause: StopCause::PostStart, grace_ms: 5000 };
+    let pre_stop = Action::Hook { container: "a".into(), id, kind: HookKind::PreStop, timeout_ms: Some(5000) };
+    assert_eq!(actions, [begin, pre_stop, run("b")]);
+}
+
+#[test]
+fn a_resize_keeps_the_pod_and_restarts_only_who_asks_for_it() {
+    let (old, new) = (layered("u", "Always", "1"), layered("u", "Always", "2"));
+    let mut world = World::default();
+    world.settle(Some(&old), at(0), None);
+    let resize = world.plan(Some(&new), at(1)).actions;
+    assert_eq!(resize, [Action::Resize], "nothing that restarts runs yet");
+    for (now, container) in [(10, "i0"), (20, "i1")] {
+        world.end(at(now), container, 0);
+        world.settle(Some(&old), at(now), None);
+        world.health("s0", Health { started: true, ready: true, unhealthy: None });
+        for (id, kind) in world.hooks() {
+            world.end_hook(&id, kind, HookState::Done);
+        }
+        world.settle(Some(&old), at(now), None);
+    }
+    for (id, kind) in world.hooks() {
+        world.end_hook(&id, kind, HookState::Done);
+    }
+    world.settle(Some(&old), at(20), None);
+    assert_eq!(world.present().running().count(), 4);
+    // A node that cannot do it now goes on with everything else.
+    world.seen.failure =
+        Some(Failure { reason: "Deferred".into(), message: "full".into(), count: 1, retry_at: at(90_000) });
+    world.end(at(30), "c1", 1);
+    world.settle(Some(&new), at(30), None);
+    assert_eq!(world.present().latest("c1").map(|r| r.attempt), Some(1));
+    world.seen.failure = None;
+    world.settle(Some(&new), at(40), None);
+    let causes = ["c0", "c1"].map(|name| {
+        let id = &world.present().latest(name).unwrap().id;
+        world.present().progress(id).stopping.as_ref().map(|s| s.cause)
+    });
+    assert_eq!(causes, [Some(StopCause::Resize), None]);
+    assert_eq!(world.present().spec.revision(), new.revision());
+    // It has not crashed: it starts at once.
+    world.settle(Some(&new), at(6_000), None);
+    world.end_signalled(at(6_000));
+    world.settle(Some(&new), at(6_000), None);
+    assert_eq!(world.present().latest("c0").map(|r| (r.attempt, r.backoff_ms)), Some((1, 0)));
+}
+
+#[test]
+fn an_eviction_removes_the_pod_and_lets_it_start_anew() {
+    let want = spec("u", "Always", 1, "i");
+    let mut world = World::default();
+    world.settle(Some(&want), at(0), None);
+    world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+    world.settle(Some(&want), at(10), None);
+    assert_eq!(world.present().record.deletion.as_ref().map(|d| d.grace_seconds), Some(1));
+    world.end_signalled(at(20));
+    world.settle(Some(&want), at(20), None);
+    assert_eq!(world.present().latest("c0").map(|r| r.attempt), Some(0));
+    assert!(world.present().record.deletion.is_none());
+}
+
+#[test]
+fn a_pre_stop_hook_that_never_ends_is_given_up_and_a_clock_that_jumped_back_makes_nothing_longer() {
+    let want = pod(
+        "u",
+        json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "a", "image": "i", "lifecycle": hooks()}]}),
+    );
+    let mut world = World::default();
+    world.settle(Some(&want), at(0), None);
+    let plan = world.settle(None, at(10_000), None);
+    assert_eq!((world.hooks().len(), plan.wake_at), (2, Some(at(15_000))));
+    assert_eq!(world.settle(None, at(-900_000), None).wake_at, Some(at(-895_000)));
+    let id = world.present().latest("a").unwrap().id.clone();
+    let stop = Action::Stop { container: "a".into(), id, grace_ms: 2000 };
+    assert_eq!(world.plan(None, at(15_000)).actions, [stop]);
+    world.settle(None, at(15_000), None);
+    // The shim has not managed it: it is asked again.
+    assert_eq!(world.plan(None, at(17_999)).actions, []);
+    assert_eq!(world.plan(None, at(18_000)).actions.len(), 1);
 }

@@ -42,6 +42,18 @@ pub enum RestartPolicy {
     Never,
 }
 
+impl RestartPolicy {
+    /// By its name in a manifest; anything else is the default, Always.
+    #[must_use]
+    pub fn named(name: &str) -> RestartPolicy {
+        match name {
+            "Never" => RestartPolicy::Never,
+            "OnFailure" => RestartPolicy::OnFailure,
+            _ => RestartPolicy::Always,
+        }
+    }
+}
+
 /// What a container is to its pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -152,11 +164,7 @@ impl Spec {
     /// Restart policy (default Always).
     #[must_use]
     pub fn restart_policy(&self) -> RestartPolicy {
-        match self.spec().restart_policy.as_deref() {
-            Some("Never") => RestartPolicy::Never,
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            _ => RestartPolicy::Always,
-        }
+        RestartPolicy::named(self.spec().restart_policy.as_deref().unwrap_or_default())
     }
 
     /// Grace period in seconds; as kubelet: at least 1.
