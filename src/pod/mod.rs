@@ -4,6 +4,7 @@
 
 pub mod observed;
 mod plan;
+pub mod probe;
 pub mod resources;
 pub mod restart;
 mod spec;
