@@ -28,6 +28,7 @@
 //! | [`volume`] | blocking | emptyDir · hostPath |
 //! | [`shim`] | blocking | one process per pod: libcontainer, stdio, logs, exits |
 //! | [`runtime`] | blocking | executes actions, reports observations |
+//! | [`probe`] | async | probes and lifecycle hooks: HTTP, TCP, gRPC, exec |
 //! | [`source`] | async | the manifest directory → desired pods, last known good |
 //! | [`server`] | async | local API on a unix socket, healthz, metrics |
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
@@ -44,6 +45,7 @@ pub mod net;
 pub mod volume;
 pub mod shim;
 pub mod runtime;
+pub mod probe;
 pub mod source;
 pub mod server;
 pub mod agent;

@@ -7,6 +7,7 @@ pub mod observed;
 mod order;
 mod plan;
 mod resize;
+pub mod probe;
 pub mod resources;
 pub mod restart;
 mod rules;

@@ -1,0 +1,41 @@
+//! Opening a connection, with errors in the words that people know from the kubelet's events.
+
+use super::address;
+use std::io;
+use std::net::IpAddr;
+use tokio::net::TcpStream;
+
+/// Connects; the text of an error is `dial tcp 10.0.0.1:80: connect: connection refused`.
+pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
+    let fail = |error: &io::Error| format!("dial tcp {}: connect: {}", address::join(host, port), reason(error));
+    let stream = match host.parse::<IpAddr>() {
+        Ok(ip) => TcpStream::connect((ip, port)).await.map_err(|error| fail(&error))?,
+        Err(_) => {
+            let found = tokio::net::lookup_host((host, port)).await;
+            let found = found.map_err(|error| format!("dial tcp: lookup {host}: {}", reason(&error)))?;
+            let mut last = format!("dial tcp: lookup {host}: no such host");
+            let mut open = None;
+            for candidate in found {
+                match TcpStream::connect(candidate).await {
+                    Ok(stream) => {
+                        open = Some(stream);
+                        break;
+                    }
+                    Err(error) => last = fail(&error),
+                }
+            }
+            open.ok_or(last)?
+        }
+    };
+    // One small request: waiting for more to send would only delay it. Not being able to say so harms nobody.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// The system's text without its number, in lower case: `connection refused`.
+pub(super) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
