@@ -120,6 +120,74 @@ fn pods_read_as_in_kubectl() {
     .assert_eq(&table(&pods[..2], true));
 }
 
+/// What a pod's row says besides its name and age.
+fn row(pod: &Pod) -> String {
+    pod_row(pod, false, now())[1..4].join(" ")
+}
+
+fn with_sidecars(mut pod: Pod, names: &[&str]) -> Pod {
+    for container in pod.spec.as_mut().unwrap().init_containers.as_mut().unwrap() {
+        if names.contains(&container.name.as_str()) {
+            container.restart_policy = Some("Always".into());
+        }
+    }
+    for status in pod.status.as_mut().unwrap().init_container_statuses.as_mut().unwrap() {
+        status.started = Some(status.state.as_ref().is_some_and(|s| s.running.is_some()));
+    }
+    pod
+}
+
+#[test]
+fn the_first_init_container_that_is_not_done_speaks_for_the_pod() {
+    let none = || json!({});
+    let web = || vec![container("c", false, 0, waiting("PodInitializing"), none())];
+    let of = |state: Value| pod("p", "Pending", vec![container("i", false, 0, state, none())], web());
+    let signal = json!({"terminated": {"exitCode": 137, "signal": 9, "finishedAt": "2026-11-21T11:57:55Z"}});
+    for (state, word) in [
+        (waiting("PodInitializing"), "Init:0/1"),
+        (running(), "Init:0/1"),
+        (waiting("ErrImagePull"), "Init:ErrImagePull"),
+        (waiting("CrashLoopBackOff"), "Init:CrashLoopBackOff"),
+        (ended(1, "Error"), "Init:Error"),
+        (ended(3, ""), "Init:ExitCode:3"),
+        (signal, "Init:Signal:9"),
+        (ended(0, "Completed"), "PodInitializing"),
+    ] {
+        assert_eq!(row(&of(state)), format!("0/1 {word} 0"));
+    }
+    // A sidecar counts among the containers, and its restarts do once all are initialized.
+    let init = || {
+        vec![
+            container("i", false, 4, ended(0, "Completed"), none()),
+            container("s", true, 2, running(), ended(1, "Error")),
+            container("j", false, 1, running(), ended(1, "Error")),
+        ]
+    };
+    assert_eq!(row(&with_sidecars(pod("p", "Pending", init(), web()), &["s"])), "1/2 Init:2/3 7 (2m5s ago)");
+    let mut initialized = init();
+    initialized[2] = container("j", true, 1, ended(0, "Completed"), none());
+    let up = pod("p", "Running", initialized, vec![container("c", true, 1, running(), none())]);
+    assert_eq!(row(&with_sidecars(up, &["s"])), "2/2 Running 3 (2m5s ago)");
+}
+
+#[test]
+fn a_pods_own_reason_comes_before_its_phase() {
+    let none = || json!({});
+    for reason in ["Evicted", "NodePorts", "DeadlineExceeded"] {
+        let mut refused = pod("p", "Failed", vec![], vec![]);
+        refused.status.as_mut().unwrap().reason = Some(reason.into());
+        assert_eq!(row(&refused), format!("0/0 {reason} 0"));
+    }
+    let mut half = pod(
+        "p",
+        "Running",
+        vec![],
+        vec![container("a", false, 0, ended(0, "Completed"), none()), container("b", true, 0, running(), none())],
+    );
+    half.status.as_mut().unwrap().conditions = None;
+    assert_eq!(row(&half), "1/2 NotReady 0");
+}
+
 #[test]
 fn nodes_read_as_in_kubectl() {
     let node: Node = serde_json::from_value(json!({

@@ -6,7 +6,7 @@ use super::table::{align, printable};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStatus, EnvVar, Event, Pod, Probe, Toleration, Volume,
+    Container, ContainerState, ContainerStatus, EnvFromSource, EnvVar, Event, Pod, Probe, Toleration, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -145,6 +145,10 @@ fn containers(out: &mut String, containers: &[Container], statuses: &[ContainerS
             put!(out, "    Ready:\t{}", if status.ready { "True" } else { "False" });
             put!(out, "    Restart Count:\t{}", status.restart_count);
         }
+        // Where it is not the pod's: a sidecar is told by it.
+        if let Some(policy) = &container.restart_policy {
+            put!(out, "    Restart Policy:\t{}", printable(policy));
+        }
         if let Some(resources) = &container.resources {
             for (name, list) in [("Limits", &resources.limits), ("Requests", &resources.requests)] {
                 quantities(out, name, list.as_ref());
@@ -159,6 +163,7 @@ fn containers(out: &mut String, containers: &[Container], statuses: &[ContainerS
                 put!(out, "    {name}:\t{}", describe_probe(probe));
             }
         }
+        environment_from(out, container.env_from.as_deref().unwrap_or_default());
         environment(out, container.env.as_deref().unwrap_or_default());
         mounts(out, container);
     }
@@ -238,11 +243,13 @@ fn describe_probe(probe: &Probe) -> String {
         IntOrString::String(name) => printable(name),
     };
     let action = if let Some(exec) = &probe.exec {
-        format!("exec {:?}", exec.command.clone().unwrap_or_default())
+        // As Go prints a list of words.
+        format!("exec [{}]", printable(&exec.command.clone().unwrap_or_default().join(" ")))
     } else if let Some(http) = &probe.http_get {
         let scheme = http.scheme.as_deref().unwrap_or("http").to_lowercase();
         let (host, path) = (http.host.as_deref().unwrap_or_default(), http.path.as_deref().unwrap_or("/"));
-        format!("http-get {}://{}:{}{}", printable(&scheme), printable(host), port(&http.port), printable(path))
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        format!("http-get {}://{}:{}{}", printable(&scheme), printable(&host), port(&http.port), printable(path))
     } else if let Some(tcp) = &probe.tcp_socket {
         format!("tcp-socket {}:{}", printable(tcp.host.as_deref().unwrap_or_default()), port(&tcp.port))
     } else if let Some(grpc) = &probe.grpc {
@@ -258,6 +265,23 @@ fn describe_probe(probe: &Probe) -> String {
         probe.success_threshold.unwrap_or(1),
         probe.failure_threshold.unwrap_or(3)
     )
+}
+
+fn environment_from(out: &mut String, sources: &[EnvFromSource]) {
+    if sources.is_empty() {
+        return;
+    }
+    put!(out, "    Environment Variables from:");
+    for source in sources {
+        let (name, kind, optional) = match (&source.config_map_ref, &source.secret_ref) {
+            (Some(map), _) => (&map.name, "ConfigMap", map.optional),
+            (None, Some(secret)) => (&secret.name, "Secret", secret.optional),
+            (None, None) => continue,
+        };
+        let prefix = source.prefix.as_ref().filter(|prefix| !prefix.is_empty());
+        let prefix = prefix.map(|prefix| format!(" with prefix '{}'", printable(prefix))).unwrap_or_default();
+        put!(out, "      {}\t{kind}{prefix}\tOptional: {}", printable(name), optional == Some(true));
+    }
 }
 
 fn environment(out: &mut String, variables: &[EnvVar]) {
@@ -305,6 +329,8 @@ fn mounts(out: &mut String, container: &Container) {
         return;
     }
     put!(out, "    Mounts:");
+    let mut mounts: Vec<_> = mounts.iter().collect();
+    mounts.sort_by(|a, b| a.mount_path.cmp(&b.mount_path));
     for mount in mounts {
         let mode = if mount.read_only == Some(true) { "ro" } else { "rw" };
         let path = mount.sub_path.as_ref().map(|path| format!(",path=\"{}\"", printable(path))).unwrap_or_default();
@@ -329,6 +355,42 @@ fn volumes(out: &mut String, volumes: &[Volume]) {
             put!(out, "    Type:\tHostPath (bare host directory volume)");
             put!(out, "    Path:\t{}", printable(&source.path));
             put!(out, "    HostPathType:\t{}", printable(source.type_.as_deref().unwrap_or_default()));
+        } else if let Some(source) = &volume.downward_api {
+            put!(out, "    Type:\tDownwardAPI (a volume populated by information about the pod)");
+            put!(out, "    Items:");
+            for item in source.items.iter().flatten() {
+                let field = item.field_ref.as_ref().map(|field| field.field_path.as_str());
+                let resource = item.resource_field_ref.as_ref().map(|resource| resource.resource.as_str());
+                put!(out, "      {} -> {}", printable(field.or(resource).unwrap_or_default()), printable(&item.path));
+            }
+        } else if let Some(source) = &volume.projected {
+            put!(out, "    Type:\tProjected (a volume that contains injected data from multiple sources)");
+            for source in source.sources.iter().flatten() {
+                if let Some(secret) = &source.secret {
+                    put!(out, "    SecretName:\t{}", printable(&secret.name));
+                }
+                if source.downward_api.is_some() {
+                    put!(out, "    DownwardAPI:\ttrue");
+                }
+                if let Some(map) = &source.config_map {
+                    put!(out, "    ConfigMapName:\t{}", printable(&map.name));
+                }
+                if let Some(token) = &source.service_account_token {
+                    put!(out, "    TokenExpirationSeconds:\t{}", token.expiration_seconds.unwrap_or(3600));
+                }
+            }
+        } else if let Some(source) = &volume.config_map {
+            put!(out, "    Type:\tConfigMap (a volume populated by a ConfigMap)");
+            put!(out, "    Name:\t{}", printable(&source.name));
+            put!(out, "    Optional:\t{}", source.optional == Some(true));
+        } else if let Some(source) = &volume.secret {
+            put!(out, "    Type:\tSecret (a volume populated by a Secret)");
+            put!(out, "    SecretName:\t{}", printable(source.secret_name.as_deref().unwrap_or_default()));
+            put!(out, "    Optional:\t{}", source.optional == Some(true));
+        } else if let Some(source) = &volume.image {
+            put!(out, "    Type:\tImage (a container image or OCI artifact)");
+            put!(out, "    Reference:\t{}", printable(source.reference.as_deref().unwrap_or_default()));
+            put!(out, "    PullPolicy:\t{}", printable(source.pull_policy.as_deref().unwrap_or_default()));
         } else {
             // The name of the source as the manifest spells it says more than nothing.
             let value = serde_json::to_value(volume).unwrap_or_default();
@@ -483,8 +545,8 @@ mod tests {
                   A:    b
                   POD:   (v1:metadata.name)
                 Mounts:
-                  /tmp from tmp (rw)
                   /etc/x from etc (ro)
+                  /tmp from tmp (rw)
             Conditions:
               Type         Status
               Initialized  True 
@@ -509,6 +571,112 @@ mod tests {
               Warning  BackOff  30s (x3 over 60s)  kubelet  Back-off restarting
         "#]]
         .assert_eq(&pod(&object, &[event], &TimeZone::UTC, now));
+    }
+
+    #[test]
+    fn init_containers_sidecars_and_probes_read_as_in_kubectl() {
+        let object: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "default"},
+            "spec": {
+                "initContainers": [
+                    {"name": "set-up", "image": "i", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "m"}}]},
+                    {"name": "proxy", "image": "i", "restartPolicy": "Always",
+                        "startupProbe": {"tcpSocket": {"port": "admin"}, "failureThreshold": 30}}],
+                "containers": [{"name": "web", "image": "i",
+                    "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+                    "livenessProbe": {"exec": {"command": ["cat", "/tmp/x"]}, "initialDelaySeconds": 5},
+                    "readinessProbe": {"httpGet": {"host": "::1", "path": "/ok", "port": 8443, "scheme": "HTTPS"}},
+                    "startupProbe": {"grpc": {"port": 9000, "service": "s"}, "timeoutSeconds": 2},
+                    "volumeMounts": [{"name": "b", "mountPath": "/b"}, {"name": "a", "mountPath": "/a"}]}],
+                "volumes": [
+                    {"name": "a", "downwardAPI": {"items": [
+                        {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}},
+                        {"path": "cpu", "resourceFieldRef": {"containerName": "web", "resource": "limits.cpu"}}]}},
+                    {"name": "b", "image": {"reference": "r", "pullPolicy": "IfNotPresent"}},
+                    {"name": "c", "projected": {"sources": [{"downwardAPI": {}}, {"configMap": {"name": "m"}}]}}]
+            },
+            "status": {"phase": "Pending",
+                "initContainerStatuses": [
+                    {"name": "set-up", "image": "i", "imageID": "x", "ready": true, "restartCount": 0,
+                        "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}},
+                    {"name": "proxy", "image": "i", "imageID": "x", "ready": false, "restartCount": 2,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}}}],
+                "containerStatuses": [{"name": "web", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"waiting": {"reason": "PodInitializing"}}}]}
+        }))
+        .unwrap();
+        let text = pod(&object, &[], &TimeZone::UTC, Timestamp::UNIX_EPOCH);
+        let from = text.find("Init Containers:").unwrap();
+        expect![[r#"
+            Init Containers:
+              set-up:
+                Container ID:   
+                Image:          i
+                Image ID:       x
+                Port:           <none>
+                Host Port:      <none>
+                State:          Terminated
+                  Reason:       Completed
+                  Exit Code:    0
+                Ready:          True
+                Restart Count:  0
+                Environment Variables from:
+                  m           ConfigMap with prefix 'P_'  Optional: false
+                Environment:  <none>
+                Mounts:       <none>
+              proxy:
+                Container ID:    
+                Image:           i
+                Image ID:        x
+                Port:            <none>
+                Host Port:       <none>
+                State:           Waiting
+                  Reason:        CrashLoopBackOff
+                  Message:       back-off 20s
+                Ready:           False
+                Restart Count:   2
+                Restart Policy:  Always
+                Startup:         tcp-socket :admin delay=0s timeout=1s period=10s #success=1 #failure=30
+                Environment:     <none>
+                Mounts:          <none>
+            Containers:
+              web:
+                Container ID:   
+                Image:          i
+                Image ID:       
+                Port:           <none>
+                Host Port:      <none>
+                State:          Waiting
+                  Reason:       PodInitializing
+                Ready:          False
+                Restart Count:  0
+                Liveness:       exec [cat /tmp/x] delay=5s timeout=1s period=10s #success=1 #failure=3
+                Readiness:      http-get https://[::1]:8443/ok delay=0s timeout=1s period=10s #success=1 #failure=3
+                Startup:        grpc <pod>:9000 s delay=0s timeout=2s period=10s #success=1 #failure=3
+                Environment:    <none>
+                Mounts:
+                  /a from a (rw)
+                  /b from b (rw)
+            Volumes:
+              a:
+                Type:  DownwardAPI (a volume populated by information about the pod)
+                Items:
+                  metadata.labels -> labels
+                  limits.cpu -> cpu
+              b:
+                Type:        Image (a container image or OCI artifact)
+                Reference:   r
+                PullPolicy:  IfNotPresent
+              c:
+                Type:           Projected (a volume that contains injected data from multiple sources)
+                DownwardAPI:    true
+                ConfigMapName:  m
+            QoS Class:          
+            Node-Selectors:     <none>
+            Tolerations:        <none>
+            Events:             <none>
+        "#]]
+        .assert_eq(&text[from..]);
     }
 
     #[test]

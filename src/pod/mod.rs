@@ -2,9 +2,12 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod conditions;
+mod container_status;
 mod deadline;
 pub mod observed;
 mod order;
+mod phase;
 mod plan;
 mod resize;
 pub mod probe;

@@ -1,7 +1,7 @@
 //! What counts of the past, and how far the pod's start has come.
 
 use super::rules::{self, Verdict};
-use super::{HookState, Instance, Present, Role};
+use super::{HookState, Instance, Present, Role, Sandbox};
 use k8s_openapi::api::core::v1::Container;
 
 /// The newest run of a container, as far as it counts: init containers and sidecars begin anew with every round, app
@@ -105,4 +105,17 @@ pub(super) fn restart_trigger(have: &Present) -> Option<&str> {
         })
     };
     have.spec.all_containers().find(asks).map(|c| c.name.as_str())
+}
+
+/// Whether it is a container's turn to start: its sandbox is there, and so is all that has to come before it.
+pub(super) fn is_reached(have: &Present, name: &str) -> bool {
+    if have.sandbox != Sandbox::Ready {
+        return false;
+    }
+    let mut before = have.spec.init_containers().iter().take_while(|c| c.name != name);
+    serves(have)
+        || before.all(|c| match Role::of_init(c) {
+            Role::Sidecar => sidecar_started(have, c),
+            _ => init_done(have, &c.name),
+        })
 }

@@ -1,0 +1,35 @@
+//! The phase of a pod.
+
+use super::{Present, Role, order};
+use k8s_openapi::api::core::v1::ContainerStatus;
+
+/// As kubelet (getPhase): the first that matches. A terminal phase is published only once it is recorded and no
+/// container can be running any more.
+pub(super) fn of(present: Option<&Present>, containers: &[ContainerStatus]) -> &'static str {
+    let Some(have) = present else { return "Pending" };
+    if let Some(finished) = &have.record.finished
+        && have.running().next().is_none()
+    {
+        return if finished.phase == "Succeeded" { "Succeeded" } else { "Failed" };
+    }
+    if is_pending(have, containers) { "Pending" } else { "Running" }
+}
+
+/// `containers`: the statuses of sidecars and app containers.
+fn is_pending(have: &Present, containers: &[ContainerStatus]) -> bool {
+    if !order::serves(have) {
+        let unfinished = have.spec.init_containers().iter().any(|c| match Role::of_init(c) {
+            Role::Sidecar => !order::was_initialized(have) && !order::sidecar_started(have, c),
+            _ => !order::init_done(have, &c.name),
+        });
+        // The sidecars of a pod that is over are none that anybody waits for.
+        if unfinished && (have.record.finished.is_none() || !order::was_initialized(have)) {
+            return true;
+        }
+    }
+    let never_ran = |c: &ContainerStatus| {
+        let waits = c.state.as_ref().is_some_and(|s| s.waiting.is_some());
+        waits && c.last_state.as_ref().is_none_or(|s| s.terminated.is_none())
+    };
+    containers.iter().any(never_ran)
+}
