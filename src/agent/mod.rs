@@ -7,6 +7,7 @@ mod events;
 mod images;
 mod metrics;
 mod node;
+mod prober;
 mod worker;
 
 use crate::config::Config;

@@ -2,7 +2,8 @@
 
 use super::events::{Note, pod_reference};
 use super::node::Shared;
-use crate::pod::{Action, Failure, Instance, Key, Observed, Sandbox, Spec, plan, status};
+use super::prober::{self, Prober, Tell};
+use crate::pod::{Action, Failure, HookState, Instance, Key, Observed, Sandbox, Spec, plan, status};
 use crate::runtime;
 use crate::shim;
 use jiff::{SignedDuration, Timestamp};
@@ -62,6 +63,7 @@ pub fn start(
         container_failures: BTreeMap::new(),
         told: BTreeSet::new(),
         first: true,
+        prober: Prober::new(Arc::clone(&wake)),
     };
     let span = tracing::info_span!("pod", ns = key.namespace, name = key.name);
     tokio::spawn(tracing::Instrument::instrument(
@@ -88,6 +90,7 @@ struct Worker {
     /// Ends of runs (by container ID) that were reported.
     told: BTreeSet<String>,
     first: bool,
+    prober: Prober,
 }
 
 impl Worker {
@@ -98,7 +101,8 @@ impl Worker {
                 self.container_failures.clear();
             }
             let wish = self.wish.borrow_and_update().clone();
-            let Some(seen) = self.observe(&wish).await else { return };
+            let Some(mut seen) = self.observe(&wish).await else { return };
+            self.probe(&mut seen).await;
             // Without a subscription nobody tells when the shim has news: look by ourselves.
             let deaf = self.events.is_none() && seen.present.as_ref().is_some_and(|p| p.sandbox == Sandbox::Ready);
             let desired = match &wish {
@@ -170,6 +174,61 @@ impl Worker {
         seen.failure.clone_from(&self.failure);
         seen.container_failures.clone_from(&self.container_failures);
         Some(seen)
+    }
+
+    /// Tells the prober what runs, and puts what it knows where the plan, the status and the next agent look.
+    async fn probe(&mut self, seen: &mut Observed) {
+        let Some(present) = &mut seen.present else {
+            self.prober = Prober::new(Arc::clone(&self.wake));
+            return;
+        };
+        let (shared, pod) = (Arc::clone(&self.shared), present.spec.clone());
+        let tell: Tell = Arc::new(move |note: Note| {
+            shared.note(pod_reference(pod.pod(), note.container.as_deref()), &note, Timestamp::now());
+        });
+        let mut runs = Vec::new();
+        for run in present.running() {
+            let (Some(container), Some(started)) = (present.spec.container(&run.container), run.started) else {
+                continue;
+            };
+            let progress = present.progress(&run.id);
+            let hook = container.lifecycle.as_ref().is_some_and(|hooks| hooks.post_start.is_some());
+            // As kubelet: a container is not asked before its postStart hook is over.
+            if !prober::has_probes(container) || (hook && progress.post_start != HookState::Done) {
+                continue;
+            }
+            runs.push(prober::Run {
+                container,
+                id: &run.id,
+                started,
+                ips: present.record.sandbox.as_ref().map_or(&[], |sandbox| &sandbox.ips),
+                exec: self.shared.runtime.exec_target(present.spec.uid(), &run.container, run.attempt, &run.id),
+                stopping: progress.stopping.is_some(),
+                last: progress.health.as_ref(),
+            });
+        }
+        self.prober.sync(&tell, runs);
+        let mut news = Vec::new();
+        for (id, health) in self.prober.health() {
+            let progress = present.progress.entry(id.clone()).or_default();
+            if progress.health.as_ref() != Some(&health) {
+                progress.health = Some(health.clone());
+                news.push((id, health));
+            }
+        }
+        let uid = present.spec.uid().to_owned();
+        for (id, health) in news {
+            let run = present.containers.values().flatten().find(|run| run.id == id);
+            let Some((name, attempt)) = run.map(|run| (run.container.clone(), run.attempt)) else { continue };
+            let uid = uid.clone();
+            self.blocking(move |runtime| {
+                // Only the next agent would miss it, and would ask again.
+                if let Err(error) = runtime.advance(&uid, &name, attempt, |progress| progress.health = Some(health)) {
+                    tracing::warn!(error = error.chain(), "cannot write down what the probes say");
+                }
+            })
+            .await;
+        }
     }
 
     /// Until something changes; false when the agent is going away.

@@ -39,7 +39,6 @@ pub enum When {
 
 const NOT_YET: &str = "is not implemented yet";
 const NO_VOLUME: &str = "this type of volume is not implemented yet";
-const PROBE: &str = "probes are not implemented yet: ignored";
 const NO_ACCOUNT: &str = "a static pod has no service account whose token could be mounted";
 const NO_RESOURCE: &str = "this resource is not implemented yet";
 const AMOUNTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
@@ -130,7 +129,7 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.containers[*].image", Works),
     ("spec.containers[*].imagePullPolicy", Works),
     ("spec.containers[*].lifecycle", Refused(Set, NOT_YET)),
-    ("spec.containers[*].livenessProbe", Ignored(Set, PROBE)),
+    ("spec.containers[*].livenessProbe", Works),
     ("spec.containers[*].name", Works),
     ("spec.containers[*].ports", Works),
     ("spec.containers[*].ports[*].containerPort", Works),
@@ -141,7 +140,7 @@ pub const TABLE: &[(&str, Support)] = &[
         "spec.containers[*].ports[*].protocol",
         Refused(OtherThan(&["", "TCP", "UDP"]), "this protocol is not implemented yet"),
     ),
-    ("spec.containers[*].readinessProbe", Ignored(Set, PROBE)),
+    ("spec.containers[*].readinessProbe", Works),
     ("spec.containers[*].resizePolicy", Refused(Set, NOT_YET)),
     ("spec.containers[*].resources", Works),
     ("spec.containers[*].resources.claims", Refused(Set, NOT_YET)),
@@ -151,7 +150,7 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.containers[*].restartPolicy", Refused(Set, NOT_YET)),
     ("spec.containers[*].restartPolicyRules", Refused(Set, NOT_YET)),
     ("spec.containers[*].securityContext", Works),
-    ("spec.containers[*].startupProbe", Ignored(Set, PROBE)),
+    ("spec.containers[*].startupProbe", Works),
     ("spec.containers[*].stdin", Works),
     ("spec.containers[*].stdinOnce", Works),
     ("spec.containers[*].terminationMessagePath", Works),
