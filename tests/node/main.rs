@@ -9,6 +9,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod net;
+mod probes;
 mod shim;
 mod sources;
 mod volumes;
