@@ -214,10 +214,13 @@ impl Worker {
         let ips = Self::ips(present);
         let runs = present.running().filter_map(|run| {
             let container = present.spec.container(&run.container)?;
-            if present.spec.role(&run.container) == Some(Role::Init) {
+            let progress = present.progress(&run.id);
+            let hook = container.lifecycle.as_ref().is_some_and(|hooks| hooks.post_start.is_some());
+            // As kubelet: nobody asks before the postStart hook is over.
+            let early = hook && progress.post_start != HookState::Done;
+            if early || !prober::has_probes(container) || present.spec.role(&run.container) == Some(Role::Init) {
                 return None;
             }
-            let progress = present.progress(&run.id);
             Some(prober::Run {
                 container,
                 id: &run.id,

@@ -278,8 +278,7 @@ mod tests {
         Container {
             startup_probe: startup.then(|| probe(1, 2)),
             readiness_probe: readiness.then(|| probe(2, 2)),
-            liveness_probe: liveness
-                .then(|| Probe { termination_grace_period_seconds: Some(7), ..probe(1, 2) }),
+            liveness_probe: liveness.then(|| Probe { termination_grace_period_seconds: Some(7), ..probe(1, 2) }),
             ..Container::default()
         }
     }

@@ -20,9 +20,9 @@ pub(super) fn port(port: &IntOrString, target: &Target) -> Result<u16, String> {
             let mut ports = target.container.ports.iter().flatten();
             match ports.find(|port| port.name.as_ref() == Some(name)) {
                 Some(port) => i64::from(port.container_port),
-                None => name.parse().map_err(|_| {
-                    format!("container {:?} has no port named {name:?}", target.container.name)
-                })?,
+                None => name
+                    .parse()
+                    .map_err(|_| format!("container {:?} has no port named {name:?}", target.container.name))?,
             }
         }
     };

@@ -46,7 +46,7 @@ pub(super) async fn probe(action: &ExecAction, target: &Target, timeout: Duratio
 }
 
 /// As kubelet: `$(NAME)` stands for what is literally in `env`, and for nothing where that refers to something else.
-fn expanded(action: &ExecAction, container: &Container) -> Vec<String> {
+pub(super) fn expanded(action: &ExecAction, container: &Container) -> Vec<String> {
     let value = |name: &str| {
         let mut all = container.env.iter().flatten().rev();
         all.find(|variable| variable.name == name).map(|variable| variable.value.as_deref().unwrap_or_default())
@@ -90,11 +90,7 @@ async fn wait(child: Child) -> Result<Ended, Error> {
 }
 
 /// The status line and the output. The command's end is the end, also when a process that it left behind holds the pipes.
-async fn follow(
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-    status: OwnedFd,
-) -> io::Result<(Vec<u8>, Vec<u8>)> {
+async fn follow(stdout: Option<OwnedFd>, stderr: Option<OwnedFd>, status: OwnedFd) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let mut streams = [stdout.map(pipe).transpose()?, stderr.map(pipe).transpose()?];
     let status = pipe(status)?;
     let (mut line, mut output) = (Vec::new(), Vec::new());

@@ -26,7 +26,8 @@ pub async fn hook(handler: &LifecycleHandler, target: &Target, timeout: Option<D
             Ok(())
         } else if handler.tcp_socket.is_some() {
             // The API takes it, for old manifests; no kubelet ever ran it.
-            Err("invalid handler: tcpSocket is not supported as a lifecycle hook: use exec, httpGet or sleep".to_owned())
+            Err("invalid handler: tcpSocket is not supported as a lifecycle hook: use exec, httpGet or sleep"
+                .to_owned())
         } else {
             Err("invalid handler: the hook has none of exec, httpGet and sleep".to_owned())
         }

@@ -26,10 +26,8 @@ fn config() -> Result<Arc<ClientConfig>, Error> {
     let config = CONFIG.get_or_init(|| {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().ok()?;
-        let mut config = builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-            .with_no_client_auth();
+        let mut config =
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate)).with_no_client_auth();
         config.resumption = Resumption::disabled();
         Some(Arc::new(config))
     });

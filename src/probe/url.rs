@@ -86,7 +86,8 @@ fn authority(text: &str, https: bool) -> Option<(String, u16)> {
 
 /// Path and query without a fragment, beginning with a slash, of characters that may stand in a request line.
 fn target(path: &str) -> String {
-    let escape = |at: usize| path.as_bytes().get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    let escape =
+        |at: usize| path.as_bytes().get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
     let literal = path.bytes().enumerate().any(|(at, byte)| byte == b'%' && !escape(at));
     let path = if literal { path } else { path.split('#').next().unwrap_or_default() };
     let mut out = String::with_capacity(path.len() + 1);

@@ -10,6 +10,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod net;
+mod probes;
 mod shim;
 mod sources;
 mod timeline;
