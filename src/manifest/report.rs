@@ -39,9 +39,7 @@ impl<'a> Report<'a> {
 
     /// Whether this field or one inside it has an error so far.
     pub(super) fn has_error_within(&self, field: &str) -> bool {
-        self.problems
-            .iter()
-            .any(|problem| problem.severity == Severity::Error && is_within(&problem.field, field))
+        self.problems.iter().any(|problem| problem.severity == Severity::Error && is_within(&problem.field, field))
     }
 
     pub(super) fn error(&mut self, field: impl Into<String>, reason: impl Into<String>) {

@@ -86,9 +86,10 @@ impl Field {
 /// Every field at every place, in the table's order.
 pub fn rows() -> impl Iterator<Item = Row> {
     GROUPS.iter().flat_map(|group| {
-        group.places.iter().flat_map(|place| {
-            group.fields.iter().map(move |field| Row { path: path_of(place, field), field })
-        })
+        group
+            .places
+            .iter()
+            .flat_map(|place| group.fields.iter().map(move |field| Row { path: path_of(place, field), field }))
     })
 }
 
@@ -175,7 +176,11 @@ pub(super) fn check(document: &Node, report: &mut Report<'_>) {
             for place in group.places {
                 for (path, node) in found(document, place, field) {
                     // What is wrong with it in any case is the better answer.
-                    if is_set(when, node) && !report.has_error_within(&path) {
+                    let told = match when {
+                        When::Present | When::True => report.has_error(&path),
+                        When::Set => report.has_error_within(&path),
+                    };
+                    if is_set(when, node) && !told {
                         report.error(path, reason);
                     }
                 }

@@ -4,6 +4,7 @@ mod archive;
 mod bench;
 mod debian;
 mod demo;
+mod fields;
 mod fuzz;
 mod image;
 mod node;
@@ -20,6 +21,7 @@ cargo xtask <task>
   test [FILTER]                 all tests: format, layers, clippy, unit tests, privileged tests (root)
   demo                          build, start a private node, run examples/hello.yaml, show it, clean up
   tidy                          check the layers of src/ and the rules that rustc and clippy do not know
+  fields                        write FIELDS.md from the table of the fields that work
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
   fuzz <target> [--seconds N]   run a fuzz target: manifest_decode, layer_unpack
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
@@ -33,6 +35,7 @@ fn main() -> Result<()> {
         ["test", filter @ ..] => test::run(filter),
         ["demo"] => demo::run(),
         ["tidy"] => tidy::run(),
+        ["fields"] => fields::run(),
         ["vm"] => vm::run(),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
         ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),

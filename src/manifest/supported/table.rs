@@ -8,30 +8,31 @@ use super::{Field, Group};
 mod proof {
     pub(super) const ACCEPTED: &str = "manifest::tests::what_only_a_scheduler_reads_is_accepted";
     pub(super) const AFFINITY: &str = "resources::a_pod_for_another_node_is_rejected";
-    pub(super) const APPARMOR: &str = "pods::apparmor_and_selinux_are_applied_or_refused";
+    pub(super) const APPARMOR: &str = "devices::security_profiles_are_the_ones_asked_for";
     pub(super) const CAPABILITIES: &str = "lifecycle::security_contexts_tighten_and_loosen";
     pub(super) const COMMAND: &str = "lifecycle::command_and_args_override_the_image_as_kubernetes_says";
-    pub(super) const DNS: &str = "pods::resolv_conf_follows_policy_and_config";
-    pub(super) const DOWNWARD: &str = "volumes::downward_and_projected_volumes_are_written_and_updated";
+    pub(super) const DNS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
+    pub(super) const DOWNWARD: &str = "volumes::what_the_pod_says_of_itself_is_in_memory_and_follows_it";
     pub(super) const EMPTY_DIR: &str = "lifecycle::empty_dirs_are_shared_and_survive_a_container_restart";
     pub(super) const ENV: &str = "lifecycle::environment_is_expanded_and_knows_the_pod";
-    pub(super) const ENV_FILE: &str = "pods::environment_comes_from_files";
-    pub(super) const FS_GROUP: &str = "volumes::fs_group_owns_what_it_may";
+    pub(super) const ENV_FILE: &str = "pods::variables_come_from_a_file_that_another_container_wrote";
+    pub(super) const FS_GROUP: &str = "volumes::fs_group_owns_the_volume";
     pub(super) const HOOKS: &str = "lifecycle::hooks_run_and_their_failures_are_told";
-    pub(super) const HOST_NAMESPACES: &str = "pods::namespaces_of_the_host_are_joined";
+    pub(super) const HOST_NAMESPACES: &str = "pods::a_pod_in_the_machines_namespaces_sees_it_and_leaves_it_alone";
     pub(super) const HOST_PATH: &str = "lifecycle::host_paths_are_checked_by_type";
     pub(super) const HOST_PORTS: &str = "net::host_ports_from_everywhere";
-    pub(super) const HOST_USERS: &str = "userns::a_pod_with_its_own_users";
-    pub(super) const HOSTNAME: &str = "pods::names_follow_the_hostname_rules";
-    pub(super) const HOSTS: &str = "pods::the_hosts_file_has_aliases";
+    pub(super) const HOST_USERS: &str = "userns::a_pod_with_its_own_users_is_root_inside_and_nobody_outside";
+    pub(super) const HOSTNAME: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
+    pub(super) const HOSTS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
     pub(super) const HUGE_PAGES: &str = "resources::huge_pages_are_limited";
     pub(super) const IDENTITIES: &str = "lifecycle::users_and_groups_are_as_asked";
-    pub(super) const IMAGE_VOLUME: &str = "volumes::an_image_is_a_volume";
+    pub(super) const IMAGE_VOLUME: &str =
+        "volumes::an_expression_without_its_variable_and_an_image_that_is_not_there_are_told";
     pub(super) const INIT: &str = "lifecycle::init_containers_run_in_order";
     pub(super) const LIFECYCLE: &str = "lifecycle::a_dropped_manifest_runs_and_its_output_is_readable";
     pub(super) const MESSAGE: &str = "lifecycle::the_termination_message_is_told";
-    pub(super) const MESSAGE_POLICY: &str = "lifecycle::termination_messages_fall_back_to_logs";
-    pub(super) const MOUNTS: &str = "volumes::mounts_have_their_flags";
+    pub(super) const MESSAGE_POLICY: &str = "pods::containers_tell_why_they_ended_and_why_they_cannot_start";
+    pub(super) const MOUNTS: &str = "volumes::mounts_spread_as_far_as_the_manifest_says";
     pub(super) const NON_ROOT: &str = "lifecycle::run_as_non_root_is_enforced_in_the_kubelets_words";
     pub(super) const POD_RESOURCES: &str = "resources::pod_level_resources_count";
     pub(super) const PROBE_GRPC: &str = "probes::grpc_probes_ask_the_health_service";
@@ -43,10 +44,10 @@ mod proof {
     pub(super) const RESIZE: &str = "resources::a_pinned_pod_is_resized_in_place";
     pub(super) const RESTART: &str = "lifecycle::on_failure_restarts_until_it_succeeds";
     pub(super) const RESTART_RULES: &str = "lifecycle::restart_rules_decide_by_exit_code";
-    pub(super) const SECCOMP: &str = "pods::seccomp_profiles_are_loaded";
+    pub(super) const SECCOMP: &str = "devices::security_profiles_are_the_ones_asked_for";
     pub(super) const STORAGE: &str = "resources::ephemeral_storage_is_enforced";
-    pub(super) const SUB_PATH: &str = "volumes::sub_paths_stay_inside_their_volume";
-    pub(super) const SYSCTLS: &str = "pods::safe_sysctls_are_set";
+    pub(super) const SUB_PATH: &str = "volumes::sub_paths_show_a_part_of_a_volume_and_leave_no_trace";
+    pub(super) const SYSCTLS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
     pub(super) const TERMINAL: &str = "shim::stdin_is_empty_or_waits";
     pub(super) const TERMINATION: &str = "lifecycle::sigkill_ends_what_ignores_sigterm_after_the_grace";
     pub(super) const VALIDATED: &str = "manifest::tests::all_that_is_wrong_is_told_at_once";
@@ -91,7 +92,10 @@ pub const GROUPS: &[Group] = &[
         fields: &[
             works("activeDeadlineSeconds", "lifecycle::an_active_deadline_ends_the_pod"),
             works("affinity", proof::AFFINITY),
-            refused_true("automountServiceAccountToken", "a static pod has no service account whose token could be mounted"),
+            refused_true(
+                "automountServiceAccountToken",
+                "a static pod has no service account whose token could be mounted",
+            ),
             works("containers", proof::LIFECYCLE),
             works("dnsConfig", proof::DNS),
             works("dnsPolicy", proof::DNS),
@@ -117,7 +121,10 @@ pub const GROUPS: &[Group] = &[
             refused("resourceClaims", "static pods may not reference resourceclaims"),
             works("resources", proof::POD_RESOURCES),
             works("restartPolicy", proof::RESTART),
-            refused("runtimeClassName", "needs a RuntimeClass object, which only a cluster has; this node has one runtime"),
+            refused(
+                "runtimeClassName",
+                "needs a RuntimeClass object, which only a cluster has; this node has one runtime",
+            ),
             noted("schedulerName", proof::ACCEPTED, SCHEDULER),
             refused("schedulingGates", NEVER_SCHEDULED),
             refused("schedulingGroup", NEVER_SCHEDULED),
@@ -125,7 +132,7 @@ pub const GROUPS: &[Group] = &[
             refused("serviceAccount", ACCOUNTS),
             refused("serviceAccountName", ACCOUNTS),
             works("setHostnameAsFQDN", proof::HOSTNAME),
-            works("shareProcessNamespace", "pods::containers_may_share_their_processes"),
+            works("shareProcessNamespace", "pods::containers_of_a_pod_share_their_processes_under_our_pause"),
             works("subdomain", proof::HOSTNAME),
             works("terminationGracePeriodSeconds", proof::TERMINATION),
             noted("tolerations", proof::ACCEPTED, "taints never refuse a static pod, as in the kubelet"),
@@ -140,7 +147,10 @@ pub const GROUPS: &[Group] = &[
             works("args", proof::COMMAND),
             works("command", proof::COMMAND),
             works("env", proof::ENV),
-            works("envFrom", "manifest::tests::references_to_the_api_are_refused"),
+            refused(
+                "envFrom",
+                "static pods may not reference configmaps or secrets, and there is nothing else to take variables from",
+            ),
             works("image", proof::LIFECYCLE),
             works("imagePullPolicy", proof::PULL),
             noted("lifecycle", proof::HOOKS, "of init containers: sidecars only"),
@@ -159,7 +169,10 @@ pub const GROUPS: &[Group] = &[
             works("terminationMessagePath", proof::MESSAGE),
             works("terminationMessagePolicy", proof::MESSAGE_POLICY),
             works("tty", "shim::a_terminal_is_logged"),
-            refused("volumeDevices", "needs a PersistentVolumeClaim, which only a cluster has: use a hostPath volume of type BlockDevice"),
+            refused(
+                "volumeDevices",
+                "needs a PersistentVolumeClaim, which only a cluster has: use a hostPath volume of type BlockDevice",
+            ),
             works("volumeMounts", proof::EMPTY_DIR),
             works("workingDir", proof::COMMAND),
         ],
@@ -178,15 +191,6 @@ pub const GROUPS: &[Group] = &[
             works("fileKeyRef", proof::ENV_FILE),
             works("resourceFieldRef", proof::ENV),
             refused("secretKeyRef", SECRETS),
-        ],
-    },
-    Group {
-        kind: "EnvFromSource",
-        places: &["spec.containers[*].envFrom[*]", "spec.initContainers[*].envFrom[*]"],
-        fields: &[
-            refused_kind("configMapRef", CONFIG_MAPS),
-            noted("prefix", "manifest::tests::references_to_the_api_are_refused", "of what the other two would bring"),
-            refused_kind("secretRef", SECRETS),
         ],
     },
     Group {
@@ -282,7 +286,10 @@ pub const GROUPS: &[Group] = &[
             "spec.initContainers[*].resources.requests",
         ],
         fields: &[
-            refused("*/*", "no device plugin can offer this resource on a lone node: ask for devices by their CDI names"),
+            refused(
+                "*/*",
+                "no device plugin can offer this resource on a lone node: ask for devices by their CDI names",
+            ),
             works("cpu", proof::REQUESTS),
             works("ephemeral-storage", proof::STORAGE),
             works("hugepages-*", proof::HUGE_PAGES),
@@ -473,7 +480,11 @@ pub const GROUPS: &[Group] = &[
             works("runAsGroup", proof::IDENTITIES),
             works("runAsNonRoot", proof::NON_ROOT),
             works("runAsUser", proof::IDENTITIES),
-            noted("seLinuxChangePolicy", proof::ACCEPTED, "of volumes that the node mounts with a label: there are none"),
+            noted(
+                "seLinuxChangePolicy",
+                proof::ACCEPTED,
+                "of volumes that the node mounts with a label: there are none",
+            ),
             works("seLinuxOptions", proof::APPARMOR),
             works("seccompProfile", proof::SECCOMP),
             works("supplementalGroups", proof::IDENTITIES),
@@ -612,11 +623,7 @@ pub const GROUPS: &[Group] = &[
             "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[*].preference.matchExpressions[*]",
             "spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[*].preference.matchFields[*]",
         ],
-        fields: &[
-            works("key", proof::AFFINITY),
-            works("operator", proof::AFFINITY),
-            works("values", proof::AFFINITY),
-        ],
+        fields: &[works("key", proof::AFFINITY), works("operator", proof::AFFINITY), works("values", proof::AFFINITY)],
     },
     Group {
         kind: "PodAffinity, PodAntiAffinity",
@@ -706,7 +713,10 @@ pub const GROUPS: &[Group] = &[
             refused_kind("flexVolume", HELPER),
             refused_kind("flocker", GONE),
             refused_kind("gcePersistentDisk", GONE),
-            refused_kind("gitRepo", "Kubernetes has switched this type of volume off: use an init container that clones"),
+            refused_kind(
+                "gitRepo",
+                "Kubernetes has switched this type of volume off: use an init container that clones",
+            ),
             refused_kind("glusterfs", "static pods may not reference endpoints (via glusterFS volumes)"),
             works("hostPath", proof::HOST_PATH),
             works("image", proof::IMAGE_VOLUME),
@@ -728,7 +738,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         kind: "EmptyDirVolumeSource",
         places: &["spec.volumes[*].emptyDir"],
-        fields: &[works("medium", proof::HUGE_PAGES), works("sizeLimit", proof::STORAGE)],
+        fields: &[
+            works("medium", "volumes::a_volume_in_huge_pages_is_a_hugetlbfs"),
+            works("sizeLimit", proof::STORAGE),
+        ],
     },
     Group {
         kind: "HostPathVolumeSource",
@@ -769,7 +782,10 @@ pub const GROUPS: &[Group] = &[
             works("downwardAPI", proof::DOWNWARD),
             refused_kind("podCertificate", "static pods may not reference podcertificates"),
             refused_kind("secret", SECRETS),
-            refused_kind("serviceAccountToken", "static pods may not reference serviceaccounts (via projected volumes)"),
+            refused_kind(
+                "serviceAccountToken",
+                "static pods may not reference serviceaccounts (via projected volumes)",
+            ),
         ],
     },
     Group {

@@ -4,7 +4,7 @@ use super::*;
 use expect_test::expect_file;
 use k8s_openapi::api::core::v1::PodSpec;
 use serde::de::value::{Error, StrDeserializer};
-use serde::de::{DeserializeSeed, Deserialize, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ fn every_field_of_the_api_has_a_row_and_every_row_a_field() {
 #[test]
 fn rows_are_in_order_and_refusals_have_final_reasons() {
     for group in GROUPS {
-        let names: Vec<_> = group.fields.iter().map(|field| field.name.to_lowercase()).collect();
+        let names: Vec<_> = group.fields.iter().map(|field| field.name).collect();
         assert!(names.is_sorted(), "{}: {names:?}", group.kind);
         for field in group.fields {
             let Support::Refused(_, reason) = field.support else { continue };
@@ -152,7 +152,8 @@ fn functions(root: &Path, folder: &str, found: &mut BTreeSet<String>) {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let inner = path.strip_prefix(root.join(folder)).unwrap().with_extension("");
-                let module: Vec<_> = inner.iter().map(|part| part.to_string_lossy()).filter(|part| part != "mod").collect();
+                let module: Vec<_> =
+                    inner.iter().map(|part| part.to_string_lossy()).filter(|part| part != "mod").collect();
                 let text = std::fs::read_to_string(&path).unwrap();
                 let names = text.lines().filter_map(|line| line.trim_start().strip_prefix("fn "));
                 let names = names.filter_map(|rest| rest.split_once("()").map(|(name, _)| name));
@@ -190,7 +191,10 @@ fn the_document_is_what_the_table_says() {
 fn a_field_is_explained_with_all_inside_it() {
     let paths = |prefix: &str| explain(prefix).into_iter().map(|row| row.path).collect::<Vec<_>>();
     assert_eq!(paths("spec.hostAliases"), paths("spec.hostAliases[0]"));
-    assert_eq!(paths("spec.hostAliases"), ["spec.hostAliases", "spec.hostAliases[*].hostnames", "spec.hostAliases[*].ip"]);
+    assert_eq!(
+        paths("spec.hostAliases"),
+        ["spec.hostAliases", "spec.hostAliases[*].hostnames", "spec.hostAliases[*].ip"]
+    );
     assert_eq!(paths("spec.containers.image"), ["spec.containers[*].image", "spec.containers[*].imagePullPolicy"][..1]);
     assert_eq!(paths("").len(), rows().count());
     assert!(paths("readinessProbe").contains(&"spec.initContainers[*].readinessProbe.grpc.port".to_owned()));

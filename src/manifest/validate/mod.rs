@@ -8,6 +8,8 @@ mod network;
 mod resources;
 mod scheduling;
 mod security;
+#[cfg(test)]
+mod tests;
 mod volume;
 
 use super::report::Report;

@@ -12,9 +12,24 @@ pub(super) fn mountable(field: &str, path: &str, report: &mut Report<'_>) {
         report.invalid(field, path, "must not contain '..'");
     } else if parts.is_empty() {
         report.invalid(field, path, "must not be the root of the container");
-    } else if parts == ["dev"] {
-        let reason = "mounting over /dev itself is not supported: mount what is needed below it; privileged containers have all devices";
-        report.invalid(field, path, reason);
+    }
+}
+
+/// Ours: what is at /dev belongs to the container, which writes into it. Only a privileged container may ask for the
+/// machine's, as storage and network daemons do: it has all devices of the machine in its own.
+fn over_dev(path: &str, mount: &VolumeMount, privileged: bool, scope: &Scope<'_>, report: &mut Report<'_>) {
+    let source = scope.volumes.get(mount.name.as_str()).and_then(|volume| volume.host_path.as_ref());
+    let is_dev = |path: &str| path.split('/').filter(|part| !part.is_empty() && *part != ".").eq(["dev"]);
+    if !is_dev(&mount.mount_path) {
+        return;
+    }
+    let field = format!("{path}.mountPath");
+    if !source.is_some_and(|source| is_dev(&source.path)) {
+        let rule = "must not be /dev, unless a hostPath of /dev is mounted there: mount what is needed below it";
+        report.invalid(field, &mount.mount_path, rule);
+    } else if !privileged {
+        let rule = "only a privileged container may have all devices: mount those that are needed below /dev";
+        report.invalid(field, &mount.mount_path, rule);
     }
 }
 
@@ -35,6 +50,7 @@ pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report
             report.invalid(&field, &mount.mount_path, "must be unique");
         } else {
             mountable(&field, &mount.mount_path, report);
+            over_dev(&path, mount, privileged, scope, report);
         }
         no_nul(&field, &mount.mount_path, report);
         sub_path(&path, mount, report);

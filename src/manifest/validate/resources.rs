@@ -38,7 +38,9 @@ fn amounts<'r>(path: &str, resources: &'r ResourceRequirements, report: &mut Rep
             } else if !is_divisible(name) && !amount.is_integer() {
                 report.invalid(&field, &amount.to_string(), "must be an integer");
             }
-            if let Some(size) = name.strip_prefix(HUGE_PAGES) {
+            // A request that repeats its limit, as a default does, need not be told again.
+            let repeated = kind == "requests" && limits.contains_key(name);
+            if let Some(size) = name.strip_prefix(HUGE_PAGES).filter(|_| !repeated) {
                 match page_size(size) {
                     None => report.invalid(&field, name, "must name a page size, as in hugepages-2Mi"),
                     Some(size) if amount.ceil() % size.ceil() != 0 => {
@@ -83,7 +85,8 @@ pub(super) fn pod(spec: &PodSpec, resources: &ResourceRequirements, report: &mut
     let (limits, requests) = amounts(path, resources, report);
     for (kind, amounts) in [("limits", &limits), ("requests", &requests)] {
         for name in amounts.keys() {
-            if !["cpu", "memory"].contains(name) && !name.starts_with(HUGE_PAGES) {
+            let repeated = kind == "requests" && limits.contains_key(name);
+            if !["cpu", "memory"].contains(name) && !name.starts_with(HUGE_PAGES) && !repeated {
                 report.unsupported(format!("{path}.{kind}[{name}]"), name, &["cpu", "hugepages-*", "memory"]);
             }
         }

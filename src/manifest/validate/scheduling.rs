@@ -51,12 +51,24 @@ fn affinity(path: &str, affinity: &Affinity, report: &mut Report<'_>) {
         }
     }
     let pods = [
-        ("podAffinity", affinity.pod_affinity.as_ref().map(|pods| {
-            (&pods.required_during_scheduling_ignored_during_execution, &pods.preferred_during_scheduling_ignored_during_execution)
-        })),
-        ("podAntiAffinity", affinity.pod_anti_affinity.as_ref().map(|pods| {
-            (&pods.required_during_scheduling_ignored_during_execution, &pods.preferred_during_scheduling_ignored_during_execution)
-        })),
+        (
+            "podAffinity",
+            affinity.pod_affinity.as_ref().map(|pods| {
+                (
+                    &pods.required_during_scheduling_ignored_during_execution,
+                    &pods.preferred_during_scheduling_ignored_during_execution,
+                )
+            }),
+        ),
+        (
+            "podAntiAffinity",
+            affinity.pod_anti_affinity.as_ref().map(|pods| {
+                (
+                    &pods.required_during_scheduling_ignored_during_execution,
+                    &pods.preferred_during_scheduling_ignored_during_execution,
+                )
+            }),
+        ),
     ];
     for (field, terms) in pods {
         let Some((required, preferred)) = terms else { continue };
@@ -121,7 +133,8 @@ fn node_expression(path: &str, requirement: &NodeSelectorRequirement, report: &m
 
 fn pod_term(path: &str, term: &PodAffinityTerm, report: &mut Report<'_>) {
     topology_key(path, &term.topology_key, report);
-    for (field, selector) in [("labelSelector", &term.label_selector), ("namespaceSelector", &term.namespace_selector)] {
+    for (field, selector) in [("labelSelector", &term.label_selector), ("namespaceSelector", &term.namespace_selector)]
+    {
         if let Some(selector) = selector {
             label_selector(&format!("{path}.{field}"), selector, report);
         }
@@ -186,8 +199,10 @@ fn spread(constraints: &[TopologySpreadConstraint], report: &mut Report<'_>) {
                 report.invalid_number(&field, domains, rule);
             }
         }
-        let policies =
-            [("nodeAffinityPolicy", &constraint.node_affinity_policy), ("nodeTaintsPolicy", &constraint.node_taints_policy)];
+        let policies = [
+            ("nodeAffinityPolicy", &constraint.node_affinity_policy),
+            ("nodeTaintsPolicy", &constraint.node_taints_policy),
+        ];
         for (field, policy) in policies {
             if let Some(policy) = policy {
                 one_of(&format!("{path}.{field}"), policy, &["Honor", "Ignore"], report);
