@@ -148,6 +148,10 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
         // libcontainer replaces /dev/ptmx and makes links below whatever /dev is: on the machine's own /dev that
         // would break every terminal of the machine.
         if m.destination == Path::new("/dev") {
+            // A privileged container has all devices of the machine in its own /dev.
+            if privileged && Path::new(&m.source) == Path::new("/dev") {
+                continue;
+            }
             return Err(Error::MountOverDev);
         }
         if !m.destination.is_absolute() || m.destination == Path::new("/") {

@@ -7,6 +7,7 @@ mod columns;
 mod describe;
 mod error;
 mod exec;
+mod explain;
 mod get;
 mod hello;
 mod images;
@@ -122,8 +123,14 @@ enum Command {
     /// Print all problems of manifests; needs no agent
     Validate {
         /// Manifests: files, URLs, or - for standard input
-        #[arg(value_name = "FILE", required = true)]
+        #[arg(value_name = "FILE", required_unless_present = "explain")]
         sources: Vec<String>,
+        /// Tell which fields of a Pod work and why others are refused: all, or those in FIELD
+        #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
+        explain: Option<String>,
+        /// Format of --explain
+        #[arg(short, long, value_enum, value_name = "FORMAT", requires = "explain")]
+        output: Option<JsonOnly>,
     },
     /// Manage images
     #[command(subcommand)]
@@ -309,7 +316,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             let wait = (!no_wait).then_some(timeout);
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }
-        Command::Validate { sources } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
+        Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
+        Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
         Command::Image(ImageCommand::Ls { list }) => {
             get::get(&list.scope.agent.client(), &list.request(Resource::Images)).await
         }

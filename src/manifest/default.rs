@@ -1,11 +1,11 @@
 //! The defaults that an API server applies to a Pod. Idempotent.
-//!
-//! Pod-level resources (`spec.resources`) get none: they are refused.
 
 use super::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, EnvVar, HTTPGetAction, Lifecycle, Pod, PodSpec, Probe, Volume};
+use k8s_openapi::api::core::v1::{
+    Container, DownwardAPIVolumeFile, EnvVar, HTTPGetAction, Lifecycle, Pod, PodSpec, Probe, Volume,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Mode of files in secret, configMap, downwardAPI and projected volumes.
 const DEFAULT_MODE: i32 = 0o644;
@@ -34,6 +34,69 @@ pub(super) fn apply(pod: &mut Pod) {
         volume(entry);
     }
     amounts(spec.overhead.as_mut());
+    pod_resources(spec);
+}
+
+/// Resources of the whole pod, where it sets some: limits of huge pages add up from the containers', and what has a
+/// limit but no request gets what the containers request, else its limit (as the API server).
+fn pod_resources(spec: &mut PodSpec) {
+    let Some(mut resources) = spec.resources.take() else { return };
+    amounts(resources.limits.as_mut());
+    amounts(resources.requests.as_mut());
+    let mut limits = resources.limits.take().unwrap_or_default();
+    let mut requests = resources.requests.take().unwrap_or_default();
+    if !limits.is_empty() || !requests.is_empty() {
+        let everyone = || spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let pages: BTreeSet<String> = everyone()
+            .filter_map(|container| container.resources.as_ref()?.limits.as_ref())
+            .flat_map(BTreeMap::keys)
+            .filter(|name| name.starts_with("hugepages-"))
+            .cloned()
+            .collect();
+        for name in pages {
+            if limits.contains_key(&name) || requests.contains_key(&name) {
+                continue;
+            }
+            // A container's request of huge pages is its limit.
+            if let Some(sum) = aggregate(spec, &name) {
+                limits.insert(name, ApiQuantity(sum.to_string()));
+            }
+        }
+        for (name, limit) in &limits {
+            if !requests.contains_key(name) {
+                let sum = aggregate(spec, name).map(|sum| ApiQuantity(sum.to_string()));
+                requests.insert(name.clone(), sum.unwrap_or_else(|| limit.clone()));
+            }
+        }
+    }
+    resources.limits = (!limits.is_empty()).then_some(limits);
+    resources.requests = (!requests.is_empty()).then_some(requests);
+    spec.resources = Some(resources);
+}
+
+/// What the containers of a pod request of a resource at most at one time: the app's and the sidecars together, or one
+/// init container with the sidecars before it. `None` when nobody requests it.
+pub(super) fn aggregate(spec: &PodSpec, name: &str) -> Option<Quantity> {
+    let request = |container: &Container| {
+        let requests = container.resources.as_ref()?.requests.as_ref()?;
+        Quantity::parse(&requests.get(name)?.0).ok()
+    };
+    let add = |sum: Option<Quantity>, amount: Option<Quantity>| match (sum, amount) {
+        (Some(sum), Some(amount)) => Some(sum.plus(&amount)),
+        (sum, amount) => sum.or(amount),
+    };
+    let (mut sidecars, mut peak) = (None, None);
+    for init in spec.init_containers.iter().flatten() {
+        let own = request(init);
+        if init.restart_policy.as_deref() == Some("Always") {
+            sidecars = add(sidecars, own);
+            peak = peak.max(sidecars);
+        } else {
+            peak = peak.max(add(sidecars, own));
+        }
+    }
+    let running = spec.containers.iter().fold(sidecars, |sum, container| add(sum, request(container)));
+    running.max(peak)
 }
 
 /// `serviceAccount` is the old name of `serviceAccountName`; the new field wins.
@@ -140,9 +203,7 @@ fn volume(volume: &mut Volume) {
     }
     if let Some(source) = &mut volume.downward_api {
         source.default_mode.get_or_insert(DEFAULT_MODE);
-        for field in source.items.iter_mut().flatten().filter_map(|item| item.field_ref.as_mut()) {
-            text(&mut field.api_version, "v1");
-        }
+        source.items.iter_mut().flatten().for_each(file);
     }
     if let Some(source) = &mut volume.projected {
         source.default_mode.get_or_insert(DEFAULT_MODE);
@@ -151,9 +212,7 @@ fn volume(volume: &mut Volume) {
                 token.expiration_seconds.get_or_insert(3600);
             }
             let items = projection.downward_api.iter_mut().filter_map(|source| source.items.as_mut()).flatten();
-            for field in items.filter_map(|item| item.field_ref.as_mut()) {
-                text(&mut field.api_version, "v1");
-            }
+            items.for_each(file);
         }
     }
     if let Some(source) = &mut volume.image {
@@ -167,6 +226,16 @@ fn volume(volume: &mut Volume) {
         text(&mut source.pool, "rbd");
         text(&mut source.user, "admin");
         text(&mut source.keyring, "/etc/ceph/keyring");
+    }
+}
+
+/// A file of a downwardAPI volume.
+fn file(item: &mut DownwardAPIVolumeFile) {
+    if let Some(field) = &mut item.field_ref {
+        text(&mut field.api_version, "v1");
+    }
+    if let Some(divisor) = item.resource_field_ref.as_mut().and_then(|resource| resource.divisor.as_mut()) {
+        canonical(divisor);
     }
 }
 

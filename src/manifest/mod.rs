@@ -8,6 +8,8 @@
 //! (or item of a list) stands alone: one with an error yields no pod, its neighbours do.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+#[cfg(test)]
+mod corpus;
 mod decode;
 mod default;
 mod identity;

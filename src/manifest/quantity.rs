@@ -96,6 +96,12 @@ impl Quantity {
         Quantity { nanos: if self.nanos < 0 { -magnitude } else { magnitude }, format: self.format }
     }
 
+    /// Both together, written like the first; capped as any quantity.
+    pub fn plus(&self, other: &Quantity) -> Quantity {
+        let nanos = self.nanos.saturating_add(other.nanos).clamp(-LARGEST, LARGEST);
+        Quantity { nanos, format: self.format }
+    }
+
     /// Whether it is below zero.
     pub fn is_negative(&self) -> bool {
         self.nanos < 0

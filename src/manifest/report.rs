@@ -37,6 +37,11 @@ impl<'a> Report<'a> {
         self.problems.iter().any(|problem| problem.severity == Severity::Error && problem.field == field)
     }
 
+    /// Whether this field or one inside it has an error so far.
+    pub(super) fn has_error_within(&self, field: &str) -> bool {
+        self.problems.iter().any(|problem| problem.severity == Severity::Error && is_within(&problem.field, field))
+    }
+
     pub(super) fn error(&mut self, field: impl Into<String>, reason: impl Into<String>) {
         let field = field.into();
         let place = self.document.find(&field);

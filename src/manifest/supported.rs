@@ -1,21 +1,26 @@
-//! What of a PodSpec works, in one table: everything else refuses the pod, or is ignored with a warning.
+//! What of a PodSpec works, in one table: a field works, with the test that proves it, or it refuses the pod, with the
+//! reason. There is no third state.
 //!
-//! A test compares the table with the fields that the API's types have, so that no field, new ones included, can be
-//! ignored in silence. Whoever implements a field changes its row.
+//! A field that the kubelet of a lone node reads over as well (what only a scheduler acts on) works, and its note says
+//! so. A test compares the table with the fields that the API's types have, so that no field, new ones included, can be
+//! ignored in silence; another looks for the proofs. Whoever implements a field changes its row.
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use table::GROUPS;
 
 use super::pattern;
 use super::report::Report;
 use super::tree::{Node, Value};
-use Support::{Ignored, Refused, Works};
-use When::{False, KeyOtherThan, OtherThan, Present, Set, True};
+use std::fmt::Write;
 
 /// What happens to a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
-    /// Done, or without effect on a node alone (scheduling).
-    Works,
-    /// A manifest with it runs, as if it were not there; the reason goes into a warning.
-    Ignored(When, &'static str),
+    /// Does what the API's documentation says; the test that proves it, as `module::name`.
+    Works(&'static str),
     /// A manifest with it is refused, for this reason.
     Refused(When, &'static str),
 }
@@ -29,325 +34,193 @@ pub enum When {
     Present,
     /// `true`.
     True,
-    /// `false`.
-    False,
-    /// A string that is not one of these.
-    OtherThan(&'static [&'static str]),
-    /// A map with keys besides these.
-    KeyOtherThan(&'static [&'static str]),
 }
 
-const NOT_YET: &str = "is not implemented yet";
-const NO_VOLUME: &str = "this type of volume is not implemented yet";
-const PROBE: &str = "probes are not implemented yet: ignored";
-const NO_ACCOUNT: &str = "a static pod has no service account whose token could be mounted";
-const NO_RESOURCE: &str = "this resource is not implemented yet";
-const AMOUNTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
-const NOT_ENFORCED: &str = "a limit of ephemeral storage is not enforced";
+/// A field of a type of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Its name. In a map of amounts: a pattern of keys, in which `*` stands for any text.
+    pub name: &'static str,
+    /// What happens to it.
+    pub support: Support,
+    /// What is worth knowing of it; most often empty.
+    pub note: &'static str,
+}
 
-const NOT_CHECKED: &str = "is not checked against this node yet: the pod runs in any case";
+/// A type of the API, and where in a Pod it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    /// Name of the type.
+    pub kind: &'static str,
+    /// Its places; `[*]` is any index.
+    pub places: &'static [&'static str],
+    /// All its fields, in alphabetical order. What is inside a refused one has no row of its own.
+    pub fields: &'static [Field],
+}
 
-/// Every field of a PodSpec (a field inside a refused one needs no row of its own). `[*]` is any index.
-pub const TABLE: &[(&str, Support)] = &[
-    // Pod
-    ("spec.activeDeadlineSeconds", Works),
-    ("spec.affinity", Ignored(Set, NOT_CHECKED)),
-    ("spec.automountServiceAccountToken", Refused(True, NO_ACCOUNT)),
-    ("spec.containers", Works),
-    ("spec.dnsConfig", Works),
-    ("spec.dnsConfig.nameservers", Works),
-    ("spec.dnsConfig.options", Works),
-    ("spec.dnsConfig.searches", Works),
-    ("spec.dnsPolicy", Works),
-    ("spec.enableServiceLinks", Works),
-    ("spec.ephemeralContainers", Refused(Set, "Forbidden: cannot be set on create")),
-    ("spec.hostAliases", Works),
-    ("spec.hostAliases[*].hostnames", Works),
-    ("spec.hostAliases[*].ip", Works),
-    ("spec.hostIPC", Refused(True, NOT_YET)),
-    ("spec.hostNetwork", Works),
-    ("spec.hostPID", Refused(True, NOT_YET)),
-    ("spec.hostUsers", Refused(False, NOT_YET)),
-    ("spec.hostname", Works),
-    ("spec.hostnameOverride", Refused(Set, NOT_YET)),
-    ("spec.imagePullSecrets", Refused(Set, NOT_YET)),
-    ("spec.initContainers", Works),
-    ("spec.nodeName", Works),
-    ("spec.nodeSelector", Ignored(Set, NOT_CHECKED)),
-    ("spec.os", Works),
-    ("spec.os.name", Refused(OtherThan(&["", "linux"]), "this node runs linux")),
-    ("spec.overhead", Refused(Set, NOT_YET)),
-    ("spec.preemptionPolicy", Works),
-    ("spec.priority", Works),
-    ("spec.priorityClassName", Works),
-    ("spec.readinessGates", Works),
-    ("spec.resourceClaims", Refused(Set, NOT_YET)),
-    ("spec.resources", Refused(Set, NOT_YET)),
-    ("spec.restartPolicy", Works),
-    ("spec.runtimeClassName", Refused(Set, NOT_YET)),
-    ("spec.schedulerName", Works),
-    ("spec.schedulingGates", Refused(Set, "Forbidden: a static pod is never scheduled")),
-    ("spec.schedulingGroup", Refused(Set, "Forbidden: a static pod is never scheduled")),
-    ("spec.securityContext", Works),
-    ("spec.serviceAccount", Refused(Set, NOT_YET)),
-    ("spec.serviceAccountName", Refused(Set, NOT_YET)),
-    ("spec.setHostnameAsFQDN", Refused(True, NOT_YET)),
-    ("spec.shareProcessNamespace", Refused(True, NOT_YET)),
-    ("spec.subdomain", Refused(Set, NOT_YET)),
-    ("spec.terminationGracePeriodSeconds", Works),
-    ("spec.tolerations", Works),
-    ("spec.topologySpreadConstraints", Works),
-    ("spec.volumes", Works),
-    // Pod security context
-    ("spec.securityContext.appArmorProfile", Refused(Set, NOT_YET)),
-    ("spec.securityContext.fsGroup", Refused(Set, NOT_YET)),
-    ("spec.securityContext.fsGroupChangePolicy", Refused(Set, NOT_YET)),
-    ("spec.securityContext.runAsGroup", Works),
-    ("spec.securityContext.runAsNonRoot", Works),
-    ("spec.securityContext.runAsUser", Works),
-    ("spec.securityContext.seLinuxChangePolicy", Refused(Set, NOT_YET)),
-    ("spec.securityContext.seLinuxOptions", Refused(Set, NOT_YET)),
-    ("spec.securityContext.seccompProfile", Works),
-    ("spec.securityContext.seccompProfile.localhostProfile", Refused(Set, NOT_YET)),
-    ("spec.securityContext.seccompProfile.type", Refused(OtherThan(&["", "RuntimeDefault", "Unconfined"]), NOT_YET)),
-    ("spec.securityContext.supplementalGroups", Works),
-    ("spec.securityContext.supplementalGroupsPolicy", Refused(OtherThan(&["", "Merge"]), NOT_YET)),
-    ("spec.securityContext.sysctls", Refused(Set, NOT_YET)),
-    ("spec.securityContext.windowsOptions", Refused(Set, "this node runs linux")),
-    // Containers
-    ("spec.containers[*].args", Works),
-    ("spec.containers[*].command", Works),
-    ("spec.containers[*].env", Works),
-    ("spec.containers[*].env[*].name", Works),
-    ("spec.containers[*].env[*].value", Works),
-    ("spec.containers[*].env[*].valueFrom", Works),
-    ("spec.containers[*].env[*].valueFrom.configMapKeyRef", Refused(Set, NOT_YET)),
-    ("spec.containers[*].env[*].valueFrom.fieldRef", Works),
-    ("spec.containers[*].env[*].valueFrom.fileKeyRef", Refused(Set, NOT_YET)),
-    ("spec.containers[*].env[*].valueFrom.resourceFieldRef", Works),
-    ("spec.containers[*].env[*].valueFrom.secretKeyRef", Refused(Set, NOT_YET)),
-    ("spec.containers[*].envFrom", Refused(Set, NOT_YET)),
-    ("spec.containers[*].image", Works),
-    ("spec.containers[*].imagePullPolicy", Works),
-    ("spec.containers[*].lifecycle", Works),
-    ("spec.containers[*].livenessProbe", Works),
-    ("spec.containers[*].name", Works),
-    ("spec.containers[*].ports", Works),
-    ("spec.containers[*].ports[*].containerPort", Works),
-    ("spec.containers[*].ports[*].hostIP", Works),
-    ("spec.containers[*].ports[*].hostPort", Works),
-    ("spec.containers[*].ports[*].name", Works),
-    (
-        "spec.containers[*].ports[*].protocol",
-        Refused(OtherThan(&["", "TCP", "UDP"]), "this protocol is not implemented yet"),
-    ),
-    ("spec.containers[*].readinessProbe", Works),
-    ("spec.containers[*].resizePolicy", Refused(Set, NOT_YET)),
-    ("spec.containers[*].resources", Works),
-    ("spec.containers[*].resources.claims", Refused(Set, NOT_YET)),
-    ("spec.containers[*].resources.limits", Refused(KeyOtherThan(AMOUNTS), NO_RESOURCE)),
-    ("spec.containers[*].resources.limits.ephemeral-storage", Ignored(Set, NOT_ENFORCED)),
-    ("spec.containers[*].resources.requests", Refused(KeyOtherThan(AMOUNTS), NO_RESOURCE)),
-    ("spec.containers[*].restartPolicy", Works),
-    ("spec.containers[*].restartPolicyRules", Works),
-    ("spec.containers[*].securityContext", Works),
-    ("spec.containers[*].startupProbe", Works),
-    ("spec.containers[*].stdin", Works),
-    ("spec.containers[*].stdinOnce", Works),
-    ("spec.containers[*].terminationMessagePath", Works),
-    ("spec.containers[*].terminationMessagePolicy", Refused(OtherThan(&["", "File"]), NOT_YET)),
-    ("spec.containers[*].tty", Works),
-    ("spec.containers[*].volumeDevices", Refused(Set, NOT_YET)),
-    ("spec.containers[*].volumeMounts", Works),
-    ("spec.containers[*].volumeMounts[*].mountPath", Works),
-    ("spec.containers[*].volumeMounts[*].mountPropagation", Refused(OtherThan(&["", "None"]), NOT_YET)),
-    ("spec.containers[*].volumeMounts[*].name", Works),
-    ("spec.containers[*].volumeMounts[*].readOnly", Works),
-    ("spec.containers[*].volumeMounts[*].recursiveReadOnly", Refused(OtherThan(&["", "Disabled"]), NOT_YET)),
-    ("spec.containers[*].volumeMounts[*].subPath", Refused(Set, NOT_YET)),
-    ("spec.containers[*].volumeMounts[*].subPathExpr", Refused(Set, NOT_YET)),
-    ("spec.containers[*].workingDir", Works),
-    // Container security context
-    ("spec.containers[*].securityContext.allowPrivilegeEscalation", Works),
-    ("spec.containers[*].securityContext.appArmorProfile", Refused(Set, NOT_YET)),
-    ("spec.containers[*].securityContext.capabilities", Works),
-    ("spec.containers[*].securityContext.capabilities.add", Works),
-    ("spec.containers[*].securityContext.capabilities.drop", Works),
-    ("spec.containers[*].securityContext.privileged", Works),
-    ("spec.containers[*].securityContext.procMount", Refused(OtherThan(&["", "Default"]), NOT_YET)),
-    ("spec.containers[*].securityContext.readOnlyRootFilesystem", Works),
-    ("spec.containers[*].securityContext.runAsGroup", Works),
-    ("spec.containers[*].securityContext.runAsNonRoot", Works),
-    ("spec.containers[*].securityContext.runAsUser", Works),
-    ("spec.containers[*].securityContext.seLinuxOptions", Refused(Set, NOT_YET)),
-    ("spec.containers[*].securityContext.seccompProfile", Works),
-    ("spec.containers[*].securityContext.seccompProfile.localhostProfile", Refused(Set, NOT_YET)),
-    (
-        "spec.containers[*].securityContext.seccompProfile.type",
-        Refused(OtherThan(&["", "RuntimeDefault", "Unconfined"]), NOT_YET),
-    ),
-    ("spec.containers[*].securityContext.windowsOptions", Refused(Set, "this node runs linux")),
-    // Volumes
-    ("spec.volumes[*].awsElasticBlockStore", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].azureDisk", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].azureFile", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].cephfs", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].cinder", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].configMap", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].csi", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].downwardAPI", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].emptyDir", Works),
-    ("spec.volumes[*].emptyDir.medium", Refused(OtherThan(&["", "Memory"]), "this medium is not implemented yet")),
-    ("spec.volumes[*].emptyDir.sizeLimit", Works),
-    ("spec.volumes[*].ephemeral", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].fc", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].flexVolume", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].flocker", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].gcePersistentDisk", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].gitRepo", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].glusterfs", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].hostPath", Works),
-    ("spec.volumes[*].hostPath.path", Works),
-    ("spec.volumes[*].hostPath.type", Works),
-    ("spec.volumes[*].image", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].iscsi", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].name", Works),
-    ("spec.volumes[*].nfs", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].persistentVolumeClaim", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].photonPersistentDisk", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].portworxVolume", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].projected", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].quobyte", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].rbd", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].scaleIO", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].secret", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].storageos", Refused(Present, NO_VOLUME)),
-    ("spec.volumes[*].vsphereVolume", Refused(Present, NO_VOLUME)),
-];
+/// One field at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its whole path; `[*]` is any index.
+    pub path: String,
+    /// What happens to it.
+    pub field: &'static Field,
+}
 
-/// Reports every field of the document that the table refuses or ignores.
+impl Field {
+    /// Whether a manifest may have it.
+    pub fn works(&self) -> bool {
+        matches!(self.support, Support::Works(_))
+    }
+
+    /// The reason or the note, in one line.
+    pub fn remark(&self) -> String {
+        match self.support {
+            Support::Works(_) => self.note.to_owned(),
+            Support::Refused(When::True, reason) => format!("true: {reason}"),
+            Support::Refused(_, reason) => reason.to_owned(),
+        }
+    }
+}
+
+/// Every field at every place, in the table's order.
+pub fn rows() -> impl Iterator<Item = Row> {
+    GROUPS.iter().flat_map(|group| {
+        group
+            .places
+            .iter()
+            .flat_map(|place| group.fields.iter().map(move |field| Row { path: path_of(place, field), field }))
+    })
+}
+
+fn path_of(place: &str, field: &Field) -> String {
+    if field.name.contains('*') { format!("{place}[{}]", field.name) } else { format!("{place}.{}", field.name) }
+}
+
+/// The rows of a field and of all inside it, in alphabetical order. Indices may be left out (`spec.containers.env`);
+/// what is no path from the root is looked for as the end of one (`readinessProbe`).
+pub fn explain(prefix: &str) -> Vec<Row> {
+    let wanted = plain(prefix.trim_matches('.'));
+    let mut found: Vec<Row> = rows().filter(|row| begins(&plain(&row.path), &wanted)).collect();
+    if found.is_empty() {
+        let inner = format!(".{wanted}");
+        found = rows()
+            .filter(|row| {
+                let path = plain(&row.path);
+                path.match_indices(&inner).any(|(at, _)| begins(&path[at..], &inner))
+            })
+            .collect();
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// The known field name that is closest to the last one of a path.
+pub fn closest(path: &str) -> Option<&'static str> {
+    let plain = plain(path);
+    let name = plain.rsplit('.').next().unwrap_or_default();
+    let names: Vec<&'static str> = GROUPS.iter().flat_map(|group| group.fields).map(|field| field.name).collect();
+    super::suggest::closest(name, &names)
+}
+
+fn begins(path: &str, prefix: &str) -> bool {
+    prefix.is_empty() || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// A path without its indices (keys of maps stay).
+fn plain(path: &str) -> String {
+    let mut out = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('[') {
+        let Some((index, after)) = after.split_once(']') else { break };
+        out.push_str(before);
+        if index != "*" && !index.bytes().all(|byte| byte.is_ascii_digit()) {
+            let _ = write!(out, "[{index}]");
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The table as a document: one section a type.
+pub fn markdown() -> String {
+    let mut out = String::from(
+        "# Fields of a Pod\n\n\
+         Written by `cargo xtask fields` from `src/manifest/supported/table.rs`; `coracle validate --explain` prints the same.\n\n\
+         A field works, and the test that proves it is named, or a manifest with it is refused for the reason given.\n\
+         Nothing is ignored in silence. Tests are in `tests/node` and `src`.\n",
+    );
+    for group in GROUPS {
+        let _ = write!(out, "\n## {}\n\n", group.kind);
+        for place in group.places {
+            let _ = writeln!(out, "- `{place}`");
+        }
+        out.push_str("\n| Field | | Proof | Remark |\n|---|---|---|---|\n");
+        for field in group.fields {
+            let (state, proof) = match field.support {
+                Support::Works(test) => ("works", format!("`{test}`")),
+                Support::Refused(..) => ("refused", String::new()),
+            };
+            let _ = writeln!(out, "| `{}` | {state} | {proof} | {} |", field.name, field.remark());
+        }
+    }
+    out
+}
+
+/// Reports every field of the document that the table refuses.
 pub(super) fn check(document: &Node, report: &mut Report<'_>) {
-    for (field, support) in TABLE {
-        let (when, reason, refused) = match *support {
-            Works => continue,
-            Ignored(when, reason) => (when, reason, false),
-            Refused(when, reason) => (when, reason, true),
-        };
-        for (path, node) in pattern::matches(document, field) {
-            for path in set(when, path, node) {
-                // What is wrong with it in any case is the better answer.
-                if report.has_error(&path) {
-                    continue;
-                }
-                match refused {
-                    true => report.error(path, reason),
-                    false => report.warning(path, reason),
+    for group in GROUPS {
+        for field in group.fields {
+            let Support::Refused(when, reason) = field.support else { continue };
+            for place in group.places {
+                for (path, node) in found(document, place, field) {
+                    // What is wrong with it in any case is the better answer.
+                    let told = match when {
+                        When::Present | When::True => report.has_error(&path),
+                        When::Set => report.has_error_within(&path),
+                    };
+                    if is_set(when, node) && !told {
+                        report.error(path, reason);
+                    }
                 }
             }
         }
     }
 }
 
-/// The paths that count as set: the field's own, or those of its keys.
-fn set(when: When, path: String, node: &Node) -> Vec<String> {
-    let own = |set: bool, path: String| if set { vec![path] } else { Vec::new() };
-    match (when, &node.value) {
-        (Set, value) => own(!value.is_empty(), path),
-        (Present, value) => own(*value != Value::Null, path),
-        (True, value) => own(*value == Value::Bool(true), path),
-        (False, value) => own(*value == Value::Bool(false), path),
-        (OtherThan(values), Value::String(text)) => own(!values.contains(&text.as_str()), path),
-        (KeyOtherThan(keys), Value::Map(entries)) => {
-            let others = entries.iter().filter(|entry| !keys.contains(&entry.key.as_str()));
-            others.map(|entry| format!("{path}[{}]", entry.key)).collect()
-        }
-        (OtherThan(_) | KeyOtherThan(_), _) => Vec::new(),
+/// The nodes of a document that are this field at this place.
+fn found<'d>(document: &'d Node, place: &str, field: &Field) -> Vec<(String, &'d Node)> {
+    if !field.name.contains('*') {
+        return pattern::matches(document, &format!("{place}.{}", field.name));
     }
+    let mut found = Vec::new();
+    for (path, node) in pattern::matches(document, place) {
+        let Value::Map(entries) = &node.value else { continue };
+        let keys = entries.iter().filter(|entry| is_like(&entry.key, field.name));
+        found.extend(keys.map(|entry| (format!("{path}[{}]", entry.key), &entry.node)));
+    }
+    found
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::core::v1 as api;
-    use serde::de::{self, Deserialize, Deserializer, Visitor};
-    use std::collections::BTreeSet;
-
-    /// Asks a type for its fields: a deserializer that fails with them.
-    #[derive(Debug)]
-    struct Fields(&'static [&'static str]);
-
-    impl std::fmt::Display for Fields {
-        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "{:?}", self.0)
+/// Whether a key fits a pattern of at most two literal parts around `*`, as in `hugepages-*` and `*/*`.
+fn is_like(key: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = key.strip_prefix(first) else { return false };
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
         }
     }
+    pattern.ends_with('*') || rest.is_empty()
+}
 
-    impl std::error::Error for Fields {}
-
-    impl de::Error for Fields {
-        fn custom<T: std::fmt::Display>(_: T) -> Fields {
-            Fields(&[])
-        }
-    }
-
-    struct Ask;
-
-    impl<'de> Deserializer<'de> for Ask {
-        type Error = Fields;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fields> {
-            Err(Fields(&[]))
-        }
-
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Fields> {
-            Err(Fields(fields))
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-
-    fn fields<T: for<'de> Deserialize<'de>>(path: &str) -> Vec<String> {
-        let Err(Fields(fields)) = T::deserialize(Ask) else { return Vec::new() };
-        assert!(!fields.is_empty(), "{path} has no fields");
-        fields.iter().map(|field| format!("{path}.{field}")).collect()
-    }
-
-    #[test]
-    fn every_field_of_the_api_has_a_row_and_every_row_a_field() {
-        let seccomp = "securityContext.seccompProfile";
-        let mut expected = BTreeSet::new();
-        expected.extend(fields::<api::PodSpec>("spec"));
-        expected.extend(fields::<api::PodDNSConfig>("spec.dnsConfig"));
-        expected.extend(fields::<api::HostAlias>("spec.hostAliases[*]"));
-        expected.extend(fields::<api::PodOS>("spec.os"));
-        expected.extend(fields::<api::PodSecurityContext>("spec.securityContext"));
-        expected.extend(fields::<api::SeccompProfile>(&format!("spec.{seccomp}")));
-        expected.extend(fields::<api::Container>("spec.containers[*]"));
-        expected.extend(fields::<api::EnvVar>("spec.containers[*].env[*]"));
-        expected.extend(fields::<api::EnvVarSource>("spec.containers[*].env[*].valueFrom"));
-        expected.extend(fields::<api::ContainerPort>("spec.containers[*].ports[*]"));
-        expected.extend(fields::<api::ResourceRequirements>("spec.containers[*].resources"));
-        expected.extend(fields::<api::VolumeMount>("spec.containers[*].volumeMounts[*]"));
-        expected.extend(fields::<api::SecurityContext>("spec.containers[*].securityContext"));
-        expected.extend(fields::<api::Capabilities>("spec.containers[*].securityContext.capabilities"));
-        expected.extend(fields::<api::SeccompProfile>(&format!("spec.containers[*].{seccomp}")));
-        expected.extend(fields::<api::Volume>("spec.volumes[*]"));
-        expected.extend(fields::<api::EmptyDirVolumeSource>("spec.volumes[*].emptyDir"));
-        expected.extend(fields::<api::HostPathVolumeSource>("spec.volumes[*].hostPath"));
-        expected.insert("spec.containers[*].resources.limits.ephemeral-storage".to_owned());
-
-        let table: BTreeSet<String> = TABLE.iter().map(|(path, _)| (*path).to_owned()).collect();
-        assert_eq!(table.len(), TABLE.len(), "a field has two rows");
-        let missing: Vec<_> = expected.difference(&table).collect();
-        let unknown: Vec<_> = table.difference(&expected).collect();
-        assert!(missing.is_empty() && unknown.is_empty(), "without a row: {missing:?}; without a field: {unknown:?}");
+fn is_set(when: When, node: &Node) -> bool {
+    match when {
+        When::Set => !node.value.is_empty(),
+        When::Present => node.value != Value::Null,
+        When::True => node.value == Value::Bool(true),
     }
 }

@@ -303,6 +303,34 @@ fn validate_names_line_field_and_reason() {
 }
 
 #[test]
+fn validate_explains_the_fields() {
+    let node = Node::new();
+    let all = node.cli(&["validate", "--explain"]).ok();
+    assert!(all.starts_with("FIELD ") && all.lines().count() > 500, "{} lines", all.lines().count());
+    let said = node.cli(&["validate", "--explain", "spec.containers[0].livenessProbe.grpc"]).ok();
+    assert_eq!(said.lines().count(), 4, "{said}");
+    assert!(said.contains("spec.containers[*].livenessProbe.grpc.service") && !said.contains("refused"), "{said}");
+    let said = node.cli(&["validate", "--explain", "runtimeClassName"]).ok();
+    assert!(said.contains("refused") && said.contains("RuntimeClass object"), "{said}");
+    let json = node.cli(&["validate", "--explain", "spec.hostPID", "-o", "json"]).ok();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json[0]["field"], "spec.hostPID");
+    assert_eq!(json[0]["works"], true);
+    let unknown = node.cli(&["validate", "--explain", "spec.readynessGates"]).fails(1);
+    assert!(unknown.contains("readinessGates"), "{unknown}");
+}
+
+#[test]
+fn validate_tells_what_a_daemonsets_pod_needs_a_cluster_for() {
+    let node = Node::new();
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus");
+    let said = node.cli(&["validate", &format!("{corpus}/daemonsets/kube-proxy.yaml")]).fails(1);
+    assert_eq!(said.lines().filter(|line| line.contains("kube-proxy.yaml:")).count(), 2, "{said}");
+    assert!(said.contains("spec.serviceAccountName") && said.contains("spec.volumes[0].configMap"), "{said}");
+    node.cli(&["validate", &format!("{corpus}/kubeadm/etcd.yaml")]).ok();
+}
+
+#[test]
 fn images_are_listed_imported_and_removed() {
     let node = Node::up();
     let archive = image_archive("extra:1");

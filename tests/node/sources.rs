@@ -269,12 +269,12 @@ fn lists_and_json_are_read() {
 }
 
 #[test]
-fn an_unimplemented_field_refuses_the_pod_with_its_path() {
+fn a_refused_field_refuses_the_pod_with_its_path() {
     let node = Node::up();
     let mut m = resting("web");
-    m["spec"]["initContainers"] = json!([{ "name": "init", "image": BUSYBOX }]);
+    m["spec"]["runtimeClassName"] = json!("kata");
     node.apply("web.yaml", &m);
-    node.wait_event("the refused field", |_, message| message.contains("spec.initContainers"));
+    node.wait_event("the refused field", |_, message| message.contains("spec.runtimeClassName"));
     assert!(node.pod("web").is_none_or(|p| !p.up()));
     let mut m = resting("two");
     m["spec"]["containers"][0]["env"] =

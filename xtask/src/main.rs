@@ -5,6 +5,7 @@ mod bench;
 mod bench_probes;
 mod debian;
 mod demo;
+mod fields;
 mod fuzz;
 mod image;
 mod node;
@@ -21,6 +22,7 @@ cargo xtask <task>
   test [FILTER]                 all tests: format, layers, clippy, unit tests, privileged tests (root)
   demo                          build, start a private node, run examples/hello.yaml, show it, clean up
   tidy                          check the layers of src/ and the rules that rustc and clippy do not know
+  fields                        write FIELDS.md from the table of the fields that work
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
   bench probes                  what 100 readiness probes a second cost
   fuzz <target> [--seconds N]   run a fuzz target: manifest_decode, layer_unpack
@@ -35,6 +37,7 @@ fn main() -> Result<()> {
         ["test", filter @ ..] => test::run(filter),
         ["demo"] => demo::run(),
         ["tidy"] => tidy::run(),
+        ["fields"] => fields::run(),
         ["vm"] => vm::run(),
         ["bench", "probes"] => bench_probes::probes(),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),

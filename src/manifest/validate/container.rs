@@ -1,10 +1,11 @@
 //! Containers.
 
-use super::{Report, ip, names, not_negative, one_of, range, resources, seccomp};
+use super::volume::{self, Known};
+use super::{Report, handlers, ip, mounts, names, no_nul, one_of, range, resources, security};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, HTTPGetAction, PodSpec, Probe, SecurityContext, VolumeMount,
+    Container, ContainerPort, ContainerRestartRule, ContainerRestartRuleOnExitCodes, EnvVar, FileKeySelector, PodSpec,
+    Probe,
 };
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::HashSet;
 
 /// Fields of the pod that an environment variable can take its value from, besides single labels and annotations.
@@ -20,58 +21,38 @@ const ENV_FIELDS: [&str; 9] = [
     "status.podIPs",
 ];
 
-/// What the kernel knows, without `CAP_`.
-const CAPABILITIES: [&str; 41] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
-
 /// What a container may refer to.
 pub(super) struct Scope<'s> {
     pub(super) spec: &'s PodSpec,
-    pub(super) volumes: &'s HashSet<&'s str>,
+    pub(super) volumes: &'s Known<'s>,
 }
 
-pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
+/// A container of the app.
+pub(super) fn app(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
+    check(container, path, scope, report);
+    running(container, path, scope, report);
+}
+
+/// An init container: one that is not restarted for ever has to end, hence nothing is done while it runs.
+pub(super) fn init(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
+    check(container, path, scope, report);
+    if container.restart_policy.as_deref() == Some("Always") {
+        return running(container, path, scope, report);
+    }
+    let probes = probes(container).map(|(field, probe)| (field, probe.is_some()));
+    for (field, set) in probes.into_iter().chain([("lifecycle", container.lifecycle.is_some())]) {
+        if set {
+            let rule = "Forbidden: may not be set for init containers without restartPolicy=Always";
+            report.error(format!("{path}.{field}"), rule);
+        }
+    }
+    if container.resize_policy.as_ref().is_some_and(|policies| !policies.is_empty()) {
+        let rule = "Forbidden: may not be set for init containers without restartPolicy=Always";
+        report.error(format!("{path}.resizePolicy"), rule);
+    }
+}
+
+fn check(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
     if container.name.is_empty() {
         report.required(format!("{path}.name"), "");
     } else {
@@ -88,7 +69,7 @@ pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report
     let message = container.termination_message_policy.as_deref().unwrap_or_default();
     one_of(&format!("{path}.terminationMessagePolicy"), message, &["FallbackToLogsOnError", "File"], report);
     if let Some(message) = container.termination_message_path.as_deref().filter(|path| !path.is_empty()) {
-        mountable(&format!("{path}.terminationMessagePath"), message, report);
+        mounts::mountable(&format!("{path}.terminationMessagePath"), message, report);
     }
     for (field, words) in [("command", &container.command), ("args", &container.args)] {
         for (index, word) in words.iter().flatten().enumerate() {
@@ -100,21 +81,72 @@ pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report
     for (index, variable) in container.env.iter().flatten().enumerate() {
         env(&format!("{path}.env[{index}]"), variable, scope, report);
     }
-    mounts(container.volume_mounts.as_deref().unwrap_or_default(), path, scope, report);
+    mounts::check(container, path, scope, report);
     if let Some(requirements) = &container.resources {
         resources::check(&format!("{path}.resources"), requirements, report);
     }
     if let Some(context) = &container.security_context {
-        security(&format!("{path}.securityContext"), context, report);
+        security::container(&format!("{path}.securityContext"), context, scope.spec, report);
     }
-    let probes = [
-        ("livenessProbe", &container.liveness_probe),
-        ("readinessProbe", &container.readiness_probe),
-        ("startupProbe", &container.startup_probe),
-    ];
-    for (field, probe) in probes {
+    restart(container, path, report);
+}
+
+/// Probes, hooks and what else the kubelet does while a container runs.
+fn running(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
+    for (field, probe) in probes(container) {
         if let Some(probe) = probe {
-            self::probe(&format!("{path}.{field}"), probe, field == "readinessProbe", report);
+            handlers::probe(&format!("{path}.{field}"), probe, field == "readinessProbe", report);
+        }
+    }
+    if let Some(hooks) = &container.lifecycle {
+        let grace = scope.spec.termination_grace_period_seconds.unwrap_or(30);
+        handlers::lifecycle(&format!("{path}.lifecycle"), hooks, grace, report);
+    }
+    resources::resize(container, path, scope.spec, report);
+}
+
+fn probes(container: &Container) -> [(&'static str, Option<&Probe>); 3] {
+    [
+        ("livenessProbe", container.liveness_probe.as_ref()),
+        ("readinessProbe", container.readiness_probe.as_ref()),
+        ("startupProbe", container.startup_probe.as_ref()),
+    ]
+}
+
+/// The container's own restart policy, and its rules.
+fn restart(container: &Container, path: &str, report: &mut Report<'_>) {
+    const MOST_RULES: usize = 20;
+    const MOST_CODES: usize = 255;
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let field = format!("{path}.restartPolicy");
+    match container.restart_policy.as_deref() {
+        Some(policy) => one_of(&field, policy, &["Always", "Never", "OnFailure"], report),
+        None if !rules.is_empty() => report.required(field, "must specify restartPolicy when restart rules are used"),
+        None => {}
+    }
+    let path = format!("{path}.restartPolicyRules");
+    if rules.len() > MOST_RULES {
+        report.error(&path, format!("Too many: {}: must have at most {MOST_RULES} items", rules.len()));
+    }
+    for (index, ContainerRestartRule { action, exit_codes }) in rules.iter().enumerate().take(MOST_RULES) {
+        let path = format!("{path}[{index}]");
+        one_of(&format!("{path}.action"), action, &["Restart", "RestartAllContainers"], report);
+        let Some(ContainerRestartRuleOnExitCodes { operator, values }) = exit_codes else {
+            report.required(format!("{path}.exitCodes"), "must be specified");
+            continue;
+        };
+        one_of(&format!("{path}.exitCodes.operator"), operator, &["In", "NotIn"], report);
+        let values = values.as_deref().unwrap_or_default();
+        let field = format!("{path}.exitCodes.values");
+        if values.is_empty() {
+            report.required(&field, "must have at least one exit code");
+        }
+        if values.len() > MOST_CODES {
+            report.error(&field, format!("Too many: {}: must have at most {MOST_CODES} items", values.len()));
+        }
+        // Ours: no container ends with another code.
+        for (index, code) in values.iter().enumerate().take(MOST_CODES) {
+            range(&format!("{field}[{index}]"), *code, 0, 255, report);
         }
     }
 }
@@ -169,12 +201,10 @@ pub(super) fn host_ports(container: &Container, path: &str, taken: &mut HashSet<
 }
 
 fn env(path: &str, variable: &EnvVar, scope: &Scope<'_>, report: &mut Report<'_>) {
-    let printable = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'=';
     if variable.name.is_empty() {
         report.required(format!("{path}.name"), "");
-    } else if !variable.name.bytes().all(printable) {
-        let rule = "a valid environment variable name must consist only of printable ASCII characters other than '='";
-        report.invalid(format!("{path}.name"), &variable.name, rule);
+    } else {
+        env_name(&format!("{path}.name"), &variable.name, report);
     }
     no_nul(&format!("{path}.value"), variable.value.as_deref().unwrap_or_default(), report);
     let Some(source) = &variable.value_from else { return };
@@ -200,20 +230,31 @@ fn env(path: &str, variable: &EnvVar, scope: &Scope<'_>, report: &mut Report<'_>
     if let Some(field) = &source.field_ref {
         let path = format!("{path}.fieldRef");
         one_of(&format!("{path}.apiVersion"), field.api_version.as_deref().unwrap_or_default(), &["v1"], report);
-        field_path(&format!("{path}.fieldPath"), &field.field_path, report);
+        field_path(&format!("{path}.fieldPath"), &field.field_path, &ENV_FIELDS, report);
     }
     if let Some(selector) = &source.resource_field_ref {
         let path = format!("{path}.resourceFieldRef");
         resources::field_ref(&path, selector, report);
         let name = selector.container_name.as_deref().unwrap_or_default();
-        let mut others = scope.spec.containers.iter().chain(scope.spec.init_containers.iter().flatten());
-        if !name.is_empty() && !others.any(|container| container.name == name) {
-            report.error(format!("{path}.containerName"), format!("Not found: {name:?}"));
+        if !name.is_empty() {
+            container_name(&path, name, scope.spec, report);
         }
+    }
+    if let Some(file) = &source.file_key_ref {
+        file_key(&format!("{path}.fileKeyRef"), file, scope, report);
     }
 }
 
-fn field_path(field: &str, path: &str, report: &mut Report<'_>) {
+/// `resourceFieldRef.containerName` has to be that of a container of the pod.
+pub(super) fn container_name(path: &str, name: &str, spec: &PodSpec, report: &mut Report<'_>) {
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if !all.any(|container| container.name == name) {
+        report.error(format!("{path}.containerName"), format!("Not found: {name:?}"));
+    }
+}
+
+/// `fieldRef.fieldPath`; `whole` are the fields that it may name, besides single labels and annotations.
+pub(super) fn field_path(field: &str, path: &str, whole: &[&str], report: &mut Report<'_>) {
     if path.is_empty() {
         return report.required(field, "");
     }
@@ -225,165 +266,31 @@ fn field_path(field: &str, path: &str, report: &mut Report<'_>) {
             _ => {}
         }
     }
-    one_of(field, path, &ENV_FIELDS, report);
+    one_of(field, path, whole, report);
 }
 
-/// What no runtime could mount at: told here, or the pod would try for ever.
-fn mountable(field: &str, path: &str, report: &mut Report<'_>) {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    if parts.contains(&"..") {
-        report.invalid(field, path, "must not contain '..'");
-    } else if parts.is_empty() {
-        report.invalid(field, path, "must not be the root of the container");
-    } else if parts == ["dev"] {
-        let reason = "mounting over /dev itself is not supported: mount what is needed below it; privileged containers have all devices";
-        report.invalid(field, path, reason);
+fn file_key(path: &str, file: &FileKeySelector, scope: &Scope<'_>, report: &mut Report<'_>) {
+    let field = format!("{path}.volumeName");
+    match scope.volumes.get(file.volume_name.as_str()) {
+        _ if file.volume_name.is_empty() => report.required(field, ""),
+        None => report.error(field, format!("Not found: {:?}", file.volume_name)),
+        Some(volume) if volume.empty_dir.is_none() => {
+            report.invalid(field, &file.volume_name, "referenced volume must be of type emptyDir");
+        }
+        Some(_) => {}
     }
-}
-
-fn mounts(mounts: &[VolumeMount], path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
-    let mut places = HashSet::new();
-    for (index, mount) in mounts.iter().enumerate() {
-        let path = format!("{path}.volumeMounts[{index}]");
-        if mount.name.is_empty() {
-            report.required(format!("{path}.name"), "");
-        } else if !scope.volumes.contains(mount.name.as_str()) {
-            report.error(format!("{path}.name"), format!("Not found: {:?}", mount.name));
-        }
-        let field = format!("{path}.mountPath");
-        if mount.mount_path.is_empty() {
-            report.required(&field, "");
-        } else if !places.insert(mount.mount_path.as_str()) {
-            report.invalid(&field, &mount.mount_path, "must be unique");
-        } else {
-            mountable(&field, &mount.mount_path, report);
-        }
-        no_nul(&field, &mount.mount_path, report);
-        let sub = mount.sub_path.as_deref().unwrap_or_default();
-        let expression = mount.sub_path_expr.as_deref().unwrap_or_default();
-        if !sub.is_empty() && !expression.is_empty() {
-            report.invalid(format!("{path}.subPathExpr"), expression, "subPathExpr and subPath are mutually exclusive");
-        }
-        for (field, value) in [("subPath", sub), ("subPathExpr", expression)] {
-            if value.starts_with('/') {
-                report.invalid(format!("{path}.{field}"), value, "must be a relative path");
-            } else if value.split('/').any(|part| part == "..") {
-                report.invalid(format!("{path}.{field}"), value, "must not contain '..'");
-            }
-        }
-        let propagation = mount.mount_propagation.as_deref().unwrap_or("None");
-        one_of(&format!("{path}.mountPropagation"), propagation, &["Bidirectional", "HostToContainer", "None"], report);
-        let recursive = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
-        one_of(&format!("{path}.recursiveReadOnly"), recursive, &["Disabled", "Enabled", "IfPossible"], report);
+    volume::local_path(&format!("{path}.path"), &file.path, report);
+    if file.key.is_empty() {
+        report.required(format!("{path}.key"), "");
+    } else {
+        env_name(&format!("{path}.key"), &file.key, report);
     }
 }
 
-fn security(path: &str, context: &SecurityContext, report: &mut Report<'_>) {
-    for (field, id) in [("runAsUser", context.run_as_user), ("runAsGroup", context.run_as_group)] {
-        if let Some(id) = id {
-            range(&format!("{path}.{field}"), id, 0, i32::MAX.into(), report);
-        }
-    }
-    if let Some(mount) = context.proc_mount.as_deref().filter(|mount| !mount.is_empty()) {
-        one_of(&format!("{path}.procMount"), mount, &["Default", "Unmasked"], report);
-    }
-    if context.allow_privilege_escalation == Some(false) {
-        if context.privileged == Some(true) {
-            let rule = "Invalid value: cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            report.error(path, rule);
-        }
-        let added = context.capabilities.as_ref().and_then(|capabilities| capabilities.add.as_ref());
-        if added.into_iter().flatten().any(|capability| capability == "CAP_SYS_ADMIN") {
-            let rule =
-                "Invalid value: cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            report.error(path, rule);
-        }
-    }
-    if let Some(set) = &context.capabilities {
-        capabilities(&format!("{path}.capabilities"), set, report);
-    }
-    if let Some(profile) = &context.seccomp_profile {
-        seccomp(&format!("{path}.seccompProfile"), profile, report);
-    }
-}
-
-/// Ours: the API server takes any word, and the container then fails to start.
-fn capabilities(path: &str, set: &Capabilities, report: &mut Report<'_>) {
-    for (field, names) in [("add", &set.add), ("drop", &set.drop)] {
-        for (index, name) in names.iter().flatten().enumerate() {
-            let upper = name.to_ascii_uppercase();
-            let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-            if bare != "ALL" && !CAPABILITIES.contains(&bare) {
-                report.invalid(format!("{path}.{field}[{index}]"), name, "is no capability");
-            }
-        }
-    }
-}
-
-fn probe(path: &str, probe: &Probe, readiness: bool, report: &mut Report<'_>) {
-    let numbers = [
-        ("initialDelaySeconds", probe.initial_delay_seconds),
-        ("timeoutSeconds", probe.timeout_seconds),
-        ("periodSeconds", probe.period_seconds),
-        ("successThreshold", probe.success_threshold),
-        ("failureThreshold", probe.failure_threshold),
-    ];
-    for (field, number) in numbers {
-        not_negative(&format!("{path}.{field}"), number.unwrap_or(0), report);
-    }
-    if !readiness && probe.success_threshold.unwrap_or(1) > 1 {
-        let number = probe.success_threshold.unwrap_or(1);
-        report.invalid_number(format!("{path}.successThreshold"), number, "must be 1");
-    }
-    if let Some(seconds) = probe.termination_grace_period_seconds {
-        let field = format!("{path}.terminationGracePeriodSeconds");
-        if readiness {
-            report.invalid_number(field, seconds, "must not be set for readinessProbes");
-        } else if seconds <= 0 {
-            report.invalid_number(field, seconds, "must be greater than 0");
-        }
-    }
-    let set = [probe.exec.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.grpc.is_some()];
-    match set.iter().filter(|set| **set).count() {
-        0 => report.required(path, "must specify a handler type"),
-        1 => {}
-        _ => report.error(path, "Forbidden: may not specify more than 1 handler type"),
-    }
-    if let Some(action) = &probe.exec
-        && action.command.as_deref().unwrap_or_default().is_empty()
-    {
-        report.required(format!("{path}.exec.command"), "");
-    }
-    if let Some(action) = &probe.http_get {
-        http(&format!("{path}.httpGet"), action, report);
-    }
-    if let Some(action) = &probe.tcp_socket {
-        port_reference(&format!("{path}.tcpSocket.port"), &action.port, report);
-    }
-    if let Some(action) = &probe.grpc {
-        range(&format!("{path}.grpc.port"), action.port, 1, 65535, report);
-    }
-}
-
-fn http(path: &str, action: &HTTPGetAction, report: &mut Report<'_>) {
-    port_reference(&format!("{path}.port"), &action.port, report);
-    one_of(&format!("{path}.scheme"), action.scheme.as_deref().unwrap_or_default(), &["HTTP", "HTTPS"], report);
-}
-
-fn port_reference(field: &str, port: &IntOrString, report: &mut Report<'_>) {
-    match port {
-        IntOrString::Int(number) => range(field, *number, 1, 65535, report),
-        IntOrString::String(name) => {
-            if let Err(rule) = names::port_name(name) {
-                report.invalid(field, name, rule);
-            }
-        }
-    }
-}
-
-/// Ours: the kernel's strings end at a NUL character, so that the container would see another text.
-fn no_nul(field: &str, text: &str, report: &mut Report<'_>) {
-    if text.contains('\0') {
-        report.invalid(field, text, "must not contain a NUL character");
+fn env_name(field: &str, name: &str, report: &mut Report<'_>) {
+    let printable = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'=';
+    if !name.bytes().all(printable) {
+        let rule = "a valid environment variable name must consist only of printable ASCII characters other than '='";
+        report.invalid(field, name, rule);
     }
 }

@@ -1,13 +1,20 @@
 //! What the API server checks when a Pod is created, in its words and with its paths.
 
 mod container;
+mod handlers;
+mod mounts;
 mod names;
+mod network;
 mod resources;
+mod scheduling;
+mod security;
+#[cfg(test)]
+mod tests;
 mod volume;
 
 use super::report::Report;
 use super::tree::Node;
-use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSecurityContext, PodSpec, SeccompProfile, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -69,37 +76,29 @@ fn spec(spec: &PodSpec, document: &Node, report: &mut Report<'_>) {
     if let Some(seconds) = spec.active_deadline_seconds {
         range("spec.activeDeadlineSeconds", seconds, 1, i32::MAX.into(), report);
     }
-    for (field, name) in [("spec.hostname", &spec.hostname), ("spec.subdomain", &spec.subdomain)] {
-        if let Some(name) = name.as_deref().filter(|name| !name.is_empty()) {
-            names::label(field, name, report);
-        }
-    }
     if let Some(name) = spec.node_name.as_deref() {
         names::subdomain("spec.nodeName", name, report);
     }
-    for (key, value) in spec.node_selector.iter().flatten() {
-        labels_entry("spec.nodeSelector", key, value, report);
-    }
-    if let Some(context) = &spec.security_context {
-        pod_security(context, report);
-    }
-    let policy = spec.dns_policy.as_deref().unwrap_or_default();
-    one_of("spec.dnsPolicy", policy, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], report);
-    dns(spec.dns_config.as_ref(), policy, report);
-    for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
-        ip(&format!("spec.hostAliases[{index}].ip"), &alias.ip, report);
-        for (position, name) in alias.hostnames.iter().flatten().enumerate() {
-            names::subdomain(&format!("spec.hostAliases[{index}].hostnames[{position}]"), name, report);
+    if let Some(os) = &spec.os {
+        match os.name.as_str() {
+            "" => report.required("spec.os.name", ""),
+            "linux" => {}
+            // As kubelet's PodOSNotSupported, but before anything of the pod is made.
+            "windows" => report.invalid("spec.os.name", "windows", "this node runs linux"),
+            other => report.unsupported("spec.os.name", other, &["linux", "windows"]),
         }
     }
-    for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
-        self::toleration(&format!("spec.tolerations[{index}]"), toleration, report);
-    }
-    let volumes = volume::check(spec.volumes.as_deref().unwrap_or_default(), document, report);
+    security::pod(spec, report);
+    network::check(spec, report);
+    scheduling::check(spec, report);
+    let volumes = volume::check(spec, document, report);
     containers(spec, &volumes, report);
+    if let Some(requirements) = &spec.resources {
+        resources::pod(spec, requirements, report);
+    }
 }
 
-fn containers(spec: &PodSpec, volumes: &HashSet<&str>, report: &mut Report<'_>) {
+fn containers(spec: &PodSpec, volumes: &volume::Known<'_>, report: &mut Report<'_>) {
     if spec.containers.is_empty() {
         report.required("spec.containers", "");
     }
@@ -111,7 +110,7 @@ fn containers(spec: &PodSpec, volumes: &HashSet<&str>, report: &mut Report<'_>) 
         if !app.name.is_empty() && !names.insert(app.name.as_str()) {
             report.duplicate(format!("{path}.name"), &app.name);
         }
-        container::check(app, &path, &scope, report);
+        container::app(app, &path, &scope, report);
         container::host_ports(app, &path, &mut ports, report);
     }
     for (index, init) in spec.init_containers.iter().flatten().enumerate() {
@@ -119,118 +118,8 @@ fn containers(spec: &PodSpec, volumes: &HashSet<&str>, report: &mut Report<'_>) 
         if !init.name.is_empty() && !names.insert(init.name.as_str()) {
             report.duplicate(format!("{path}.name"), &init.name);
         }
-        container::check(init, &path, &scope, report);
+        container::init(init, &path, &scope, report);
         container::host_ports(init, &path, &mut HashSet::new(), report);
-    }
-}
-
-fn pod_security(context: &PodSecurityContext, report: &mut Report<'_>) {
-    let path = "spec.securityContext";
-    let ids = [("runAsUser", context.run_as_user), ("runAsGroup", context.run_as_group), ("fsGroup", context.fs_group)];
-    for (field, id) in ids {
-        if let Some(id) = id {
-            range(&format!("{path}.{field}"), id, 0, i32::MAX.into(), report);
-        }
-    }
-    for (index, group) in context.supplemental_groups.iter().flatten().enumerate() {
-        range(&format!("{path}.supplementalGroups[{index}]"), *group, 0, i32::MAX.into(), report);
-    }
-    if let Some(profile) = &context.seccomp_profile {
-        seccomp(&format!("{path}.seccompProfile"), profile, report);
-    }
-}
-
-fn seccomp(path: &str, profile: &SeccompProfile, report: &mut Report<'_>) {
-    let localhost = profile.localhost_profile.as_deref().unwrap_or_default();
-    match profile.type_.as_str() {
-        "" => report.required(format!("{path}.type"), ""),
-        "Localhost" if localhost.is_empty() => {
-            report.required(format!("{path}.localhostProfile"), "must be set when seccomp type is Localhost");
-        }
-        "Localhost" => {}
-        "RuntimeDefault" | "Unconfined" if localhost.is_empty() => {}
-        "RuntimeDefault" | "Unconfined" => {
-            let rule = "can only be set when seccomp type is Localhost";
-            report.invalid(format!("{path}.localhostProfile"), localhost, rule);
-        }
-        other => report.unsupported(format!("{path}.type"), other, &["Localhost", "RuntimeDefault", "Unconfined"]),
-    }
-}
-
-fn dns(config: Option<&PodDNSConfig>, policy: &str, report: &mut Report<'_>) {
-    const SERVERS: usize = 3;
-    const SEARCHES: usize = 32;
-    const SEARCH_CHARS: usize = 2048;
-    let Some(config) = config else {
-        if policy == "None" {
-            report.required("spec.dnsConfig", "must provide `dnsConfig` when `dnsPolicy` is None");
-        }
-        return;
-    };
-    let servers = config.nameservers.as_deref().unwrap_or_default();
-    if policy == "None" && servers.is_empty() {
-        let rule = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        report.required("spec.dnsConfig.nameservers", rule);
-    }
-    if servers.len() > SERVERS {
-        let reason = format!("Invalid value: must not have more than {SERVERS} nameservers");
-        report.error("spec.dnsConfig.nameservers", reason);
-    }
-    for (index, server) in servers.iter().enumerate() {
-        ip(&format!("spec.dnsConfig.nameservers[{index}]"), server, report);
-    }
-    let searches = config.searches.as_deref().unwrap_or_default();
-    if searches.len() > SEARCHES {
-        let reason = format!("Invalid value: must not have more than {SEARCHES} search paths");
-        report.error("spec.dnsConfig.searches", reason);
-    }
-    if searches.iter().map(|search| search.len() + 1).sum::<usize>() > SEARCH_CHARS + 1 {
-        let reason = format!(
-            "Invalid value: must not have more than {SEARCH_CHARS} characters (including spaces) in the search list"
-        );
-        report.error("spec.dnsConfig.searches", reason);
-    }
-    for (index, search) in searches.iter().enumerate() {
-        // As the API server: a lone dot is fine, so are a trailing dot and underscores.
-        let name = search.strip_suffix('.').unwrap_or(search);
-        if search != "." {
-            names::subdomain(&format!("spec.dnsConfig.searches[{index}]"), &name.replace('_', "-"), report);
-        }
-    }
-    for (index, option) in config.options.iter().flatten().enumerate() {
-        if option.name.as_deref().unwrap_or_default().is_empty() {
-            report.required(format!("spec.dnsConfig.options[{index}]"), "must not be empty");
-        }
-    }
-}
-
-fn toleration(path: &str, toleration: &Toleration, report: &mut Report<'_>) {
-    let key = toleration.key.as_deref().unwrap_or_default();
-    let operator = toleration.operator.as_deref().unwrap_or_default();
-    let value = toleration.value.as_deref().unwrap_or_default();
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    if key.is_empty() {
-        if operator != "Exists" {
-            let rule = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
-            report.invalid(format!("{path}.operator"), operator, rule);
-        }
-    } else {
-        names::qualified(&format!("{path}.key"), key, key, report);
-    }
-    match operator {
-        "" | "Equal" => names::label_value(&format!("{path}.operator"), key, value, report),
-        "Exists" if value.is_empty() => {}
-        "Exists" => {
-            report.invalid(format!("{path}.operator"), value, "value must be empty when `operator` is 'Exists'")
-        }
-        other => report.unsupported(format!("{path}.operator"), other, &["Equal", "Exists"]),
-    }
-    if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
-        let rule = "effect must be 'NoExecute' when `tolerationSeconds` is set";
-        report.invalid(format!("{path}.effect"), effect, rule);
-    }
-    if !effect.is_empty() {
-        one_of(&format!("{path}.effect"), effect, &["NoExecute", "NoSchedule", "PreferNoSchedule"], report);
     }
 }
 
@@ -278,4 +167,11 @@ fn quantities<'q>(
         }
     }
     parsed
+}
+
+/// Ours: the kernel's strings end at a NUL character, so that the container would see another text.
+fn no_nul(field: &str, text: &str, report: &mut Report<'_>) {
+    if text.contains('\0') {
+        report.invalid(field, text, "must not contain a NUL character");
+    }
 }

@@ -39,34 +39,47 @@ pub(super) fn subdomain(field: &str, value: &str, report: &mut Report<'_>) {
 
 /// A key of labels or annotations, `prefix/name`; `checked` is the form of `key` that has to follow the rules.
 pub(super) fn qualified(field: &str, key: &str, checked: &str, report: &mut Report<'_>) {
-    let field = format!("{field}[{key}]");
+    qualified_at(&format!("{field}[{key}]"), key, checked, report);
+}
+
+/// A field whose value is like a key of labels (`example.com/name`).
+pub(super) fn qualified_value(field: &str, value: &str, report: &mut Report<'_>) {
+    qualified_at(field, value, value, report);
+}
+
+fn qualified_at(field: &str, key: &str, checked: &str, report: &mut Report<'_>) {
     let name = match checked.split_once('/') {
         Some((prefix, name)) => {
             if prefix.is_empty() {
-                report.invalid(&field, key, "prefix part must be non-empty");
+                report.invalid(field, key, "prefix part must be non-empty");
             } else if prefix.len() > SUBDOMAIN_LENGTH || !is_subdomain(prefix) {
-                report.invalid(&field, key, &format!("prefix part {SUBDOMAIN_RULE}"));
+                report.invalid(field, key, &format!("prefix part {SUBDOMAIN_RULE}"));
             }
             name
         }
         None => checked,
     };
     if name.is_empty() {
-        report.invalid(&field, key, "name part must be non-empty");
+        report.invalid(field, key, "name part must be non-empty");
     } else if name.len() > LABEL_LENGTH {
-        report.invalid(&field, key, &format!("name part {}", too_long(LABEL_LENGTH)));
+        report.invalid(field, key, &format!("name part {}", too_long(LABEL_LENGTH)));
     } else if !is_qualified(name) {
-        report.invalid(&field, key, QUALIFIED_RULE);
+        report.invalid(field, key, QUALIFIED_RULE);
     }
 }
 
 /// The value of a label.
 pub(super) fn label_value(field: &str, key: &str, value: &str, report: &mut Report<'_>) {
+    self::value(&format!("{field}[{key}]"), value, report);
+}
+
+/// A field that is compared with values of labels.
+pub(super) fn value(field: &str, value: &str, report: &mut Report<'_>) {
     if value.len() > LABEL_LENGTH {
-        report.invalid(format!("{field}[{key}]"), value, &too_long(LABEL_LENGTH));
+        report.invalid(field, value, &too_long(LABEL_LENGTH));
     }
     if !value.is_empty() && !is_qualified(value) {
-        report.invalid(format!("{field}[{key}]"), value, VALUE_RULE);
+        report.invalid(field, value, VALUE_RULE);
     }
 }
 

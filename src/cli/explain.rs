@@ -1,0 +1,86 @@
+//! `validate --explain`: the table of the fields that work and of those that are refused.
+
+use super::error::Error;
+use super::print;
+use super::table::Table;
+use crate::manifest::supported::{self, Row, Support};
+use serde::Serialize;
+
+/// A row for programs.
+#[derive(Serialize)]
+struct Item {
+    field: String,
+    works: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<&'static str>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    remark: String,
+}
+
+/// Prints the rows of a field and of all inside it; of all fields when `prefix` is empty.
+pub(super) fn explain(prefix: &str, json: bool) -> Result<i32, Error> {
+    let rows = supported::explain(prefix);
+    if rows.is_empty() {
+        let error = Error::new(format!("no field {prefix}"), "no type of the Pod API has it");
+        return Err(match supported::closest(prefix) {
+            Some(name) => error.hint(format!("did you mean {name}?  coracle validate --explain {name}")),
+            None => error.hint("all fields: coracle validate --explain"),
+        });
+    }
+    if json {
+        let items: Vec<Item> = rows.into_iter().map(item).collect();
+        let text = serde_json::to_string_pretty(&items)
+            .map_err(|error| Error::new("cannot write the table", error.to_string()))?;
+        print(&format!("{text}\n"))?;
+        return Ok(0);
+    }
+    print(&text(&rows))?;
+    Ok(0)
+}
+
+fn item(row: Row) -> Item {
+    let proof = match row.field.support {
+        Support::Works(test) => Some(test),
+        Support::Refused(..) => None,
+    };
+    Item { works: row.field.works(), proof, remark: row.field.remark(), field: row.path }
+}
+
+fn text(rows: &[Row]) -> String {
+    let header = ["FIELD", "SUPPORT", "REMARK"].map(str::to_owned).to_vec();
+    let line = |row: &Row| {
+        let support = if row.field.works() { "works" } else { "refused" };
+        let mut cells = vec![row.path.clone(), support.to_owned()];
+        // No blanks at the end of a line without a remark.
+        cells.extend(Some(row.field.remark()).filter(|remark| !remark.is_empty()));
+        cells
+    };
+    let lines: Vec<_> = std::iter::once(header).chain(rows.iter().map(line)).collect();
+    Table::default().rows(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn fields_are_told_in_columns() {
+        expect![[r#"
+            FIELD                                                                     SUPPORT   REMARK
+            spec.initContainers[*].lifecycle.postStart.httpGet                        works
+            spec.initContainers[*].lifecycle.postStart.httpGet.host                   works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders            works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].name    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].value   works
+            spec.initContainers[*].lifecycle.postStart.httpGet.path                   works
+            spec.initContainers[*].lifecycle.postStart.httpGet.port                   works
+            spec.initContainers[*].lifecycle.postStart.httpGet.scheme                 works
+        "#]]
+        .assert_eq(&text(&supported::explain("spec.initContainers[0].lifecycle.postStart.httpGet")));
+        expect![[r#"
+            FIELD                   SUPPORT   REMARK
+            spec.runtimeClassName   refused   needs a RuntimeClass object, which only a cluster has; this node has one runtime
+        "#]].assert_eq(&text(&supported::explain("runtimeClassName")));
+    }
+}
