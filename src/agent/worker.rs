@@ -2,7 +2,7 @@
 
 use super::events::{Note, pod_reference};
 use super::node::Shared;
-use crate::pod::{Action, Failure, Instance, Key, Observed, Sandbox, Spec, plan, status};
+use crate::pod::{Action, Eviction, Failure, Instance, Key, Observed, Sandbox, Spec, plan, status};
 use crate::runtime;
 use crate::shim;
 use jiff::{SignedDuration, Timestamp};
@@ -37,6 +37,10 @@ pub struct Handle {
 const MAX_RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// Between two looks at a pod whose shim cannot be listened to.
 const DEAF: SignedDuration = SignedDuration::from_secs(2);
+/// First pause before a pod that had to leave starts again; it doubles with each time.
+const EVICTED: SignedDuration = SignedDuration::from_secs(10);
+/// The longest one.
+const MAX_EVICTED: SignedDuration = SignedDuration::from_secs(300);
 /// Longest sleep: a clock that was set does not leave a pod waiting for its old deadline.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
@@ -60,6 +64,7 @@ pub fn start(
         events: None,
         failure: None,
         container_failures: BTreeMap::new(),
+        evicted: None,
         told: BTreeSet::new(),
         first: true,
     };
@@ -85,6 +90,8 @@ struct Worker {
     events: Option<(String, AsyncFd<OwnedFd>)>,
     failure: Option<Failure>,
     container_failures: BTreeMap<String, Failure>,
+    /// How many times in a row the pod had to leave, and when it last had.
+    evicted: Option<(u32, Timestamp)>,
     /// Ends of runs (by container ID) that were reported.
     told: BTreeSet<String>,
     first: bool,
@@ -95,6 +102,7 @@ impl Worker {
         loop {
             if self.wish.has_changed().unwrap_or(true) {
                 self.failure = None;
+                self.evicted = None;
                 self.container_failures.clear();
             }
             let wish = self.wish.borrow_and_update().clone();
@@ -167,9 +175,34 @@ impl Worker {
             self.uid = None;
             self.events = None;
         }
+        match &seen.present {
+            Some(present) => seen.evict = self.shared.eviction(&self.key, present.spec.uid()),
+            None => {
+                // An edited pod is another one: it starts at once.
+                if let Some((uid, eviction)) = self.shared.take_eviction(&self.key)
+                    && matches!(wish, Wish::Run(spec) if spec.uid() == uid)
+                {
+                    self.hold_back(eviction, Timestamp::now());
+                }
+            }
+        }
         seen.failure.clone_from(&self.failure);
         seen.container_failures.clone_from(&self.container_failures);
         Some(seen)
+    }
+
+    /// A pod that had to leave for what it uses starts again, cleanly, but not at once: 10 s, 20 s … 5 min later.
+    fn hold_back(&mut self, eviction: Eviction, now: Timestamp) {
+        let calm = |at: Timestamp| now.duration_since(at) > MAX_EVICTED * 2;
+        let count = self.evicted.filter(|(_, at)| !calm(*at)).map_or(0, |(count, _)| count).saturating_add(1);
+        self.evicted = Some((count, now));
+        let pause = (EVICTED * (1 << (count - 1).min(5))).min(MAX_EVICTED);
+        self.failure = Some(Failure {
+            reason: "Evicted".into(),
+            message: eviction.message,
+            count,
+            retry_at: now.checked_add(pause).unwrap_or(now),
+        });
     }
 
     /// Until something changes; false when the agent is going away.

@@ -43,15 +43,12 @@ const PROBE: &str = "probes are not implemented yet: ignored";
 const NO_ACCOUNT: &str = "a static pod has no service account whose token could be mounted";
 const NO_RESOURCE: &str = "this resource is not implemented yet";
 const AMOUNTS: &[&str] = &["cpu", "memory", "ephemeral-storage"];
-const NOT_ENFORCED: &str = "a limit of ephemeral storage is not enforced";
-
-const NOT_CHECKED: &str = "is not checked against this node yet: the pod runs in any case";
 
 /// Every field of a PodSpec (a field inside a refused one needs no row of its own). `[*]` is any index.
 pub const TABLE: &[(&str, Support)] = &[
     // Pod
     ("spec.activeDeadlineSeconds", Refused(Set, NOT_YET)),
-    ("spec.affinity", Ignored(Set, NOT_CHECKED)),
+    ("spec.affinity", Works),
     ("spec.automountServiceAccountToken", Refused(True, NO_ACCOUNT)),
     ("spec.containers", Works),
     ("spec.dnsConfig", Works),
@@ -73,7 +70,7 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.imagePullSecrets", Refused(Set, NOT_YET)),
     ("spec.initContainers", Refused(Set, NOT_YET)),
     ("spec.nodeName", Works),
-    ("spec.nodeSelector", Ignored(Set, NOT_CHECKED)),
+    ("spec.nodeSelector", Works),
     ("spec.os", Works),
     ("spec.os.name", Refused(OtherThan(&["", "linux"]), "this node runs linux")),
     ("spec.overhead", Refused(Set, NOT_YET)),
@@ -82,7 +79,7 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.priorityClassName", Works),
     ("spec.readinessGates", Refused(Set, NOT_YET)),
     ("spec.resourceClaims", Refused(Set, NOT_YET)),
-    ("spec.resources", Refused(Set, NOT_YET)),
+    ("spec.resources", Works),
     ("spec.restartPolicy", Works),
     ("spec.runtimeClassName", Refused(Set, NOT_YET)),
     ("spec.schedulerName", Works),
@@ -146,7 +143,7 @@ pub const TABLE: &[(&str, Support)] = &[
     ("spec.containers[*].resources", Works),
     ("spec.containers[*].resources.claims", Refused(Set, NOT_YET)),
     ("spec.containers[*].resources.limits", Refused(KeyOtherThan(AMOUNTS), NO_RESOURCE)),
-    ("spec.containers[*].resources.limits.ephemeral-storage", Ignored(Set, NOT_ENFORCED)),
+    ("spec.containers[*].resources.limits.ephemeral-storage", Works),
     ("spec.containers[*].resources.requests", Refused(KeyOtherThan(AMOUNTS), NO_RESOURCE)),
     ("spec.containers[*].restartPolicy", Refused(Set, NOT_YET)),
     ("spec.containers[*].restartPolicyRules", Refused(Set, NOT_YET)),

@@ -2,6 +2,9 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod admission;
+pub mod affinity;
+pub mod eviction;
 pub mod observed;
 mod plan;
 pub mod resources;

@@ -174,6 +174,11 @@ fn converge(
         }
         return;
     }
+    if let Some(eviction) = &seen.evict {
+        // It leaves as a removed pod does; being still wanted, it starts again with nothing of what it had.
+        plan.act(Action::MarkDeleting { grace_seconds: eviction.grace_seconds });
+        return;
+    }
     if let Some(phase) = outcome(want, have) {
         plan.act(Action::Finish { phase, reason: None, message: None, grace_seconds: 0 });
         return;
