@@ -6,11 +6,13 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod file;
+pub mod reserve;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
 pub use value::{PodCidr, duration, quantity_bytes};
 
+use reserve::{Eviction, Reserved};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -146,6 +148,24 @@ pub struct Config {
     pub max_pods: u32,
     /// Most processes of a pod; `None`: no limit.
     pub pod_pids_limit: Option<u64>,
+    /// Set aside for Kubernetes' own processes.
+    pub kube_reserved: Reserved,
+    /// Set aside for the rest of the system.
+    pub system_reserved: Reserved,
+    /// Whether the cgroup of all pods is limited to what they may have (`enforceNodeAllocatable: [pods]`).
+    pub enforce_pods: bool,
+    /// When the node is short of something.
+    pub eviction: Eviction,
+    /// CFS period of CPU limits; `None`: CPU limits are not enforced (`cpuCFSQuota: false`).
+    pub cfs_period: Option<Duration>,
+    /// Whether only one process of a container is killed when it runs out of memory (cgroup v2), not all.
+    pub single_process_oom_kill: bool,
+    /// Disk usage in percent at which unused images are removed; 100: never.
+    pub image_gc_high_percent: u8,
+    /// Disk usage in percent at which that ends.
+    pub image_gc_low_percent: u8,
+    /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Log verbosity, klog's scale.
     pub verbosity: u8,
     /// Log format.
@@ -239,6 +259,15 @@ impl Default for Config {
             resolv_conf: Some("/etc/resolv.conf".into()),
             max_pods: 110,
             pod_pids_limit: None,
+            kube_reserved: Reserved::default(),
+            system_reserved: Reserved::default(),
+            enforce_pods: true,
+            eviction: Eviction::default(),
+            cfs_period: Some(Duration::from_millis(100)),
+            single_process_oom_kill: false,
+            image_gc_high_percent: 85,
+            image_gc_low_percent: 80,
+            allowed_unsafe_sysctls: Vec::new(),
             verbosity: 0,
             log_format: LogFormat::Text,
             cgroup_root: "/".to_owned(),

@@ -17,8 +17,8 @@
 //!
 //! | Module | Kind | What |
 //! |---|---|---|
-//! | [`config`] | pure | `KubeletConfiguration`, `CoracleConfiguration`, flags: one resolved [`config::Config`] |
 //! | [`manifest`] | pure | decode · defaults · validate · refuse · identity |
+//! | [`config`] | pure | `KubeletConfiguration`, `CoracleConfiguration`, flags: one resolved [`config::Config`] |
 //! | [`pod`] | pure | spec · observed · plan · restart · resources · status |
 //! | [`bundle`] | pure | Pod + image config → OCI runtime spec |
 //! | [`sys`] | blocking | the kernel: files, mounts, namespaces, processes, cgroups, netlink; all unsafe code |
@@ -34,8 +34,8 @@
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
 //! | [`cli`] | async | what a person types |
 
-pub mod config;
 pub mod manifest;
+pub mod config;
 pub mod pod;
 pub mod bundle;
 pub mod sys;

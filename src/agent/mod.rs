@@ -3,8 +3,10 @@
 //! The agent itself holds no truth: everything that it knows of pods is on disk and in shims, so it can be killed at
 //! any instant, upgraded and started again without touching a container.
 
+mod admission;
 mod events;
 mod hooks;
+mod eviction;
 mod images;
 mod metrics;
 mod node;
@@ -105,7 +107,6 @@ async fn serve(config: Config) -> Result<(), Error> {
         facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
         runtime: Arc::clone(&runtime),
         labels: config.node_labels.clone(),
-        max_pods: config.max_pods,
         manifest_dir: config.manifest_dir.clone(),
         rescan,
     }));
@@ -120,9 +121,15 @@ async fn serve(config: Config) -> Result<(), Error> {
     let images_changed = Arc::new(Notify::new());
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
+    let evicted = Arc::new(Notify::new());
+    tokio::spawn(eviction::watch(Arc::clone(&shared), config.eviction.clone(), Arc::clone(&evicted)));
+
     let (ended_sender, mut ended) = mpsc::unbounded_channel();
+    let present = found.iter().filter_map(|(key, uid)| Some((key.clone(), Arc::new(runtime.recorded(uid)?))));
     let mut agent = Agent {
         shared,
+        gate: admission::Gate::new(present.collect()),
+        last: Arc::new(Snapshot::default()),
         workers: BTreeMap::new(),
         ended: ended_sender,
         problems: BTreeSet::new(),
@@ -176,7 +183,11 @@ async fn serve(config: Config) -> Result<(), Error> {
             }
             Some(key) = ended.recv() => agent.ended(key),
             () = images_changed.notified() => agent.wake_all(),
+            () = evicted.notified() => agent.wake_all(),
             _ = housekeeping.tick() => {
+                // A pod may have finished, or the pressure be over.
+                agent.admit_again();
+                agent.share_burstable();
                 let runtime = Arc::clone(&agent.shared.runtime);
                 let revision = *server::Node::changes(&*agent.shared).borrow();
                 // After something happened and it is quiet again; what is needed comes back from the page cache.
@@ -216,6 +227,10 @@ struct Agent {
     shared: Arc<Shared>,
     workers: BTreeMap<Key, Handle>,
     ended: mpsc::UnboundedSender<Key>,
+    /// Which pods the node takes.
+    gate: admission::Gate,
+    /// What the source said last.
+    last: Arc<Snapshot>,
     /// Problems that were reported and are still there.
     problems: BTreeSet<String>,
     /// Pods that ran when the agent started and that no manifest has named since. While some manifest is broken, it may
@@ -244,32 +259,18 @@ impl Agent {
     }
 
     /// Bring the workers in line with what the source says.
-    fn apply(&mut self, snapshot: &Snapshot) {
-        let mut wanted = BTreeSet::new();
+    fn apply(&mut self, snapshot: &Arc<Snapshot>) {
+        self.last = Arc::clone(snapshot);
         if !snapshot.pods.is_empty() {
             // Something may start soon; the kernel's part of that can begin now.
             crate::shim::prewarm();
         }
-        for desired in &snapshot.pods {
-            let Some(spec) = Spec::new(Arc::clone(&desired.pod)) else { continue };
-            let key = spec.key();
-            if !wanted.insert(key.clone()) {
-                continue; // the source reports duplicates itself
-            }
-            match self.workers.get(&key) {
-                Some(worker) => {
-                    worker.wish.send_if_modified(|wish| {
-                        let same = matches!(wish, Wish::Run(old)
-                            if old.uid() == spec.uid() && old.revision() == spec.revision());
-                        if !same {
-                            *wish = Wish::Run(Arc::new(spec));
-                        }
-                        !same
-                    });
-                }
-                None => self.start(key, None, Wish::Run(Arc::new(spec))),
-            }
-        }
+        let mut wanted = BTreeSet::new();
+        let specs: Vec<Arc<Spec>> = (snapshot.pods.iter())
+            .filter_map(|desired| Spec::new(Arc::clone(&desired.pod)))
+            .filter(|spec| wanted.insert(spec.key())) // the source reports duplicates itself
+            .map(Arc::new)
+            .collect();
         self.unclaimed.retain(|key| !wanted.contains(key));
         let broken = snapshot.problems.iter().any(|p| p.problem.severity == crate::manifest::Severity::Error);
         if !broken {
@@ -277,17 +278,81 @@ impl Agent {
         }
         if snapshot.healthy {
             self.settle(snapshot);
-            for (key, worker) in &self.workers {
-                if !wanted.contains(key) && !self.unclaimed.contains(key) {
-                    worker.wish.send_if_modified(|wish| {
-                        let new = !matches!(wish, Wish::Remove);
-                        *wish = Wish::Remove;
-                        new
-                    });
-                }
+            self.remove_unwanted(&wanted);
+        }
+        self.admit(&specs);
+        self.report(snapshot);
+    }
+
+    /// Pods that no manifest names go, and no longer count.
+    fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>) {
+        for (key, worker) in &self.workers {
+            if !wanted.contains(key) && !self.unclaimed.contains(key) {
+                self.gate.release(key);
+                worker.wish.send_if_modified(|wish| {
+                    let new = !matches!(wish, Wish::Remove);
+                    *wish = Wish::Remove;
+                    new
+                });
             }
         }
-        self.report(snapshot);
+        for key in self.gate.forget_refused(wanted) {
+            if !self.workers.contains_key(&key) {
+                self.shared.publish(&key, None);
+            }
+        }
+    }
+
+    /// Take the wanted pods: first those that the node has taken before, then the others in their order, as far as
+    /// there is room. What is refused changes nothing of what runs.
+    fn admit(&mut self, specs: &[Arc<Spec>]) {
+        let (known, new): (Vec<&Arc<Spec>>, Vec<_>) = specs.iter().partition(|spec| self.gate.has(spec));
+        let (node, now) = (self.shared.view(), Timestamp::now());
+        let mut run: Vec<&Arc<Spec>> = known;
+        for spec in new {
+            if self.gate.ask(spec, &self.shared, &node, now) {
+                run.push(spec);
+            } else if !self.workers.contains_key(&spec.key()) {
+                let key = spec.key();
+                let since = self.shared.pod(&key).filter(|p| p.metadata.uid.as_deref() == Some(spec.uid()));
+                let since = since.and_then(|p| p.status.as_ref()?.start_time.as_ref().map(|t| t.0));
+                self.shared.publish(&key, self.gate.refusal(&key, &self.shared.facts, since.unwrap_or(now)));
+            }
+        }
+        // Before the first of them starts, so that its group is made with the right share.
+        self.share_burstable();
+        for spec in run {
+            let key = spec.key();
+            match self.workers.get(&key) {
+                Some(worker) => {
+                    worker.wish.send_if_modified(|wish| {
+                        let same = matches!(wish, Wish::Run(old)
+                            if old.uid() == spec.uid() && old.revision() == spec.revision());
+                        if !same {
+                            *wish = Wish::Run(Arc::clone(spec));
+                        }
+                        !same
+                    });
+                }
+                None => self.start(key, None, Wish::Run(Arc::clone(spec))),
+            }
+        }
+    }
+
+    /// Refused pods get another chance.
+    fn admit_again(&mut self) {
+        if self.gate.refuses_any() {
+            let last = Arc::clone(&self.last);
+            self.apply(&last);
+        }
+    }
+
+    /// The class of Burstable pods gets as much of a busy CPU as its pods request.
+    fn share_burstable(&self) {
+        let runtime = Arc::clone(&self.shared.runtime);
+        if runtime.set_burstable(self.gate.burstable_milli(&self.shared)) {
+            tokio::task::spawn_blocking(move || runtime.share_burstable());
+        }
     }
 
     /// The first word of a healthy source tells which folders nobody owns.
@@ -347,6 +412,10 @@ impl Agent {
             let wish = handle.wish.borrow().clone();
             if let Wish::Run(_) = wish {
                 self.start(key, None, wish);
+            } else {
+                self.gate.release(&key);
+                self.admit_again();
+                self.share_burstable();
             }
         }
     }

@@ -3,8 +3,10 @@
 use super::events::{EventLog, Note};
 use super::metrics::Metrics;
 use crate::image::ImageStore;
-use crate::pod::Key;
+use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
+use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
+use crate::pod::{Eviction, Key};
 use crate::runtime::Runtime;
 use crate::server;
 use crate::shim::exec::Target;
@@ -16,9 +18,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Semaphore, watch};
 
 /// How many starts may be under way at once: enough to keep two cores busy.
@@ -38,8 +40,6 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
-    /// `status.capacity["pods"]`.
-    pub max_pods: u32,
     /// When the agent started.
     pub started: Timestamp,
     /// The manifest directory.
@@ -52,6 +52,10 @@ pub struct Shared {
     revision: watch::Sender<u64>,
     /// The source's state, for the Node's condition: `None` is well.
     source_error: RwLock<Option<String>>,
+    /// Whether the node is short of something, and since when (or since when not).
+    pressure: RwLock<BTreeMap<Pressure, (bool, Timestamp)>>,
+    /// Pods that have to leave for what they use: uid and why.
+    evictions: Mutex<BTreeMap<Key, (String, Eviction)>>,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -64,8 +68,6 @@ pub struct Parts {
     pub runtime: Arc<Runtime>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
-    /// Most pods.
-    pub max_pods: u32,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
     /// Makes the source look again.
@@ -83,7 +85,6 @@ impl Shared {
             runtime: parts.runtime,
             metrics: Metrics::default(),
             labels: parts.labels,
-            max_pods: parts.max_pods,
             started: Timestamp::now(),
             manifest_dir: parts.manifest_dir,
             rescan: parts.rescan,
@@ -91,6 +92,8 @@ impl Shared {
             pods: RwLock::default(),
             revision: watch::Sender::new(1),
             source_error: RwLock::default(),
+            pressure: RwLock::default(),
+            evictions: Mutex::default(),
         }
     }
 
@@ -140,6 +143,88 @@ impl Shared {
     pub fn set_source_error(&self, error: Option<String>) {
         *self.source_error.write().unwrap_or_else(PoisonError::into_inner) = error;
     }
+
+    /// What the node is short of now.
+    pub fn set_pressure(&self, bad: &BTreeSet<Pressure>, now: Timestamp) {
+        let mut known = self.pressure.write().unwrap_or_else(PoisonError::into_inner);
+        for pressure in Pressure::ALL {
+            let is_bad = bad.contains(&pressure);
+            let state = known.entry(pressure).or_insert((false, self.started));
+            if state.0 != is_bad {
+                *state = (is_bad, now);
+                self.revision.send_modify(|r| *r += 1);
+            }
+        }
+    }
+
+    /// Have a pod leave; false when it has to already.
+    pub fn evict(&self, key: &Key, uid: String, eviction: Eviction) -> bool {
+        let mut all = self.evictions.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get(key) {
+            Some((known, _)) if *known == uid => false,
+            _ => {
+                all.insert(key.clone(), (uid, eviction));
+                true
+            }
+        }
+    }
+
+    /// Why the pod of this uid has to leave, if it has to. A word about an earlier pod of the name is forgotten.
+    #[must_use]
+    pub fn eviction(&self, key: &Key, uid: &str) -> Option<Eviction> {
+        let mut all = self.evictions.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.get(key).is_some_and(|(of, _)| of != uid) {
+            all.remove(key);
+        }
+        all.get(key).map(|(_, eviction)| eviction.clone())
+    }
+
+    /// The pod of this name has left: its uid and why it had to, once.
+    pub fn take_eviction(&self, key: &Key) -> Option<(String, Eviction)> {
+        self.evictions.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+    }
+
+    /// The node as admission sees it.
+    #[must_use]
+    pub fn view(&self) -> NodeView {
+        let pressure = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
+        NodeView {
+            name: self.name.clone(),
+            labels: self.all_labels(),
+            allocatable: self.runtime.resources().allocatable.clone(),
+            pressure: pressure.iter().filter(|(_, (bad, _))| *bad).map(|(p, _)| p.as_str()).collect(),
+        }
+    }
+
+    fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = BTreeMap::from([
+            ("kubernetes.io/arch".to_owned(), self.runtime.machine().architecture.to_owned()),
+            ("kubernetes.io/hostname".to_owned(), self.name.clone()),
+            ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ]);
+        labels.extend(self.labels.clone());
+        labels
+    }
+}
+
+/// Amounts as a Node lists them.
+fn quantities(amounts: &NodeAmounts) -> BTreeMap<String, Quantity> {
+    let bytes = |n: i64| match n % 1024 {
+        0 => format!("{}Ki", n / 1024),
+        _ => n.to_string(),
+    };
+    let cpu = match amounts.cpu_milli % 1000 {
+        0 => (amounts.cpu_milli / 1000).to_string(),
+        _ => format!("{}m", amounts.cpu_milli),
+    };
+    let mut list = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(cpu)),
+        ("ephemeral-storage".to_owned(), Quantity(bytes(amounts.ephemeral_storage))),
+        ("memory".to_owned(), Quantity(bytes(amounts.memory))),
+        ("pods".to_owned(), Quantity(amounts.pods.to_string())),
+    ]);
+    list.extend(amounts.huge_pages.iter().map(|(size, n)| (huge_page_resource(*size), Quantity(bytes(*n)))));
+    list
 }
 
 impl server::Node for Shared {
@@ -153,28 +238,29 @@ impl server::Node for Shared {
 
     fn node(&self) -> ApiNode {
         let facts = self.runtime.machine();
-        let mut labels = BTreeMap::from([
-            ("kubernetes.io/arch".to_owned(), facts.architecture.to_owned()),
-            ("kubernetes.io/hostname".to_owned(), self.name.clone()),
-            ("kubernetes.io/os".to_owned(), "linux".to_owned()),
-        ]);
-        labels.extend(self.labels.clone());
-        let resources = BTreeMap::from([
-            ("cpu".to_owned(), Quantity(facts.cpus.to_string())),
-            ("memory".to_owned(), Quantity(format!("{}Ki", facts.memory_bytes / 1024))),
-            ("pods".to_owned(), Quantity(self.max_pods.to_string())),
-        ]);
         let now = Timestamp::now();
         let source = self.source_error.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let condition = |type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
-            type_: type_.into(),
-            status: status.into(),
-            reason: Some(reason.into()),
-            message: Some(message.into()),
-            last_heartbeat_time: Some(Time(now)),
-            last_transition_time: Some(Time(self.started)),
+        let condition_since =
+            |since: Timestamp, type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: Some(reason.into()),
+                message: Some(message.into()),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: Some(Time(since)),
+            };
+        let condition = |type_: &str, status: &str, reason: &str, message: &str| {
+            condition_since(self.started, type_, status, reason, message)
         };
         let mut conditions = Vec::new();
+        let known = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
+        for pressure in Pressure::ALL {
+            let (is_bad, since) = known.get(&pressure).copied().unwrap_or((false, self.started));
+            let (reason, message) = pressure.words(is_bad);
+            let status = if is_bad { "True" } else { "False" };
+            conditions.push(condition_since(since, pressure.as_str(), status, reason, message));
+        }
+        drop(known);
         if let Some(error) = source {
             conditions.push(condition("ManifestSourceHealthy", "False", "SourceUnhealthy", &error));
         }
@@ -190,7 +276,7 @@ impl server::Node for Shared {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 uid: Some(self.name.clone()),
-                labels: Some(labels),
+                labels: Some(self.all_labels()),
                 creation_timestamp: Some(Time(self.started)),
                 resource_version: Some(self.revision.borrow().to_string()),
                 ..ObjectMeta::default()
@@ -198,8 +284,8 @@ impl server::Node for Shared {
             spec: None,
             status: Some(NodeStatus {
                 addresses: Some(addresses),
-                allocatable: Some(resources.clone()),
-                capacity: Some(resources),
+                allocatable: Some(quantities(&self.runtime.resources().allocatable)),
+                capacity: Some(quantities(&self.runtime.resources().capacity)),
                 conditions: Some(conditions),
                 node_info: Some(NodeSystemInfo {
                     architecture: facts.architecture.to_owned(),

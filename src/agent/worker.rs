@@ -5,7 +5,7 @@ use super::hooks::{self, Hooks};
 use super::node::Shared;
 use super::prober::{self, Prober};
 use crate::pod::{
-    Action, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec, plan, status,
+    Action, Eviction, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec, plan, status,
 };
 use crate::probe;
 use crate::runtime;
@@ -43,6 +43,10 @@ pub struct Handle {
 const MAX_RETRY: SignedDuration = SignedDuration::from_secs(10);
 /// Between two looks at a pod whose shim cannot be listened to.
 const DEAF: SignedDuration = SignedDuration::from_secs(2);
+/// First pause before a pod that had to leave starts again; it doubles with each time.
+const EVICTED: SignedDuration = SignedDuration::from_secs(10);
+/// The longest one.
+const MAX_EVICTED: SignedDuration = SignedDuration::from_secs(300);
 /// Longest sleep: a clock that was set does not leave a pod waiting for its old deadline.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
@@ -68,6 +72,7 @@ pub fn start(
         container_failures: BTreeMap::new(),
         hooks: Hooks::default(),
         prober: Prober::new(Arc::clone(&wake)),
+        evicted: None,
         told: BTreeSet::new(),
         first: true,
     };
@@ -95,6 +100,8 @@ struct Worker {
     container_failures: BTreeMap<String, Failure>,
     hooks: Hooks,
     prober: Prober,
+    /// How many times in a row the pod had to leave, and when it last had.
+    evicted: Option<(u32, Timestamp)>,
     /// Ends of runs (by container ID) that were reported.
     told: BTreeSet<String>,
     first: bool,
@@ -105,6 +112,7 @@ impl Worker {
         loop {
             if self.wish.has_changed().unwrap_or(true) {
                 self.failure = None;
+                self.evicted = None;
                 self.container_failures.clear();
             }
             let wish = self.wish.borrow_and_update().clone();
@@ -181,6 +189,7 @@ impl Worker {
         }
         match &mut seen.present {
             Some(present) => {
+                seen.evict = self.shared.eviction(&self.key, present.spec.uid());
                 let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
                 self.hooks.keep(&running);
                 for (id, progress) in &mut present.progress {
@@ -198,6 +207,12 @@ impl Worker {
             None => {
                 self.hooks.keep(&BTreeSet::new());
                 self.prober = Prober::new(Arc::clone(&self.wake));
+                // An edited pod is another one: it starts at once.
+                if let Some((uid, eviction)) = self.shared.take_eviction(&self.key)
+                    && matches!(wish, Wish::Run(spec) if spec.uid() == uid)
+                {
+                    self.hold_back(eviction, Timestamp::now());
+                }
             }
         }
         seen.failure.clone_from(&self.failure);
@@ -278,6 +293,20 @@ impl Worker {
     /// The pod's own addresses; none under hostNetwork.
     fn ips(present: &Present) -> Vec<IpAddr> {
         present.record.sandbox.iter().flat_map(|s| s.ips.clone()).collect()
+    }
+
+    /// A pod that had to leave for what it uses starts again, cleanly, but not at once: 10 s, 20 s … 5 min later.
+    fn hold_back(&mut self, eviction: Eviction, now: Timestamp) {
+        let calm = |at: Timestamp| now.duration_since(at) > MAX_EVICTED * 2;
+        let count = self.evicted.filter(|(_, at)| !calm(*at)).map_or(0, |(count, _)| count).saturating_add(1);
+        self.evicted = Some((count, now));
+        let pause = (EVICTED * (1 << (count - 1).min(5))).min(MAX_EVICTED);
+        self.failure = Some(Failure {
+            reason: "Evicted".into(),
+            message: eviction.message,
+            count,
+            retry_at: now.checked_add(pause).unwrap_or(now),
+        });
     }
 
     /// Until something changes; false when the agent is going away.

@@ -15,15 +15,15 @@ pub use env::expand;
 pub use mounts::{Mount, Propagation, Volume, of_container};
 pub use user::ResolvedUser;
 
-use crate::pod::resources::{self, Allocatable};
+use crate::pod::resources::{self, Allocatable, Enforcement};
 use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder,
-    LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxResourcesBuilder, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+    RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -152,6 +152,10 @@ pub struct NodeFacts {
     pub cgroups: CgroupFs,
     /// Whether the kernel limits swap per cgroup (v2: `memory.swap.max`, v1: `memory.memsw.limit_in_bytes`).
     pub swap_limits: bool,
+    /// How CPU limits are enforced.
+    pub enforcement: Enforcement,
+    /// Whether only one process is killed when a container runs out of memory (cgroup v2), not all of them.
+    pub single_process_oom_kill: bool,
     /// Capabilities this process holds, a bit each (`CapPrm` of `/proc/self/status`).
     pub capabilities: u64,
     /// Least `oom_score_adj` this process may give (−1000 with CAP_SYS_RESOURCE, else its own value).
@@ -173,6 +177,15 @@ pub enum CgroupFs {
     V2,
     /// One mount per controller (name, mount point): those a container gets to see. Empty: it sees none.
     V1(Vec<(String, PathBuf)>),
+}
+
+impl CgroupFs {
+    fn limits_huge_pages(&self) -> bool {
+        match self {
+            CgroupFs::V2 => true,
+            CgroupFs::V1(controllers) => controllers.iter().any(|(name, _)| name == "hugetlb"),
+        }
+    }
 }
 
 impl Default for CgroupFs {
@@ -342,7 +355,8 @@ fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, Error> {
 
 /// Limits of the container's cgroup. The process limit is the pod's, one level up.
 fn limits(input: &Input<'_>, privileged: bool) -> Result<LinuxResources, Error> {
-    let settings = resources::container_settings(input.pod, input.container)?;
+    let node = input.node;
+    let settings = node.enforcement.container(input.pod, input.container)?;
     let mut cpu = LinuxCpuBuilder::default();
     if let Some(shares) = settings.cpu_shares {
         cpu = cpu.shares(shares);
@@ -351,17 +365,31 @@ fn limits(input: &Input<'_>, privileged: bool) -> Result<LinuxResources, Error> 
         cpu = cpu.quota(quota).period(period);
     }
     let mut builder = LinuxResourcesBuilder::default().devices(device_rules(privileged)?).cpu(cpu.build()?);
+    let v2 = node.cgroups == CgroupFs::V2;
     if let Some(limit) = settings.memory_limit {
         let mut memory = LinuxMemoryBuilder::default().limit(limit);
-        if input.node.swap_limits {
+        if node.swap_limits && !v2 {
             // Memory and swap together: no swap, as kubelet's default.
             memory = memory.swap(limit);
         }
         builder = builder.memory(memory.build()?);
     }
-    if input.node.cgroups == CgroupFs::V2 {
+    if let Some(pages) = settings.hugetlb.filter(|_| node.cgroups.limits_huge_pages()) {
+        let limit = |(size, limit): (u64, i64)| {
+            LinuxHugepageLimitBuilder::default().page_size(resources::huge_page_name(size)).limit(limit).build()
+        };
+        builder = builder.hugepage_limits(pages.into_iter().map(limit).collect::<Result<Vec<_>, _>>()?);
+    }
+    let mut unified = HashMap::new();
+    if v2 && !node.single_process_oom_kill {
         // The whole container goes when it runs out of memory, not one process of it (as kubelet).
-        builder = builder.unified(HashMap::from([("memory.oom.group".to_owned(), "1".to_owned())]));
+        unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    if v2 && node.swap_limits {
+        unified.insert("memory.swap.max".to_owned(), "0".to_owned());
+    }
+    if !unified.is_empty() {
+        builder = builder.unified(unified);
     }
     Ok(builder.build()?)
 }

@@ -1,5 +1,6 @@
 //! The configuration file: YAML documents of kind `KubeletConfiguration` and `CoracleConfiguration`.
 
+use super::reserve::{Maps, Reserved, thresholds};
 use super::value::{duration, quantity_bytes};
 use super::{Config, Error, LogFormat, Warning};
 use serde_json::{Map, Value};
@@ -15,30 +16,46 @@ pub const OWN_API_VERSION: &str = "coracle.dev/v1alpha1";
 
 /// Fields of a `KubeletConfiguration` that are honoured.
 const KUBELET_FIELDS: &[&str] = &[
+    "allowedUnsafeSysctls",
     "cgroupRoot",
     "clusterDNS",
     "clusterDomain",
     "containerLogMaxFiles",
     "containerLogMaxSize",
+    "cpuCFSQuota",
+    "cpuCFSQuotaPeriod",
     "crashLoopBackOff",
+    "enforceNodeAllocatable",
+    "evictionHard",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
     "fileCheckFrequency",
     "healthzBindAddress",
     "healthzPort",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "kubeReserved",
     "logging",
     "maxPods",
+    "memorySwap",
+    "mergeDefaultEvictionSettings",
     "podCIDR",
     "podLogsDir",
     "podPidsLimit",
     "port",
     "resolvConf",
     "seccompDefault",
+    "singleProcessOOMKill",
     "staticPodPath",
+    "systemReserved",
 ];
 
 /// Fields of a `KubeletConfiguration` (1.36) that later work will honour, or that have no meaning here.
 const KUBELET_IGNORED: &[&str] = &[
     "address",
-    "allowedUnsafeSysctls",
     "authentication",
     "authorization",
     "cgroupDriver",
@@ -48,8 +65,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "containerLogMonitorInterval",
     "containerRuntimeEndpoint",
     "contentType",
-    "cpuCFSQuota",
-    "cpuCFSQuotaPeriod",
     "cpuManagerPolicy",
     "cpuManagerPolicyOptions",
     "cpuManagerReconcilePeriod",
@@ -61,22 +76,13 @@ const KUBELET_IGNORED: &[&str] = &[
     "enableServer",
     "enableSystemLogHandler",
     "enableSystemLogQuery",
-    "enforceNodeAllocatable",
     "eventBurst",
     "eventRecordQPS",
-    "evictionHard",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
     "failCgroupV1",
     "failSwapOn",
     "featureGates",
     "hairpinMode",
     "httpCheckFrequency",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
     "imageMaximumGCAge",
     "imageMinimumGCAge",
     "imagePullCredentialsVerificationPolicy",
@@ -86,7 +92,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "kernelMemcgNotification",
     "kubeAPIBurst",
     "kubeAPIQPS",
-    "kubeReserved",
     "kubeReservedCgroup",
     "kubeletCgroups",
     "localStorageCapacityIsolation",
@@ -94,9 +99,7 @@ const KUBELET_IGNORED: &[&str] = &[
     "maxOpenFiles",
     "maxParallelImagePulls",
     "memoryManagerPolicy",
-    "memorySwap",
     "memoryThrottlingFactor",
-    "mergeDefaultEvictionSettings",
     "nodeLeaseDurationSeconds",
     "nodeStatusMaxImages",
     "nodeStatusReportFrequency",
@@ -123,13 +126,11 @@ const KUBELET_IGNORED: &[&str] = &[
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
-    "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
-    "systemReserved",
     "systemReservedCgroup",
     "tlsCertFile",
     "tlsCipherSuites",
@@ -240,6 +241,7 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
     if let Some(on) = document.boolean("seccompDefault")? {
         config.seccomp_default = on;
     }
+    resource_fields(&document, config, warnings)?;
     if let Some(cidr) = document.text("podCIDR")?.filter(|cidr| !cidr.is_empty()) {
         config.pod_cidr = cidr.parse().map_err(|reason: String| Error::invalid(document.at("podCIDR"), reason))?;
     }
@@ -254,6 +256,82 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
     }
     if let Some(logging) = document.section("logging")? {
         logging_section(logging, config, warnings)?;
+    }
+    Ok(())
+}
+
+/// What pods get, and when the node is short of it.
+fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+    for (field, into) in [("kubeReserved", &mut config.kube_reserved), ("systemReserved", &mut config.system_reserved)]
+    {
+        if document.get(field).is_none() {
+            continue;
+        }
+        let mut reserved = Reserved::default();
+        for (name, amount) in document.texts(field)? {
+            reserved.add(name, amount).map_err(|reason| Error::invalid(document.at(field), reason))?;
+        }
+        *into = reserved;
+    }
+    if let Some(levels) = document.list("enforceNodeAllocatable")? {
+        config.enforce_pods = levels.contains(&"pods");
+        for level in levels.iter().filter(|level| !["pods", "none"].contains(level)) {
+            let field = document.at("enforceNodeAllocatable");
+            match *level {
+                "system-reserved" | "kube-reserved" | "system-reserved-compressible" | "kube-reserved-compressible" => {
+                    let reason = format!("{level}: cgroups outside of kubepods are not touched, ignored");
+                    warnings.push(Warning { field, reason });
+                }
+                other => return Err(Error::invalid(field, format!("{other:?} is not a level of enforcement"))),
+            }
+        }
+    }
+    let maps = Maps {
+        hard: document.get("evictionHard").map(|_| document.texts("evictionHard")).transpose()?,
+        soft: document.texts("evictionSoft")?,
+        soft_grace: document.texts("evictionSoftGracePeriod")?,
+        reclaim: document.texts("evictionMinimumReclaim")?,
+        merge_defaults: document.boolean("mergeDefaultEvictionSettings")?.unwrap_or(false),
+    };
+    config.eviction.thresholds =
+        thresholds(&maps).map_err(|(field, reason)| Error::invalid(document.at(field), reason))?;
+    document.duration_into("evictionPressureTransitionPeriod", &mut config.eviction.pressure_transition)?;
+    if let Some(seconds) = document.integer("evictionMaxPodGracePeriod", 0, i64::from(i32::MAX))? {
+        config.eviction.max_pod_grace_seconds = seconds as u64;
+    }
+    let mut period = Duration::from_millis(100);
+    document.duration_into("cpuCFSQuotaPeriod", &mut period)?;
+    if !(Duration::from_millis(1)..=Duration::from_secs(1)).contains(&period) {
+        return Err(Error::invalid(document.at("cpuCFSQuotaPeriod"), "must be between 1ms and 1s"));
+    }
+    config.cfs_period = document.boolean("cpuCFSQuota")?.unwrap_or(true).then_some(period);
+    if let Some(on) = document.boolean("singleProcessOOMKill")? {
+        config.single_process_oom_kill = on;
+    }
+    if let Some(percent) = document.integer("imageGCHighThresholdPercent", 0, 100)? {
+        config.image_gc_high_percent = percent as u8;
+    }
+    if let Some(percent) = document.integer("imageGCLowThresholdPercent", 0, 100)? {
+        config.image_gc_low_percent = percent as u8;
+    }
+    if config.image_gc_low_percent >= config.image_gc_high_percent {
+        let reason = format!("must be less than imageGCHighThresholdPercent ({})", config.image_gc_high_percent);
+        return Err(Error::invalid(document.at("imageGCLowThresholdPercent"), reason));
+    }
+    if let Some(swap) = document.section("memorySwap")? {
+        let section = Section { path: "KubeletConfiguration.memorySwap", map: swap };
+        section.reject_unknown(&["swapBehavior"], &[])?;
+        match section.text("swapBehavior")? {
+            // LimitedSwap gives swap to pods that are not critical; every static pod is.
+            None | Some("" | "NoSwap" | "LimitedSwap") => {}
+            Some(other) => {
+                let reason = format!("{other:?} is not NoSwap or LimitedSwap");
+                return Err(Error::invalid(section.at("swapBehavior"), reason));
+            }
+        }
+    }
+    if let Some(names) = document.list("allowedUnsafeSysctls")? {
+        config.allowed_unsafe_sysctls = names.into_iter().map(str::to_owned).collect();
     }
     Ok(())
 }
@@ -355,6 +433,25 @@ impl<'a> Section<'a> {
             value.as_object().ok_or_else(|| Error::invalid(self.at(field), wants("a mapping", value)))
         };
         self.get(field).map(read).transpose()
+    }
+
+    /// A mapping of texts to texts; numbers and booleans are no texts. Empty when absent.
+    fn texts(&self, field: &str) -> Result<Vec<(&'a str, &'a str)>, Error> {
+        let read = |(key, value): (&'a String, &'a Value)| match value.as_str() {
+            Some(text) => Ok((key.as_str(), text)),
+            None => Err(Error::invalid(format!("{}.{key}", self.at(field)), wants("text", value))),
+        };
+        self.section(field)?.into_iter().flatten().map(read).collect()
+    }
+
+    fn list(&self, field: &str) -> Result<Option<Vec<&'a str>>, Error> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        let list = value.as_array().ok_or_else(|| Error::invalid(self.at(field), wants("a list", value)))?;
+        let read = |(index, value): (usize, &'a Value)| {
+            let path = || format!("{}[{index}]", self.at(field));
+            value.as_str().ok_or_else(|| Error::invalid(path(), wants("text", value)))
+        };
+        list.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
     }
 
     fn parsed<T: std::str::FromStr>(&self, field: &str, text: &str, what: &str) -> Result<T, Error> {

@@ -65,7 +65,6 @@ nodeLabels: {site: north}
         [
             "KubeletConfiguration.authentication: not supported yet, ignored",
             "KubeletConfiguration.cgroupDriver: not supported yet, ignored",
-            "KubeletConfiguration.memorySwap: not supported yet, ignored",
             "KubeletConfiguration.logging.flushFrequency: not supported yet, ignored",
         ]
     "#]]

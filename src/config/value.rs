@@ -97,27 +97,13 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// Says what is wrong with the text; fractions that are no whole bytes are rounded up, as Kubernetes does.
 pub fn quantity_bytes(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is not a size such as 10Mi or 500k");
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| bad())?;
-    let factor: f64 = match suffix {
-        "" => 1.0,
-        "k" => 1e3,
-        "M" => 1e6,
-        "G" => 1e9,
-        "T" => 1e12,
-        "Ki" => 1024.0,
-        "Mi" => 1_048_576.0,
-        "Gi" => 1_073_741_824.0,
-        "Ti" => 1_099_511_627_776.0,
-        _ => return Err(bad()),
-    };
-    let bytes = (number * factor).ceil();
-    // Beyond 2^53 a double no longer counts single bytes; nothing on a node is that large.
-    if !(0.0..=9_007_199_254_740_992.0).contains(&bytes) {
-        return Err(format!("{text:?} is too large"));
+    let quantity = crate::manifest::Quantity::parse(text).map_err(|_| bad())?;
+    // What is larger than any number of bytes reads as the largest.
+    match u64::try_from(quantity.ceil()) {
+        Ok(bytes) if bytes < i64::MAX as u64 => Ok(bytes),
+        Ok(_) => Err(format!("{text:?} is too large")),
+        Err(_) => Err(bad()),
     }
-    Ok(bytes as u64)
 }
 
 /// Reads `key=value,…`.

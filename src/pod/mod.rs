@@ -5,6 +5,9 @@
 mod conditions;
 mod container_status;
 mod deadline;
+pub mod admission;
+pub mod affinity;
+pub mod eviction;
 pub mod observed;
 mod order;
 mod phase;

@@ -254,17 +254,14 @@ impl Runtime {
     }
 
     fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
-        let memory = i64::try_from(self.machine.memory_bytes).unwrap_or(i64::MAX);
         NodeFacts {
             cpus: u32::try_from(self.machine.cpus).unwrap_or(u32::MAX),
-            memory,
-            allocatable: resources::Allocatable {
-                cpu_milli: i64::try_from(self.machine.cpus).unwrap_or(i64::MAX).saturating_mul(1000),
-                memory,
-                ephemeral_storage: 0,
-            },
+            memory: self.resources.capacity.memory,
+            allocatable: self.resources.allocatable.of_fields(),
             cgroups: self.container_cgroups.clone(),
-            swap_limits: false,
+            swap_limits: self.limits_swap(),
+            enforcement: self.resources.enforcement,
+            single_process_oom_kill: self.resources.single_process_oom_kill,
             capabilities: self.machine.capabilities,
             min_oom_score_adj: self.min_oom_score_adj,
             nofile: self.machine.nofile,

@@ -56,6 +56,14 @@ pub enum Error {
     /// A resource quantity.
     #[error("the pod's resources cannot be used")]
     Resources(#[from] crate::pod::resources::Error),
+    /// A resize that cannot be done (now): the reason of `PodResizePending`, and the sentence.
+    #[error("{message}")]
+    Resize {
+        /// `Deferred` or `Infeasible`.
+        reason: &'static str,
+        /// Why.
+        message: String,
+    },
     /// The image store.
     #[error("the image store failed")]
     Image(#[from] crate::image::Error),
@@ -86,6 +94,7 @@ impl Error {
     pub fn waiting_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
+            Error::Resize { reason, .. } => reason,
             Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
@@ -102,6 +111,8 @@ impl Error {
     pub fn event_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
+            Error::Resize { reason: "Infeasible", .. } => "ResizeInfeasible",
+            Error::Resize { .. } => "ResizeDeferred",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
             }

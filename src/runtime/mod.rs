@@ -8,7 +8,9 @@ mod machine;
 mod note;
 mod observe;
 mod progress;
+mod resize;
 mod sandbox;
+mod usage;
 
 use crate::bundle::CgroupFs;
 use crate::config::Config;
@@ -31,6 +33,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+pub use usage::NodeResources;
 
 /// Everything that actions need. Its state can be rebuilt from disk and shims.
 pub struct Runtime {
@@ -44,7 +47,7 @@ pub struct Runtime {
     cluster_dns: Vec<std::net::IpAddr>,
     cluster_domain: String,
     resolv_conf: Option<PathBuf>,
-    pids_limit: i64,
+    resources: usage::NodeResources,
     seccomp_default: bool,
     log_max_bytes: u64,
     log_max_files: u32,
@@ -90,8 +93,10 @@ impl Runtime {
             Version::V1 => CgroupFs::V1(cgroups.controllers()),
             Version::V2 => CgroupFs::V2,
         };
+        let machine = Machine::read(&config.node_ips);
+        let resources = usage::NodeResources::read(config, &machine);
         Ok(Runtime {
-            machine: Machine::read(&config.node_ips),
+            machine,
             node_name: config.node_name.clone(),
             images,
             net,
@@ -100,7 +105,7 @@ impl Runtime {
             cluster_dns: config.cluster_dns.clone(),
             cluster_domain: config.cluster_domain.clone(),
             resolv_conf: config.resolv_conf.clone(),
-            pids_limit: config.pod_pids_limit.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1),
+            resources,
             seccomp_default: config.seccomp_default,
             log_max_bytes: config.container_log_max_size,
             log_max_files: config.container_log_max_files,

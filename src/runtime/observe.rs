@@ -40,6 +40,12 @@ impl Runtime {
         Ok(found)
     }
 
+    /// The recorded pod of this uid.
+    #[must_use]
+    pub fn recorded(&self, uid: &str) -> Option<Spec> {
+        Spec::new(self.record(uid).ok()??.pod)
+    }
+
     /// A pod's record, or its copy when it is damaged. Without either, its containers' records tell the rest.
     pub(super) fn record(&self, uid: &str) -> Result<Option<Record>, Error> {
         let own = |record: &Record| record.pod.metadata.uid.as_deref() == Some(uid);

@@ -66,8 +66,4 @@ impl Runtime {
         };
         Ok(vec![Note::normal("Killing", text).about(container)])
     }
-
-    pub(super) fn resize(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
-        Err(Error::Missing(format!("a way to resize pod {}", spec.key())))
-    }
 }

@@ -96,15 +96,9 @@ impl Runtime {
     }
 
     fn set_up_cgroups(&self, spec: &Spec, qos: resources::Qos, cgroup: &str) -> Result<(), Error> {
-        let ensure = |path: &str, settings: &resources::CgroupSettings| {
-            self.cgroups.ensure(path, settings).map_err(|source| Error::Cgroup { path: path.to_owned(), source })
-        };
-        let none = resources::CgroupSettings::default();
-        ensure(&resources::kubepods_cgroup(&self.cgroup_root), &none)?;
-        if qos != resources::Qos::Guaranteed {
-            ensure(&resources::qos_cgroup(&self.cgroup_root, qos), &none)?;
-        }
-        ensure(cgroup, &resources::pod_settings(spec.pod(), self.pids_limit)?)
+        self.set_up_node_cgroups(qos)?;
+        let settings = self.resources.enforcement.pod(spec.pod())?;
+        self.cgroups.ensure(cgroup, &settings).map_err(|source| Error::Cgroup { path: cgroup.to_owned(), source })
     }
 
     /// `hostname` and `resolv.conf` of the pod. (`etc-hosts` is written at each container start, as kubelet.)
@@ -382,7 +376,7 @@ impl Runtime {
 
     /// Write a record without waiting for the disk: what it says beyond the manifest is worth a rename, not the
     /// milliseconds of an fsync before the first container runs. A crash of the machine leaves the old one or none.
-    fn save(&self, record: &Record) -> Result<(), Error> {
+    pub(super) fn save(&self, record: &Record) -> Result<(), Error> {
         let uid = record.pod.metadata.uid.as_deref().unwrap_or_default();
         let path = self.layout.record(uid);
         let failed = |source| Error::File { what: "write", path: path.clone(), source };

@@ -4,7 +4,7 @@
 //! What is mounted where is read from `/proc/self/mountinfo`, once. A controller that this machine lacks is said once
 //! and then done without.
 
-use crate::pod::resources::{CgroupSettings, weight_linear};
+use crate::pod::resources::{CgroupSettings, HugePages, huge_page_name, weight_linear, weight_quadratic};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -153,10 +153,25 @@ impl Cgroups {
                 Version::V2 => self.make_v2(&hierarchy.mount, name)?,
             }
         }
-        self.apply(path, settings)
+        self.apply(path, settings, weight_linear)
     }
 
-    fn apply(&self, path: &str, settings: &CgroupSettings) -> Result<(), Error> {
+    /// Whether a group exists in the hierarchy of the cpu controller.
+    #[must_use]
+    pub fn exists(&self, path: &str) -> bool {
+        self.dir("cpu", path).is_ok_and(|dir| dir.is_some_and(|dir| dir.is_dir()))
+    }
+
+    /// Changes the settings of a group that exists: a pod's, or with `container` that of one of its containers, whose CPU
+    /// weight follows another formula (the container runtimes').
+    ///
+    /// # Errors
+    /// [`Error::Name`], [`Error::Io`]. A controller that is missing is logged once, and is no error.
+    pub fn update(&self, path: &str, settings: &CgroupSettings, container: bool) -> Result<(), Error> {
+        self.apply(path, settings, if container { weight_quadratic } else { weight_linear })
+    }
+
+    fn apply(&self, path: &str, settings: &CgroupSettings, weight: fn(u64) -> u64) -> Result<(), Error> {
         let or_max = |v: i64| if v < 0 { "max".to_owned() } else { v.to_string() };
         match self.version {
             Version::V1 => {
@@ -170,13 +185,12 @@ impl Cgroups {
                     self.write("cpu", path, "cpu.cfs_quota_us", &quota.max(-1).to_string())?;
                 }
                 if let Some(limit) = settings.memory_limit {
-                    let limit = page_down(limit).map_or("-1".into(), |l| l.to_string());
-                    self.write("memory", path, "memory.limit_in_bytes", &limit)?;
+                    self.limit_memory_v1(path, page_down(limit))?;
                 }
             }
             Version::V2 => {
                 if let Some(shares) = settings.cpu_shares {
-                    self.write("cpu", path, "cpu.weight", &weight_linear(shares).to_string())?;
+                    self.write("cpu", path, "cpu.weight", &weight(shares).to_string())?;
                 }
                 if settings.cpu_quota.is_some() || settings.cpu_period.is_some() {
                     let quota = or_max(settings.cpu_quota.unwrap_or(-1));
@@ -196,7 +210,69 @@ impl Cgroups {
         if let Some(limit) = settings.pids_limit {
             self.write("pids", path, "pids.max", &or_max(limit))?;
         }
+        match &settings.hugetlb {
+            Some(pages) => self.limit_huge_pages(path, pages),
+            None => Ok(()),
+        }
+    }
+
+    /// Where memory and swap are limited together, that limit may at no time be below the one of memory alone.
+    fn limit_memory_v1(&self, path: &str, limit: Option<u64>) -> Result<(), Error> {
+        const BOTH: &str = "memory.memsw.limit_in_bytes";
+        let text = limit.map_or("-1".into(), |l| l.to_string());
+        let both = self.dir("memory", path)?.and_then(|dir| fs::read_to_string(dir.join(BOTH)).ok());
+        // A limit that nobody set is a huge number.
+        let both = both.map(|text| number(&text)).filter(|n| *n < 1 << 62);
+        match both {
+            Some(present) if limit.is_none_or(|limit| limit > present) => {
+                self.write("memory", path, BOTH, &text)?;
+                self.write("memory", path, "memory.limit_in_bytes", &text)
+            }
+            Some(_) => {
+                self.write("memory", path, "memory.limit_in_bytes", &text)?;
+                self.write("memory", path, BOTH, &text)
+            }
+            None => self.write("memory", path, "memory.limit_in_bytes", &text),
+        }
+    }
+
+    /// Every size that the group knows gets its limit, or none at all.
+    fn limit_huge_pages(&self, path: &str, pages: &HugePages) -> Result<(), Error> {
+        let Some(dir) = self.dir("hugetlb", path)? else { return Ok(()) };
+        let suffix = match self.version {
+            Version::V1 => ".limit_in_bytes",
+            Version::V2 => ".max",
+        };
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) => return Err(io_error("list", &dir)(e)),
+        };
+        for entry in entries {
+            let name = entry.map_err(io_error("list", &dir))?.file_name();
+            let Some(file) = name.to_str() else { continue };
+            let size = file.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(suffix));
+            let Some(size) = size.filter(|size| !size.contains('.')) else { continue };
+            let limit = pages.iter().find(|(bytes, _)| huge_page_name(**bytes) == size).map_or(0, |(_, limit)| *limit);
+            let text = limit.max(0).to_string();
+            self.write("hugetlb", path, file, &text)?;
+            // Also what is set aside and not touched yet (kernels from 5.7).
+            let reserved = format!("hugetlb.{size}.rsvd{suffix}");
+            if dir.join(&reserved).exists() {
+                self.write("hugetlb", path, &reserved, &text)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Bytes of memory a group uses now, what could be dropped at once included; 0 when it cannot be told.
+    #[must_use]
+    pub fn memory_in_use(&self, path: &str) -> u64 {
+        let file = match self.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        let dir = self.dir("memory", path).ok().flatten();
+        dir.and_then(|dir| fs::read_to_string(dir.join(file)).ok()).map_or(0, |text| number(&text))
     }
 
     /// Writes a setting unless it already holds.
@@ -706,6 +782,7 @@ mod tests {
             cpu_period: Some(100_000),
             memory_limit: Some(1 << 20),
             pids_limit: Some(9),
+            hugetlb: Some(HugePages::new()),
         };
         // No pids.max in this folder: done without.
         cgroups.ensure("/k/p", &settings).expect("settings");
@@ -743,6 +820,9 @@ mod tests {
                 ("sys/fs/cgroup/k/memory.events", "low 0\noom 2\noom_kill 1\noom_group_kill 1\n"),
                 ("sys/fs/cgroup/k/cpu.stat", "usage_usec 5\nuser_usec 3\n"),
                 ("sys/fs/cgroup/k/memory.swap.max", "max\n"),
+                ("sys/fs/cgroup/k/hugetlb.2MB.max", "max\n"),
+                ("sys/fs/cgroup/k/hugetlb.2MB.rsvd.max", "max\n"),
+                ("sys/fs/cgroup/k/hugetlb.1GB.max", "max\n"),
             ],
         );
         let cgroups = Cgroups::from_mountinfo(UNIFIED, &fake.0).expect("mounted");
@@ -752,6 +832,7 @@ mod tests {
             cpu_period: Some(50_000),
             memory_limit: Some(4097),
             pids_limit: Some(-1),
+            hugetlb: Some([(2 << 20, 8 << 20)].into()),
         };
         cgroups.ensure("/k", &settings).expect("settings");
         assert_eq!(fake.read("sys/fs/cgroup/cgroup.subtree_control"), "+memory +pids");
@@ -760,6 +841,13 @@ mod tests {
         assert_eq!(fake.read("sys/fs/cgroup/k/cpu.max"), "max 50000");
         assert_eq!(fake.read("sys/fs/cgroup/k/memory.max"), "4096");
         assert_eq!(fake.read("sys/fs/cgroup/k/pids.max"), "max\n");
+        assert_eq!(fake.read("sys/fs/cgroup/k/hugetlb.2MB.max"), "8388608");
+        assert_eq!(fake.read("sys/fs/cgroup/k/hugetlb.2MB.rsvd.max"), "8388608");
+        assert_eq!(fake.read("sys/fs/cgroup/k/hugetlb.1GB.max"), "0");
+        // A container's weight follows the runtimes' formula.
+        let shares = CgroupSettings { cpu_shares: Some(1024), ..CgroupSettings::default() };
+        cgroups.update("/k", &shares, true).expect("settings");
+        assert_eq!(fake.read("sys/fs/cgroup/k/cpu.weight"), "100");
         assert_eq!(cgroups.oom_kills("/k").expect("count"), 1);
         assert_eq!(cgroups.usage("/k").expect("usage").cpu_ns, 5000);
         assert!(cgroups.limits_swap("/k"));

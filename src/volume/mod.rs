@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsE
 use std::path::{Component, Path, PathBuf};
 
 /// Folder of emptyDir volumes, as kubelet names it.
-const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
+pub const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 /// Most mounts that may lie on top of each other at one volume.
 const MAX_STACKED: usize = 16;
 

@@ -11,6 +11,7 @@ mod images;
 mod lifecycle;
 mod net;
 mod probes;
+mod resources;
 mod shim;
 mod sources;
 mod timeline;

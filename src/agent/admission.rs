@@ -1,0 +1,146 @@
+//! Which of the wanted pods this node takes. What runs already is never refused; a refused pod is reported as Failed and
+//! tried again whenever the wanted pods change, or one has left.
+
+use super::events::{Note, pod_reference};
+use super::node::Shared;
+use crate::pod::admission::{NodeView, Rejection, admit};
+use crate::pod::status::NodeFacts;
+use crate::pod::{Key, Spec, resources};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{HostIP, Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The pods that the node has taken, and those that it has refused.
+#[derive(Debug, Default)]
+pub struct Gate {
+    /// The pod that runs, or is to run, under each name.
+    taken: BTreeMap<Key, Arc<Spec>>,
+    refused: BTreeMap<Key, (Arc<Spec>, Rejection)>,
+}
+
+impl Gate {
+    /// With the pods that are on the machine already.
+    #[must_use]
+    pub fn new(present: BTreeMap<Key, Arc<Spec>>) -> Gate {
+        Gate { taken: present, refused: BTreeMap::new() }
+    }
+
+    /// Whether the node has taken this very pod.
+    #[must_use]
+    pub fn has(&self, spec: &Spec) -> bool {
+        self.taken.get(&spec.key()).is_some_and(|taken| same(taken, spec))
+    }
+
+    /// Whether any pod waits for room.
+    #[must_use]
+    pub fn refuses_any(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// A pod is to go, or has gone: it does not count any more.
+    pub fn release(&mut self, key: &Key) {
+        self.taken.remove(key);
+    }
+
+    /// Of the refused pods, those whose names nobody wants any more.
+    pub fn forget_refused(&mut self, wanted: &BTreeSet<Key>) -> Vec<Key> {
+        let gone: Vec<Key> = self.refused.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        for key in &gone {
+            self.refused.remove(key);
+        }
+        gone
+    }
+
+    /// Ask for room for a pod beside all others that have not finished; the one of the same name, which it would
+    /// replace, does not count. Tells of a refusal once.
+    pub fn ask(&mut self, spec: &Arc<Spec>, shared: &Shared, node: &NodeView, now: Timestamp) -> bool {
+        let key = spec.key();
+        let others: Vec<&Pod> = self.active(shared).filter(|(k, _)| **k != key).map(|(_, s)| s.pod()).collect();
+        match admit(spec.pod(), &others, node) {
+            Ok(()) => {
+                self.refused.remove(&key);
+                self.taken.insert(key, Arc::clone(spec));
+                true
+            }
+            Err(rejection) => {
+                let known = self.refused.get(&key).is_some_and(|(s, r)| same(s, spec) && *r == rejection);
+                if !known {
+                    let mut message = rejection.status_message();
+                    if self.taken.contains_key(&key) {
+                        message.push_str("; the pod that it would replace keeps running");
+                    }
+                    let note = Note::warning(reason(&rejection.reason), message);
+                    shared.note(pod_reference(spec.pod(), None), &note, now);
+                    self.refused.insert(key, (Arc::clone(spec), rejection));
+                }
+                false
+            }
+        }
+    }
+
+    /// What is reported of a refused pod of this name.
+    #[must_use]
+    pub fn refusal(&self, key: &Key, facts: &NodeFacts, now: Timestamp) -> Option<Pod> {
+        self.refused.get(key).map(|(spec, rejection)| refused(spec, rejection, facts, now))
+    }
+
+    /// CPU requests of the active Burstable pods together, in thousandths.
+    #[must_use]
+    pub fn burstable_milli(&self, shared: &Shared) -> i64 {
+        let burstable = |pod: &&Pod| resources::qos(pod).is_ok_and(|qos| qos == resources::Qos::Burstable);
+        let request = |pod: &Pod| resources::effective(pod).ok().and_then(|r| r.requests.cpu_milli).unwrap_or(0);
+        let pods = self.active(shared).map(|(_, spec)| spec.pod()).filter(burstable);
+        pods.fold(0, |sum: i64, pod| sum.saturating_add(request(pod)))
+    }
+
+    /// The pods that use what the node has: finished ones do not.
+    fn active<'a>(&'a self, shared: &'a Shared) -> impl Iterator<Item = (&'a Key, &'a Arc<Spec>)> {
+        self.taken.iter().filter(|(key, spec)| {
+            let report = shared.pod(key).filter(|pod| pod.metadata.uid.as_deref() == Some(spec.uid()));
+            let phase = report.as_ref().and_then(|pod| pod.status.as_ref()?.phase.as_deref());
+            !matches!(phase, Some("Succeeded" | "Failed"))
+        })
+    }
+}
+
+fn same(a: &Spec, b: &Spec) -> bool {
+    a.uid() == b.uid() && a.revision() == b.revision()
+}
+
+/// Events have fixed reasons; all that pods are refused for.
+fn reason(reason: &str) -> &'static str {
+    const KNOWN: [&str; 11] = [
+        "Evicted",
+        "NodeAffinity",
+        "NodePorts",
+        "OutOfcpu",
+        "OutOfephemeral-storage",
+        "OutOfmemory",
+        "OutOfpods",
+        "PodOSNotSupported",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "SysctlForbidden",
+        "UnexpectedAdmissionError",
+    ];
+    KNOWN.into_iter().find(|known| *known == reason).unwrap_or("FailedAdmission")
+}
+
+/// A refused pod as it is reported (as kubelet).
+fn refused(spec: &Spec, rejection: &Rejection, facts: &NodeFacts, now: Timestamp) -> Pod {
+    let mut pod = spec.pod().clone();
+    let start = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    pod.status = Some(PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(rejection.reason.clone()),
+        message: Some(rejection.status_message()),
+        host_ip: facts.host_ips.first().map(ToString::to_string),
+        host_ips: (!facts.host_ips.is_empty())
+            .then(|| facts.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        qos_class: resources::qos(spec.pod()).ok().map(|qos| qos.as_str().to_owned()),
+        start_time: Some(Time(start)),
+        ..PodStatus::default()
+    });
+    pod
+}
