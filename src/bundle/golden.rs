@@ -166,7 +166,7 @@ fn kube_apiserver_on_the_host_network() {
     }));
     for volume in case.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let path = PathBuf::from(&volume.host_path.as_ref().expect("hostPath").path);
-        case.volumes.insert(volume.name.clone(), Volume { path, read_only: false });
+        case.volumes.insert(volume.name.clone(), Volume { path, read_only: false, image: None });
     }
     case.image = image(json!({"Entrypoint": ["/go-runner"], "WorkingDir": "/srv", "Env": ["SSL_CERT_FILE=/x"]}));
     case.joined = Namespaces { ipc: case.joined.ipc, ..Namespaces::default() };
@@ -224,7 +224,7 @@ fn the_pods_own_mounts_come_first() {
     let mut case = Case::new(json!({"containers": [{
         "name": "c", "volumeMounts": [mount("/etc/hosts"), mount("/dev/shm"), mount("/a/b"), mount("/a")]
     }]}));
-    case.volumes.insert("v".into(), Volume { path: "/volume".into(), read_only: true });
+    case.volumes.insert("v".into(), Volume { path: "/volume".into(), read_only: true, image: None });
     let spec = case.build().expect("spec");
     let show = |m: &oci_spec::runtime::Mount| {
         format!("{} {:?}", m.destination().display(), m.source().as_ref().expect("source"))
@@ -257,7 +257,7 @@ fn commands() {
 fn refusals() {
     let failure = |container: Value| {
         let mut case = Case::new(json!({"containers": [container]}));
-        case.volumes.insert("v".into(), Volume { path: "/x".into(), read_only: true });
+        case.volumes.insert("v".into(), Volume { path: "/x".into(), read_only: true, image: None });
         case.build().expect_err("refused").to_string()
     };
     let mounting = |mount: Value| failure(json!({"name": "c", "volumeMounts": [mount]}));

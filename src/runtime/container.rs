@@ -44,7 +44,7 @@ impl Runtime {
         let target = self.layout.rootfs(uid, name, attempt);
         let bundle = self.layout.bundle(uid, name, attempt);
         make_dir(&bundle, 0o700)?;
-        let oci = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        let (oci, stage) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
@@ -70,6 +70,7 @@ impl Runtime {
                 work: dir.join(attempt.to_string()).join("work"),
                 target,
             },
+            stage,
             log: log.clone(),
             log_max_bytes: self.log_max_bytes,
             log_max_files: self.log_max_files,
@@ -181,12 +182,12 @@ impl Runtime {
         id: &str,
         attempt: u32,
         rootfs: &Path,
-    ) -> Result<oci_spec::runtime::Spec, Error> {
+    ) -> Result<(oci_spec::runtime::Spec, volume::Stage), Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
         let ips = if spec.host_network() { &self.machine.host_ips } else { &sandbox.ips };
-        let volumes = volume::set_up(pod, &self.layout.volumes(uid), self.machine.memory_bytes)?;
+        let volumes = volume::set_up(pod, &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
         let mut mounts = bundle::of_container(container, &volumes)?;
         let taken: Vec<PathBuf> = mounts.iter().map(|m| m.destination.clone()).collect();
         let mut add = |source: PathBuf, destination: &str| {
@@ -235,7 +236,7 @@ impl Runtime {
         };
         let node = self.node_facts(devices);
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
-        Ok(bundle::build(&bundle::Input {
+        let input = bundle::Input {
             pod,
             container,
             image: &image.config,
@@ -249,10 +250,16 @@ impl Runtime {
             cgroup_path: &resources::container_cgroup(&sandbox.cgroup, id),
             rootfs,
             node: &node,
-        })?)
+        };
+        let mut mounts = bundle::expand_sub_paths(&input)?;
+        let stage = volume::stage(&mut mounts, &self.layout.stage(uid), |reference| {
+            let image = self.images.resolve(reference).ok_or_else(|| Error::NoImage(reference.to_owned()))?;
+            Ok::<_, Error>(image.layers.clone())
+        })?;
+        Ok((bundle::build(&bundle::Input { mounts: &mounts, ..input })?, stage))
     }
 
-    fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
+    pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
         let memory = i64::try_from(self.machine.memory_bytes).unwrap_or(i64::MAX);
         NodeFacts {
             cpus: u32::try_from(self.machine.cpus).unwrap_or(u32::MAX),

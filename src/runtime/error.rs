@@ -85,7 +85,7 @@ impl Error {
     #[must_use]
     pub fn waiting_reason(&self) -> &'static str {
         match self {
-            Error::Volume(_) => "FailedMount",
+            Error::Volume(e) => e.container_reason().unwrap_or("FailedMount"),
             Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
@@ -101,7 +101,7 @@ impl Error {
     #[must_use]
     pub fn event_reason(&self) -> &'static str {
         match self {
-            Error::Volume(_) => "FailedMount",
+            Error::Volume(e) if e.container_reason().is_none() => "FailedMount",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
             }

@@ -242,6 +242,55 @@ impl Dir {
         Ok(File::from(fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?))
     }
 
+    /// The directory that `fd` is open on.
+    ///
+    /// # Errors
+    /// Out of file descriptors; `ENOTDIR`.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Dir> {
+        Ok(Dir(fs::openat(fd, ".", DIRECTORY, Mode::empty())?))
+    }
+
+    /// A handle (`O_PATH`) on whatever `path` names below this directory. Symlinks are followed as long as they stay below;
+    /// nothing is opened, so nothing can block or happen.
+    ///
+    /// # Errors
+    /// As `openat2`; `EXDEV` for what would lead out.
+    pub fn find_beneath(&self, path: &Path) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        again(|| fs::openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve))
+    }
+
+    /// As [`Dir::find_beneath`]; directories that are missing on the way, and at its end, are made with exactly `mode`.
+    ///
+    /// # Errors
+    /// As `openat2` and `mkdirat`; `InvalidInput` for `..`.
+    pub fn make_beneath(&self, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+        let mut known = PathBuf::from(".");
+        for part in path.components() {
+            let name = match part {
+                std::path::Component::Normal(name) => name,
+                std::path::Component::CurDir => continue,
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path below a folder")),
+            };
+            let next = known.join(name);
+            match self.find_beneath(&next) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+                    let parent = Dir(again(|| fs::openat2(&self.0, &known, DIRECTORY, Mode::empty(), resolve))?);
+                    match parent.mkdir(name, 0o700) {
+                        Ok(()) => chmod_file(parent.child(name)?, mode)?,
+                        // Somebody was faster; a link to nowhere fails when it is looked up again.
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                other => drop(other?),
+            }
+            known = next;
+        }
+        self.find_beneath(&known)
+    }
+
     /// The subdirectory `name`; a symlink is an error (`ENOTDIR`).
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Volumes that need mounts. Each test works in a mount namespace of its own, so that nothing of it can stay behind.
 
-use coracle::volume::{Error, set_up, tear_down};
+use coracle::pod::resources::Allocatable;
+use coracle::volume::{Error, refresh, set_up, tear_down};
 use k8s_openapi::api::core::v1::Pod;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -44,6 +45,10 @@ impl Drop for Scratch {
     }
 }
 
+fn node(memory: i64) -> Allocatable {
+    Allocatable { cpu_milli: 2000, memory, ephemeral_storage: 0 }
+}
+
 fn pod(volume: Value, security: Value) -> Pod {
     serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
@@ -56,9 +61,9 @@ fn pod(volume: Value, security: Value) -> Pod {
 fn memory_volume_is_a_tmpfs_of_its_size_and_mounted_once() {
     let scratch = Scratch::new("memory");
     let pod = pod(json!({"name": "m", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}), json!({}));
-    let path = set_up(&pod, &scratch.volumes(), 1 << 30).expect("set up")["m"].path.clone();
+    let path = set_up(&pod, &scratch.volumes(), &node(1 << 30)).expect("set up")["m"].path.clone();
     fs::write(path.join("file"), "kept").expect("file");
-    set_up(&pod, &scratch.volumes(), 1 << 30).expect("set up again");
+    set_up(&pod, &scratch.volumes(), &node(1 << 30)).expect("set up again");
     assert_eq!(scratch.mounts(&path), 1);
     assert_eq!(fs::read_to_string(path.join("file")).expect("file"), "kept");
     assert_eq!(fs::metadata(&path).expect("metadata").mode() & 0o7777, 0o777);
@@ -76,7 +81,7 @@ fn fs_group_owns_the_volume() {
     for medium in ["", "Memory"] {
         let volume = json!({"name": "m", "emptyDir": {"medium": medium}});
         let path =
-            set_up(&pod(volume, json!({"fsGroup": 4242})), &scratch.volumes(), 0).expect("set up")["m"].path.clone();
+            set_up(&pod(volume, json!({"fsGroup": 4242})), &scratch.volumes(), &node(0)).expect("set up")["m"].path.clone();
         let meta = fs::metadata(&path).expect("metadata");
         assert_eq!((meta.gid(), meta.mode() & 0o7777), (4242, 0o2777), "medium {medium:?}");
         tear_down(&scratch.volumes()).expect("torn down");
@@ -90,7 +95,7 @@ fn tear_down_never_enters_a_mount() {
     fs::create_dir_all(outside.join("sub")).expect("folder");
     fs::write(outside.join("sub/precious"), "").expect("file");
     let pod = pod(json!({"name": "d", "emptyDir": {}}), json!({}));
-    let path = set_up(&pod, &scratch.volumes(), 0).expect("set up")["d"].path.clone();
+    let path = set_up(&pod, &scratch.volumes(), &node(0)).expect("set up")["d"].path.clone();
     let inner = path.join("a/b");
     fs::create_dir_all(&inner).expect("folder");
     let none: Option<&str> = None;
@@ -110,7 +115,7 @@ fn a_bind_mount_at_the_volume_itself_is_only_unmounted() {
     fs::create_dir_all(&outside).expect("folder");
     fs::write(outside.join("precious"), "").expect("file");
     let pod = pod(json!({"name": "d", "emptyDir": {}}), json!({}));
-    let path = set_up(&pod, &scratch.volumes(), 0).expect("set up")["d"].path.clone();
+    let path = set_up(&pod, &scratch.volumes(), &node(0)).expect("set up")["d"].path.clone();
     let none: Option<&str> = None;
     mount(Some(&outside), &path, none, MsFlags::MS_BIND, none).expect("bind mount");
     tear_down(&scratch.volumes()).expect("torn down");
