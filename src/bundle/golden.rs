@@ -75,6 +75,10 @@ impl Case {
     }
 
     fn build(&self) -> Result<Spec, Error> {
+        self.with_input(build)
+    }
+
+    fn with_input<T>(&self, work: impl FnOnce(&Input<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let container = &self.pod.spec.as_ref().expect("spec").containers[0];
         let image_user = self.image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default();
         let user = user::resolve(&self.pod, container, &image_user, PASSWD, "").expect("user");
@@ -85,7 +89,7 @@ impl Case {
             ..Mount::default()
         });
         let ip = |text: &str| vec![text.parse::<IpAddr>().expect("address")];
-        build(&Input {
+        work(&Input {
             pod: &self.pod,
             container,
             image: &self.image,
@@ -238,6 +242,27 @@ fn the_pods_own_mounts_come_first() {
 }
 
 #[test]
+fn sub_path_expressions_mean_the_containers_environment() {
+    let expand = |expression: &str| {
+        let mut case = Case::new(json!({"containers": [{
+            "name": "c",
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}, {"name": "EMPTY"}],
+            "volumeMounts": [{"name": "v", "mountPath": "/x", "subPathExpr": expression}]
+        }]}));
+        case.volumes.insert("v".into(), Volume { path: "/v".into(), read_only: false, image: None });
+        case.with_input(expand_sub_paths)
+            .map(|mounts| match &mounts[0].sub_path {
+                SubPath::Path(path) => path.clone(),
+                other => format!("{other:?}"),
+            })
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!(expand("$(B)/$$(A)/x"), Ok("12/$(A)/x".into()));
+    let missing = "subPathExpr \"$(NO)$(EMPTY)$(A)\": missing value for EMPTY, NO";
+    assert_eq!(expand("$(NO)$(EMPTY)$(A)"), Err(missing.into()));
+}
+
+#[test]
 fn commands() {
     let argv = |container: Value, config: Value| {
         let mut case = Case::new(json!({"containers": [container]}));
@@ -279,7 +304,7 @@ fn refusals() {
         volumeMounts: the pod has no volume "none"
         mountPath /dev is not supported (mount single devices or folders below it; privileged containers have all)
         mountPath "/a/../b" must be a path below / without '..'
-        subPath of volume mount v is not supported
+        what "/x" shows is not prepared
         mountPropagation Bidirectional of "/x" is available only to privileged containers
         env "A=B": the name must not be empty nor hold '=', and neither name nor value may hold a NUL byte
         unsupported fieldPath: status.phase

@@ -70,6 +70,9 @@ pub enum Error {
     /// `Bidirectional` needs a privileged container.
     #[error("mountPropagation Bidirectional of {0:?} is available only to privileged containers")]
     BidirectionalUnprivileged(PathBuf),
+    /// A part of a volume, or an image, of which nobody said where it is to be mounted from.
+    #[error("what {0:?} shows is not prepared")]
+    NotStaged(PathBuf),
     /// A mount that cannot be read-only all the way down.
     #[error("volume {volume:?} requested recursive read-only mode, but {why}")]
     RecursiveReadOnly { volume: String, why: &'static str },

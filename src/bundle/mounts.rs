@@ -224,6 +224,10 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
         if !m.destination.is_absolute() || m.destination == Path::new("/") {
             return Err(Error::Destination(m.destination.clone()));
         }
+        // It would be all of the volume that the container gets.
+        if m.sub_path != SubPath::Whole || m.image.is_some() {
+            return Err(Error::NotStaged(m.destination.clone()));
+        }
         if m.propagation == Propagation::Bidirectional && !privileged {
             return Err(Error::BidirectionalUnprivileged(m.destination.clone()));
         }

@@ -346,7 +346,8 @@ mod tests {
 
     #[test]
     fn options_are_escaped_and_top_first() {
-        let options = overlay_options(&[Path::new("a:b"), Path::new("c,d\\e")], Some((Path::new("/u"), Path::new("/w"))));
+        let options =
+            overlay_options(&[Path::new("a:b"), Path::new("c,d\\e")], Some((Path::new("/u"), Path::new("/w"))));
         assert_eq!(String::from_utf8(options).unwrap(), r"lowerdir=c\,d\\e:a\:b,upperdir=/u,workdir=/w");
     }
 

@@ -144,7 +144,12 @@ pub(super) fn memory_size(pod: &Pod, source: &EmptyDirVolumeSource, allocatable:
 }
 
 /// Mounts a tmpfs, of at most `size` bytes, over the open folder `dir` (`path` is for messages).
-pub(super) fn mount_tmpfs(dir: BorrowedFd<'_>, path: &Path, size: Option<u64>, group: Option<u32>) -> Result<(), Error> {
+pub(super) fn mount_tmpfs(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    size: Option<u64>,
+    group: Option<u32>,
+) -> Result<(), Error> {
     let mut options = open_to_all(group);
     if let Some(size) = size {
         options.push_str(&format!(",size={size}"));

@@ -92,6 +92,8 @@ pub fn stage<E: From<Error>>(
             }
         };
         mount.source = dir.join(stage.items.len().to_string());
+        mount.sub_path = SubPath::Whole;
+        mount.image = None;
         stage.items.push(Item { source, sub_path, spread });
     }
     Ok(stage)
@@ -143,12 +145,7 @@ mod tests {
     use super::*;
 
     fn volume(name: &str) -> Mount {
-        Mount {
-            source: std::env::temp_dir(),
-            destination: Path::new("/").join(name),
-            volume: true,
-            ..Mount::default()
-        }
+        Mount { source: std::env::temp_dir(), destination: Path::new("/").join(name), volume: true, ..Mount::default() }
     }
 
     fn staged(mounts: &mut [Mount]) -> Result<Stage, Error> {
