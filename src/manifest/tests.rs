@@ -185,7 +185,6 @@ fn references_to_the_api_are_refused() {
         line 23: spec.volumes[3].csi.nodePublishSecretRef: static pods may not reference secrets
         line 24: spec.volumes[4].glusterfs: static pods may not reference endpoints (via glusterFS volumes)
         line 25: spec.volumes[5].ephemeral: static pods may not reference persistentvolumeclaims (via ephemeral volumes)
-        line 27: spec.volumes[6].projected: this type of volume is not implemented yet
         line 29: spec.volumes[6].projected.sources[0].serviceAccountToken: static pods may not reference serviceaccounts (via projected volumes)
         line 30: spec.volumes[6].projected.sources[1].clusterTrustBundle: static pods may not reference clustertrustbundles
         line 31: spec.volumes[7].nfs: this type of volume is not implemented yet
@@ -205,7 +204,6 @@ fn what_is_not_implemented_is_refused() {
         line 11: spec.subdomain: is not implemented yet
         line 12: spec.runtimeClassName: is not implemented yet
         line 13: spec.os.name: this node runs linux
-        line 14: spec.securityContext.fsGroup: is not implemented yet
         line 14: spec.securityContext.sysctls: is not implemented yet
         line 14: spec.securityContext.supplementalGroupsPolicy: is not implemented yet
         line 19: spec.containers[0].lifecycle: is not implemented yet
@@ -216,11 +214,6 @@ fn what_is_not_implemented_is_refused() {
         line 22: spec.containers[0].securityContext.seccompProfile.type: is not implemented yet
         line 22: spec.containers[0].securityContext.seccompProfile.localhostProfile: is not implemented yet
         line 23: spec.containers[0].ports[0].protocol: this protocol is not implemented yet
-        line 25: spec.containers[0].volumeMounts[0].subPath: is not implemented yet
-        line 25: spec.containers[0].volumeMounts[0].mountPropagation: is not implemented yet
-        line 25: spec.containers[0].volumeMounts[0].recursiveReadOnly: is not implemented yet
-        line 27: spec.volumes[0].emptyDir.medium: this medium is not implemented yet
-        line 28: spec.volumes[1].downwardAPI: this type of volume is not implemented yet
     "#]],
     );
 }

@@ -9,7 +9,7 @@ use crate::shim::protocol::{Reply, Request, Rootfs, Run};
 use crate::sys::fs;
 use crate::volume;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -253,7 +253,7 @@ impl Runtime {
         };
         let mut mounts = bundle::expand_sub_paths(&input)?;
         let stage = volume::stage(&mut mounts, &self.layout.stage(uid), |reference| {
-            let image = self.images.resolve(reference).ok_or_else(|| Error::NoImage(reference.to_owned()))?;
+            let image = self.images.resolve(reference).ok_or_else(|| absent(spec, reference))?;
             Ok::<_, Error>(image.layers.clone())
         })?;
         Ok((bundle::build(&bundle::Input { mounts: &mounts, ..input })?, stage))
@@ -278,6 +278,16 @@ impl Runtime {
             seccomp_unconfined: !self.seccomp_default,
             devices,
         }
+    }
+}
+
+/// As kubelet: the containers that mount it wait for the image of a volume as for their own.
+fn absent(spec: &Spec, reference: &str) -> Error {
+    let mut images = spec.spec().volumes.iter().flatten().filter_map(|v| v.image.as_ref());
+    let never = |i: &ImageVolumeSource| i.pull_policy.as_deref() == Some("Never");
+    match images.find(|i| i.reference.as_deref() == Some(reference)).is_some_and(never) {
+        true => Error::NeverPull(reference.to_owned()),
+        false => Error::NoImage(reference.to_owned()),
     }
 }
 

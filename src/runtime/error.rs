@@ -62,6 +62,9 @@ pub enum Error {
     /// The image is not here.
     #[error("image {0} is not present")]
     NoImage(String),
+    /// The image of a volume is not here, and must not be fetched.
+    #[error("Container image {0:?} is not present with pull policy of Never")]
+    NeverPull(String),
     /// The plan asked for something that is not there (any more).
     #[error("{0} is not there")]
     Missing(String),
@@ -89,6 +92,7 @@ impl Error {
             Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
+            Error::NeverPull(_) => "ErrImageNeverPull",
             Error::Image(_) => "ImageInspectError",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"

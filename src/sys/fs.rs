@@ -591,6 +591,64 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_beneath_is_found_and_made() {
+        let dir = scratch("beneath");
+        std::fs::create_dir_all(dir.join("in/a")).unwrap();
+        std::fs::create_dir(dir.join("out")).unwrap();
+        for (link, to) in [("in/up", "../out"), ("in/abs", "/"), ("in/ok", "a"), ("in/none", "nowhere")] {
+            symlink(to, dir.join(link)).unwrap();
+        }
+        let root = Dir::open(&dir.join("in")).unwrap();
+        let mode = |path: &str| std::fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o7777;
+        root.make_beneath(Path::new("ok/b/c"), 0o2751).unwrap();
+        assert_eq!((mode("in/a/b"), mode("in/a/b/c")), (0o2751, 0o2751));
+        std::fs::write(dir.join("in/a/file"), "x").unwrap();
+        assert!(root.make_beneath(Path::new("ok/file"), 0o700).is_ok());
+        assert!(root.make_beneath(Path::new("ok/file/x"), 0o700).is_err());
+        for bad in ["up", "up/x", "abs", "abs/etc", "none", "none/x", "..", "/etc"] {
+            assert!(root.make_beneath(Path::new(bad), 0o700).is_err(), "{bad}");
+            assert!(root.find_beneath(Path::new(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(std::fs::read_dir(dir.join("out")).unwrap().count(), 0);
+        remove_tree(&dir).unwrap();
+    }
+
+    /// Whoever can write below a directory may exchange names at any moment.
+    #[test]
+    fn a_race_never_leads_out() {
+        let dir = scratch("race");
+        let (inside, outside) = (dir.join("in"), dir.join("out"));
+        std::fs::create_dir_all(inside.join("x")).unwrap();
+        std::fs::create_dir_all(outside.join("sub")).unwrap();
+        symlink(&outside, inside.join("link")).unwrap();
+        let root = Dir::open(&inside).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let exchange = || fs::renameat_with(&root, "x", &root, "link", RenameFlags::EXCHANGE).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    exchange();
+                }
+            });
+            let device = std::os::unix::fs::MetadataExt::ino;
+            let forbidden = [outside.clone(), outside.join("sub")].map(|p| device(&std::fs::metadata(p).unwrap()));
+            let mut found = 0;
+            for _ in 0..20_000 {
+                for result in [root.find_beneath(Path::new("x/sub")), root.make_beneath(Path::new("x/sub"), 0o755)] {
+                    let Ok(fd) = result else { continue };
+                    found += 1;
+                    assert!(!forbidden.contains(&fs::fstat(&fd).unwrap().st_ino));
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(found > 0, "the race was never won by the honest side");
+        });
+        assert_eq!(std::fs::read_dir(outside.join("sub")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+        remove_tree(&dir).unwrap();
+    }
+
+    #[test]
     fn atomic_write_replaces_and_leaves_no_temporary() {
         let dir = scratch("atomic");
         let file = dir.join("record.json");

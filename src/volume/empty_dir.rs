@@ -10,7 +10,7 @@ use rustix::mount::MountFlags;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Folder of emptyDir volumes, as kubelet names it.
@@ -165,7 +165,10 @@ pub(super) fn mount_tmpfs(
 
 fn mount_huge(dir: BorrowedFd<'_>, path: &Path, page: u64, group: Option<u32>) -> Result<(), Error> {
     mount(dir, "hugetlbfs", &format!("{},pagesize={page}", open_to_all(group)))
-        .map_err(io_error("mount hugetlbfs at", path))
+        .map_err(io_error("mount hugetlbfs at", path))?;
+    // Its option takes no set-group-ID bit.
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(io_error("change the mode of", path))
 }
 
 fn open_to_all(group: Option<u32>) -> String {

@@ -254,7 +254,7 @@ fn sub_paths_show_a_part_of_a_volume_and_leave_no_trace() {
         sh("cat /down/labels /label; touch /down/x 2>/dev/null || echo read-only"),
         "app=\"x\"app=\"x\"read-only"
     );
-    assert_eq!(sh("stat -c '%g %a' /down/labels /label"), "4242 644\n4242 644");
+    assert_eq!(sh("stat -L -c '%g %a' /down/labels /label"), "4242 644\n4242 644");
     assert!(sh("id -G").split(' ').any(|g| g == "4242"));
     assert!(sh("cat /image-passwd").contains("app:x:1234"));
     assert_eq!(sh("/image/bin/busybox true 2>/dev/null || echo noexec"), "noexec");
@@ -286,21 +286,20 @@ fn a_sub_path_never_leads_out_of_its_volume() {
     fs::create_dir(&secret).expect("folder");
     fs::write(secret.join("key"), "secret").expect("file");
     let up = "../".repeat(30);
-    let mut manifest = script_pod(
-        "hostile",
-        &format!(
-            "rm -rf /all/*; {}; touch /all/ready; {REST}",
-            [
-                format!("ln -s {} /all/absolute", secret.display()),
-                format!("ln -s {up}{} /all/relative", secret.display()),
-                "ln -s absolute /all/indirect".to_owned(),
-                "ln -s /proc/self/root /all/magic".to_owned(),
-                "mkdir /all/dir; ln -s ../../../../../../.. /all/dir/up".to_owned(),
-                "ln -s nowhere /all/dangling".to_owned(),
-            ]
-            .join("; ")
-        ),
-    );
+    let links = [
+        ("absolute", secret.display().to_string()),
+        ("relative", format!("{up}{}", secret.display())),
+        ("indirect", "absolute".to_owned()),
+        ("magic", "/proc/self/root".to_owned()),
+        ("dir/up", up.clone()),
+        ("dangling", "nowhere".to_owned()),
+    ];
+    // A victim may have found (or made) a plain folder already: the link takes its place.
+    let plant = |(at, to): &(&str, String)| {
+        format!("until [ -L /all/{at} ]; do rm -rf /all/{at}; mkdir -p /all/dir; ln -s {to} /all/{at}; done")
+    };
+    let plants: Vec<String> = links.iter().map(plant).collect();
+    let mut manifest = script_pod("hostile", &format!("{}; touch /all/ready; {REST}", plants.join("; ")));
     manifest["spec"]["volumes"] = json!([{"name": "all", "emptyDir": {}}]);
     manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "all", "mountPath": "/all"}]);
     let mut victims = Vec::new();
@@ -310,13 +309,12 @@ fn a_sub_path_never_leads_out_of_its_volume() {
         let name = format!("v{i}");
         manifest["spec"]["containers"].as_array_mut().expect("list").push(json!({
             "name": name, "image": BUSYBOX,
-            // Waits for the links in its first life; its second one must not begin.
+            // If it starts before the links are there, it ends once they are, and must not start again.
             "command": ["sh", "-c", "while [ ! -e /all/ready ]; do sleep 0.1; done; exit 1"],
             "volumeMounts": [{"name": "all", "mountPath": "/all"}, {"name": "all", "mountPath": "/x", "subPath": path}]
         }));
         victims.push((name, *path));
     }
-    // In its first life a victim finds (or makes) a plain folder; the attacker then puts a link in its place.
     node.apply("hostile.yaml", &manifest);
     for (name, path) in &victims {
         let seen = node
