@@ -75,6 +75,10 @@ impl Case {
     }
 
     fn build(&self) -> Result<Spec, Error> {
+        self.with_input(build)
+    }
+
+    fn with_input<T>(&self, work: impl FnOnce(&Input<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let container = &self.pod.spec.as_ref().expect("spec").containers[0];
         let image_user = self.image.config().as_ref().and_then(|c| c.user().clone()).unwrap_or_default();
         let user = user::resolve(&self.pod, container, &image_user, PASSWD, "").expect("user");
@@ -85,7 +89,7 @@ impl Case {
             ..Mount::default()
         });
         let ip = |text: &str| vec![text.parse::<IpAddr>().expect("address")];
-        build(&Input {
+        work(&Input {
             pod: &self.pod,
             container,
             image: &self.image,
@@ -166,7 +170,7 @@ fn kube_apiserver_on_the_host_network() {
     }));
     for volume in case.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let path = PathBuf::from(&volume.host_path.as_ref().expect("hostPath").path);
-        case.volumes.insert(volume.name.clone(), Volume { path, read_only: false });
+        case.volumes.insert(volume.name.clone(), Volume { path, read_only: false, image: None });
     }
     case.image = image(json!({"Entrypoint": ["/go-runner"], "WorkingDir": "/srv", "Env": ["SSL_CERT_FILE=/x"]}));
     case.joined = Namespaces { ipc: case.joined.ipc, ..Namespaces::default() };
@@ -224,7 +228,7 @@ fn the_pods_own_mounts_come_first() {
     let mut case = Case::new(json!({"containers": [{
         "name": "c", "volumeMounts": [mount("/etc/hosts"), mount("/dev/shm"), mount("/a/b"), mount("/a")]
     }]}));
-    case.volumes.insert("v".into(), Volume { path: "/volume".into(), read_only: true });
+    case.volumes.insert("v".into(), Volume { path: "/volume".into(), read_only: true, image: None });
     let spec = case.build().expect("spec");
     let show = |m: &oci_spec::runtime::Mount| {
         format!("{} {:?}", m.destination().display(), m.source().as_ref().expect("source"))
@@ -235,6 +239,27 @@ fn the_pods_own_mounts_come_first() {
         [r#"/a "/volume""#, r#"/etc/hosts "/volume""#, r#"/dev/shm "/volume""#, r#"/a/b "/volume""#]
     );
     assert!(!spec.mounts().iter().flatten().any(|m| m.source().as_deref() == Some(Path::new("shm"))));
+}
+
+#[test]
+fn sub_path_expressions_mean_the_containers_environment() {
+    let expand = |expression: &str| {
+        let mut case = Case::new(json!({"containers": [{
+            "name": "c",
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)2"}, {"name": "EMPTY"}],
+            "volumeMounts": [{"name": "v", "mountPath": "/x", "subPathExpr": expression}]
+        }]}));
+        case.volumes.insert("v".into(), Volume { path: "/v".into(), read_only: false, image: None });
+        case.with_input(expand_sub_paths)
+            .map(|mounts| match &mounts[0].sub_path {
+                SubPath::Path(path) => path.clone(),
+                other => format!("{other:?}"),
+            })
+            .map_err(|e| e.to_string())
+    };
+    assert_eq!(expand("$(B)/$$(A)/x"), Ok("12/$(A)/x".into()));
+    let missing = "subPathExpr \"$(NO)$(EMPTY)$(A)\": missing value for EMPTY, NO";
+    assert_eq!(expand("$(NO)$(EMPTY)$(A)"), Err(missing.into()));
 }
 
 #[test]
@@ -257,7 +282,7 @@ fn commands() {
 fn refusals() {
     let failure = |container: Value| {
         let mut case = Case::new(json!({"containers": [container]}));
-        case.volumes.insert("v".into(), Volume { path: "/x".into(), read_only: true });
+        case.volumes.insert("v".into(), Volume { path: "/x".into(), read_only: true, image: None });
         case.build().expect_err("refused").to_string()
     };
     let mounting = |mount: Value| failure(json!({"name": "c", "volumeMounts": [mount]}));
@@ -279,7 +304,7 @@ fn refusals() {
         volumeMounts: the pod has no volume "none"
         mountPath /dev is not supported (mount single devices or folders below it; privileged containers have all)
         mountPath "/a/../b" must be a path below / without '..'
-        subPath of volume mount v is not supported
+        what "/x" shows is not prepared
         mountPropagation Bidirectional of "/x" is available only to privileged containers
         env "A=B": the name must not be empty nor hold '=', and neither name nor value may hold a NUL byte
         unsupported fieldPath: status.phase

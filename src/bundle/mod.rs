@@ -12,7 +12,7 @@ pub mod user;
 mod golden;
 
 pub use env::expand;
-pub use mounts::{Mount, Propagation, Volume, of_container};
+pub use mounts::{Mount, Propagation, SubPath, Volume, expand_sub_paths, of_container};
 pub use user::ResolvedUser;
 
 use crate::pod::resources::{self, Allocatable, Enforcement};
@@ -70,6 +70,15 @@ pub enum Error {
     /// `Bidirectional` needs a privileged container.
     #[error("mountPropagation Bidirectional of {0:?} is available only to privileged containers")]
     BidirectionalUnprivileged(PathBuf),
+    /// A part of a volume, or an image, of which nobody said where it is to be mounted from.
+    #[error("what {0:?} shows is not prepared")]
+    NotStaged(PathBuf),
+    /// A mount that cannot be read-only all the way down.
+    #[error("volume {volume:?} requested recursive read-only mode, but {why}")]
+    RecursiveReadOnly { volume: String, why: &'static str },
+    /// A variable in a `subPathExpr` that is missing or empty.
+    #[error("subPathExpr {expression:?}: missing value for {missing}")]
+    SubPathExpr { expression: String, missing: String },
     /// A profile that this node does not have.
     #[error("{0}")]
     Profile(String),

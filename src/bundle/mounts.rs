@@ -1,9 +1,10 @@
 //! What a container sees of file systems beyond its image.
 
-use super::{CgroupFs, Error, Input};
-use k8s_openapi::api::core::v1::Container;
+use super::{CgroupFs, Error, Input, env};
+use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use oci_spec::runtime::{Mount as SpecMount, MountBuilder};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 /// A bind mount into the container.
@@ -19,6 +20,24 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// Whether mounts made later on one side appear on the other.
     pub propagation: Propagation,
+    /// Whether it is a volume mount of the PodSpec (and not one of the node's own).
+    pub volume: bool,
+    /// The part of the volume that is mounted.
+    pub sub_path: SubPath,
+    /// The image that the volume shows; `source` means nothing then.
+    pub image: Option<String>,
+}
+
+/// `subPath` and `subPathExpr` of a volume mount.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum SubPath {
+    /// All of the volume.
+    #[default]
+    Whole,
+    /// This file or folder in it.
+    Path(String),
+    /// As `Path`, once `$(NAME)` is replaced ([`expand_sub_paths`]).
+    Expression(String),
 }
 
 /// `mountPropagation` of a volume mount.
@@ -40,20 +59,25 @@ pub struct Volume {
     pub path: PathBuf,
     /// Whether no container may write to it.
     pub read_only: bool,
+    /// The image whose content it shows, instead of `path`.
+    pub image: Option<String>,
 }
 
 /// The container's `volumeMounts` as bind mounts, given the pod's volumes by name.
 ///
 /// # Errors
-/// [`Error::NoVolume`] for a name the pod does not have, [`Error::Unsupported`] for subPath, [`Error::Destination`].
+/// [`Error::NoVolume`] for a name the pod does not have, [`Error::Destination`], [`Error::RecursiveReadOnly`],
+/// [`Error::Unsupported`] for a propagation that there is not.
 pub fn of_container(container: &Container, volumes: &BTreeMap<String, Volume>) -> Result<Vec<Mount>, Error> {
     let mut mounts = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
         let volume = volumes.get(&mount.name).ok_or_else(|| Error::NoVolume(mount.name.clone()))?;
-        let set = |v: &Option<String>| v.as_ref().is_some_and(|v| !v.is_empty());
-        if set(&mount.sub_path) || set(&mount.sub_path_expr) {
-            return Err(Error::Unsupported(format!("subPath of volume mount {}", mount.name)));
-        }
+        let set = |v: &Option<String>| v.clone().filter(|v| !v.is_empty());
+        let sub_path = match (set(&mount.sub_path), set(&mount.sub_path_expr)) {
+            (Some(path), _) => SubPath::Path(path),
+            (None, Some(expression)) => SubPath::Expression(expression),
+            (None, None) => SubPath::Whole,
+        };
         let propagation = match mount.mount_propagation.as_deref() {
             None | Some("" | "None") => Propagation::Private,
             Some("HostToContainer") => Propagation::HostToContainer,
@@ -64,9 +88,56 @@ pub fn of_container(container: &Container, volumes: &BTreeMap<String, Volume>) -
             source: volume.path.clone(),
             destination: destination(&mount.mount_path)?,
             read_only: volume.read_only || mount.read_only == Some(true),
-            recursive_read_only: matches!(mount.recursive_read_only.as_deref(), Some("IfPossible" | "Enabled")),
+            recursive_read_only: recursive_read_only(mount, propagation)?,
             propagation,
+            volume: true,
+            sub_path,
+            image: volume.image.clone(),
         });
+    }
+    Ok(mounts)
+}
+
+/// As kubelet: only for a mount that is read-only and keeps to itself. (That the kernel can do it is certain: libcontainer
+/// needs `mount_setattr` for every bind mount.)
+fn recursive_read_only(mount: &VolumeMount, propagation: Propagation) -> Result<bool, Error> {
+    let refuse = |why: &'static str| Err(Error::RecursiveReadOnly { volume: mount.name.clone(), why });
+    match mount.recursive_read_only.as_deref() {
+        None | Some("" | "Disabled") => Ok(false),
+        Some("IfPossible" | "Enabled") if mount.read_only != Some(true) => refuse("it is not read-only"),
+        Some("IfPossible" | "Enabled") if propagation != Propagation::Private => {
+            refuse("it is not compatible with its mountPropagation")
+        }
+        Some("IfPossible" | "Enabled") => Ok(true),
+        Some(_) => refuse("there is no such mode"),
+    }
+}
+
+/// The container's mounts with every `subPathExpr` replaced by the path that it means in the container's environment.
+///
+/// # Errors
+/// [`Error::SubPathExpr`] for a variable that is missing or empty; those of the environment.
+pub fn expand_sub_paths(input: &Input<'_>) -> Result<Vec<Mount>, Error> {
+    let mut mounts = input.mounts.to_vec();
+    if !mounts.iter().any(|m| matches!(m.sub_path, SubPath::Expression(_))) {
+        return Ok(mounts);
+    }
+    let declared = env::declared(input)?;
+    for mount in &mut mounts {
+        let SubPath::Expression(expression) = &mount.sub_path else { continue };
+        let missing = RefCell::new(BTreeSet::new());
+        let path = env::expand(expression, |name| {
+            let value = declared.get(name).filter(|value| !value.is_empty());
+            if value.is_none() {
+                missing.borrow_mut().insert(name.to_owned());
+            }
+            value
+        });
+        let missing: Vec<String> = missing.into_inner().into_iter().collect();
+        if !missing.is_empty() {
+            return Err(Error::SubPathExpr { expression: expression.clone(), missing: missing.join(", ") });
+        }
+        mount.sub_path = SubPath::Path(path);
     }
     Ok(mounts)
 }
@@ -157,6 +228,10 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
         if !m.destination.is_absolute() || m.destination == Path::new("/") {
             return Err(Error::Destination(m.destination.clone()));
         }
+        // It would be all of the volume that the container gets.
+        if m.sub_path != SubPath::Whole || m.image.is_some() {
+            return Err(Error::NotStaged(m.destination.clone()));
+        }
         if m.propagation == Propagation::Bidirectional && !privileged {
             return Err(Error::BidirectionalUnprivileged(m.destination.clone()));
         }
@@ -195,6 +270,40 @@ pub(super) fn root_propagation(mounts: &[Mount]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mounted(mount: serde_json::Value) -> Result<Mount, String> {
+        let mut mount = mount;
+        mount["name"] = "v".into();
+        mount["mountPath"] = "/m".into();
+        let container =
+            serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": [mount]})).expect("container");
+        let volume = Volume { path: "/v".into(), read_only: false, image: None };
+        let mounts = of_container(&container, &BTreeMap::from([("v".to_owned(), volume)]));
+        mounts.map(|mut all| all.remove(0)).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn recursive_read_only_needs_more() {
+        use serde_json::json;
+        let of = |mount| mounted(mount).map(|m| m.recursive_read_only);
+        for mode in ["Enabled", "IfPossible"] {
+            let text = |why: &str| Err(format!("volume \"v\" requested recursive read-only mode, but {why}"));
+            assert_eq!(of(json!({"recursiveReadOnly": mode, "readOnly": true})), Ok(true));
+            assert_eq!(of(json!({"recursiveReadOnly": mode})), text("it is not read-only"));
+            let spread = json!({"recursiveReadOnly": mode, "readOnly": true, "mountPropagation": "HostToContainer"});
+            assert_eq!(of(spread), text("it is not compatible with its mountPropagation"));
+        }
+        assert_eq!(of(json!({"recursiveReadOnly": "Disabled"})), Ok(false));
+    }
+
+    #[test]
+    fn sub_paths() {
+        use serde_json::json;
+        let of = |mount| mounted(mount).expect("mount").sub_path;
+        assert_eq!(of(json!({"subPath": "a/b"})), SubPath::Path("a/b".into()));
+        assert_eq!(of(json!({"subPathExpr": "$(A)"})), SubPath::Expression("$(A)".into()));
+        assert_eq!(of(json!({"subPath": "", "subPathExpr": ""})), SubPath::Whole);
+    }
 
     #[test]
     fn destinations() {

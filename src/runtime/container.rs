@@ -9,7 +9,7 @@ use crate::shim::protocol::{Reply, Request, Rootfs, Run};
 use crate::sys::fs;
 use crate::volume;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
@@ -44,7 +44,7 @@ impl Runtime {
         let target = self.layout.rootfs(uid, name, attempt);
         let bundle = self.layout.bundle(uid, name, attempt);
         make_dir(&bundle, 0o700)?;
-        let oci = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        let (oci, stage) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
@@ -70,6 +70,7 @@ impl Runtime {
                 work: dir.join(attempt.to_string()).join("work"),
                 target,
             },
+            stage,
             log: log.clone(),
             log_max_bytes: self.log_max_bytes,
             log_max_files: self.log_max_files,
@@ -182,12 +183,12 @@ impl Runtime {
         id: &str,
         attempt: u32,
         rootfs: &Path,
-    ) -> Result<oci_spec::runtime::Spec, Error> {
+    ) -> Result<(oci_spec::runtime::Spec, volume::Stage), Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
         let ips = if spec.host_network() { &self.machine.host_ips } else { &sandbox.ips };
-        let volumes = volume::set_up(pod, &self.layout.volumes(uid), self.machine.memory_bytes)?;
+        let volumes = volume::set_up(pod, &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
         let mut mounts = bundle::of_container(container, &volumes)?;
         let taken: Vec<PathBuf> = mounts.iter().map(|m| m.destination.clone()).collect();
         let mut add = |source: PathBuf, destination: &str| {
@@ -236,7 +237,7 @@ impl Runtime {
         };
         let node = self.node_facts(devices);
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
-        Ok(bundle::build(&bundle::Input {
+        let input = bundle::Input {
             pod,
             container,
             image: &image.config,
@@ -250,10 +251,16 @@ impl Runtime {
             cgroup_path: &resources::container_cgroup(&sandbox.cgroup, id),
             rootfs,
             node: &node,
-        })?)
+        };
+        let mut mounts = bundle::expand_sub_paths(&input)?;
+        let stage = volume::stage(&mut mounts, &self.layout.stage(uid), |reference| {
+            let image = self.images.resolve(reference).ok_or_else(|| absent(spec, reference))?;
+            Ok::<_, Error>(image.layers.clone())
+        })?;
+        Ok((bundle::build(&bundle::Input { mounts: &mounts, ..input })?, stage))
     }
 
-    fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
+    pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
         NodeFacts {
             cpus: u32::try_from(self.machine.cpus).unwrap_or(u32::MAX),
             memory: self.resources.capacity.memory,
@@ -269,6 +276,16 @@ impl Runtime {
             seccomp_unconfined: !self.seccomp_default,
             devices,
         }
+    }
+}
+
+/// As kubelet: the containers that mount it wait for the image of a volume as for their own.
+fn absent(spec: &Spec, reference: &str) -> Error {
+    let mut images = spec.spec().volumes.iter().flatten().filter_map(|v| v.image.as_ref());
+    let never = |i: &ImageVolumeSource| i.pull_policy.as_deref() == Some("Never");
+    match images.find(|i| i.reference.as_deref() == Some(reference)).is_some_and(never) {
+        true => Error::NeverPull(reference.to_owned()),
+        false => Error::NoImage(reference.to_owned()),
     }
 }
 

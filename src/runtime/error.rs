@@ -70,6 +70,9 @@ pub enum Error {
     /// The image is not here.
     #[error("image {0} is not present")]
     NoImage(String),
+    /// The image of a volume is not here, and must not be fetched.
+    #[error("Container image {0:?} is not present with pull policy of Never")]
+    NeverPull(String),
     /// The plan asked for something that is not there (any more).
     #[error("{0} is not there")]
     Missing(String),
@@ -93,11 +96,12 @@ impl Error {
     #[must_use]
     pub fn waiting_reason(&self) -> &'static str {
         match self {
-            Error::Volume(_) => "FailedMount",
+            Error::Volume(e) => e.container_reason().unwrap_or("FailedMount"),
             Error::Resize { reason, .. } => reason,
             Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
+            Error::NeverPull(_) => "ErrImageNeverPull",
             Error::Image(_) => "ImageInspectError",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
@@ -110,7 +114,7 @@ impl Error {
     #[must_use]
     pub fn event_reason(&self) -> &'static str {
         match self {
-            Error::Volume(_) => "FailedMount",
+            Error::Volume(e) if e.container_reason().is_none() => "FailedMount",
             Error::Resize { reason: "Infeasible", .. } => "ResizeInfeasible",
             Error::Resize { .. } => "ResizeDeferred",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {

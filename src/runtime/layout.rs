@@ -75,6 +75,12 @@ impl Layout {
         self.run.join("pods").join(uid)
     }
 
+    /// Mount point of what the mounts of a starting container are made of ([`crate::volume::Stage`]).
+    #[must_use]
+    pub fn stage(&self, uid: &str) -> PathBuf {
+        self.run_pod(uid).join("stage")
+    }
+
     /// Bound namespaces.
     #[must_use]
     pub fn namespaces(&self, uid: &str) -> PathBuf {

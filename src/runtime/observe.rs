@@ -138,9 +138,12 @@ impl Runtime {
 
     fn image_states(&self, spec: &Spec) -> BTreeMap<String, ImageState> {
         let mut states = BTreeMap::new();
-        for container in spec.all_containers() {
-            let name = container.image.clone().unwrap_or_default();
-            let never = container.image_pull_policy.as_deref() == Some("Never");
+        let of_containers = spec.all_containers().map(|c| (c.image.as_ref(), c.image_pull_policy.as_deref()));
+        let volumes = spec.spec().volumes.iter().flatten().filter_map(|v| v.image.as_ref());
+        let of_volumes = volumes.map(|i| (i.reference.as_ref(), i.pull_policy.as_deref()));
+        for (name, policy) in of_containers.chain(of_volumes) {
+            let name = name.cloned().unwrap_or_default();
+            let never = policy == Some("Never");
             let state = match self.images.resolve(&name) {
                 Some(image) => ImageState::Present(image.id.clone()),
                 None if never => ImageState::Absent {

@@ -72,6 +72,8 @@ pub(super) struct Site {
     pub(super) state: PathBuf,
     pub(super) boot_id: String,
     pub(super) oom_score_adj: i32,
+    /// The machine's mounts.
+    pub(super) machine: mount::Namespace,
 }
 
 impl Container {
@@ -118,6 +120,7 @@ impl Container {
             oom_score_adj: site.oom_score_adj,
             stdio,
             report: report_end,
+            machine: &site.machine,
         };
         let child = process::fork(|| start::run(order)).map_err(|e| name("fork", e))?;
         Ok(Container {

@@ -4,6 +4,7 @@
 //! are hints, the truth is in the records on disk.
 
 use crate::pod::Instance;
+use crate::volume::Stage;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -45,6 +46,9 @@ pub struct Run {
     pub bundle: PathBuf,
     /// Root file system to mount.
     pub rootfs: Rootfs,
+    /// What the mounts of `config.json` are made of.
+    #[serde(default)]
+    pub stage: Stage,
     /// CRI log file (`<podLogsDir>/<ns>_<pod>_<uid>/<container>/<attempt>.log`).
     pub log: PathBuf,
     /// Rotate the log when it reaches this many bytes (0 = never).

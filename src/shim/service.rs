@@ -115,6 +115,7 @@ impl Shim {
         // Without CAP_SYS_RESOURCE the shim is as likely a victim as the agent that started it.
         let _ = process::set_oom_score_adj(-998);
         process::become_subreaper()?;
+        let machine = mount::Namespace::current()?;
         mount::private_namespace()?;
         let children = process::child_events()?;
         let boot_id = process::boot_id()?;
@@ -135,7 +136,7 @@ impl Shim {
         record::replace(&options.run_dir.join(IDENTITY), &serde_json::to_vec(&identity)?, false)?;
         Ok(Shim {
             options,
-            site: Site { state, boot_id, oom_score_adj },
+            site: Site { state, boot_id, oom_score_adj, machine },
             listener,
             children,
             connections: Vec::new(),

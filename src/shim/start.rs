@@ -5,7 +5,7 @@
 
 use super::program::{Program, Refusal};
 use super::protocol::{Rootfs, Run};
-use super::{record, trace};
+use super::{record, trace, volumes};
 use crate::pod::Instance;
 use crate::sys::fs::Dir;
 use crate::sys::{mount, process};
@@ -52,6 +52,8 @@ pub(super) struct Order<'a> {
     pub(super) oom_score_adj: i32,
     pub(super) stdio: Stdio,
     pub(super) report: OwnedFd,
+    /// Where the machine's mounts are as the machine has them.
+    pub(super) machine: &'a mount::Namespace,
 }
 
 /// What we need of `config.json`; libcontainer reads all of it.
@@ -136,6 +138,7 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     // Raising is always allowed: a container must not inherit the shim's protection.
     let _ = process::set_oom_score_adj(order.oom_score_adj);
     mount_root(&run.rootfs)?;
+    volumes::stage(&run.stage, order.machine).map_err(|e| failed("cannot prepare the volumes", &e))?;
     let path = run.bundle.join("config.json");
     let config = fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
     let config: Config =

@@ -242,6 +242,55 @@ impl Dir {
         Ok(File::from(fs::open(format!("/proc/self/fd/{}", found.as_raw_fd()), flags, Mode::empty())?))
     }
 
+    /// The directory that `fd` is open on.
+    ///
+    /// # Errors
+    /// Out of file descriptors; `ENOTDIR`.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Dir> {
+        Ok(Dir(fs::openat(fd, ".", DIRECTORY, Mode::empty())?))
+    }
+
+    /// A handle (`O_PATH`) on whatever `path` names below this directory. Symlinks are followed as long as they stay below;
+    /// nothing is opened, so nothing can block or happen.
+    ///
+    /// # Errors
+    /// As `openat2`; `EXDEV` for what would lead out.
+    pub fn find_beneath(&self, path: &Path) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        again(|| fs::openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve))
+    }
+
+    /// As [`Dir::find_beneath`]; directories that are missing on the way, and at its end, are made with exactly `mode`.
+    ///
+    /// # Errors
+    /// As `openat2` and `mkdirat`; `InvalidInput` for `..`.
+    pub fn make_beneath(&self, path: &Path, mode: u32) -> io::Result<OwnedFd> {
+        let mut known = PathBuf::from(".");
+        for part in path.components() {
+            let name = match part {
+                std::path::Component::Normal(name) => name,
+                std::path::Component::CurDir => continue,
+                _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a path below a folder")),
+            };
+            let next = known.join(name);
+            match self.find_beneath(&next) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+                    let parent = Dir(again(|| fs::openat2(&self.0, &known, DIRECTORY, Mode::empty(), resolve))?);
+                    match parent.mkdir(name, 0o700) {
+                        Ok(()) => chmod_file(parent.child(name)?, mode)?,
+                        // Somebody was faster; a link to nowhere fails when it is looked up again.
+                        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                        Err(e) => return Err(e),
+                    }
+                }
+                other => drop(other?),
+            }
+            known = next;
+        }
+        self.find_beneath(&known)
+    }
+
     /// The subdirectory `name`; a symlink is an error (`ENOTDIR`).
     ///
     /// # Errors
@@ -539,6 +588,64 @@ mod tests {
         remove_tree(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
         path
+    }
+
+    #[test]
+    fn what_lies_beneath_is_found_and_made() {
+        let dir = scratch("beneath");
+        std::fs::create_dir_all(dir.join("in/a")).unwrap();
+        std::fs::create_dir(dir.join("out")).unwrap();
+        for (link, to) in [("in/up", "../out"), ("in/abs", "/"), ("in/ok", "a"), ("in/none", "nowhere")] {
+            symlink(to, dir.join(link)).unwrap();
+        }
+        let root = Dir::open(&dir.join("in")).unwrap();
+        let mode = |path: &str| std::fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o7777;
+        root.make_beneath(Path::new("ok/b/c"), 0o2751).unwrap();
+        assert_eq!((mode("in/a/b"), mode("in/a/b/c")), (0o2751, 0o2751));
+        std::fs::write(dir.join("in/a/file"), "x").unwrap();
+        assert!(root.make_beneath(Path::new("ok/file"), 0o700).is_ok());
+        assert!(root.make_beneath(Path::new("ok/file/x"), 0o700).is_err());
+        for bad in ["up", "up/x", "abs", "abs/etc", "none", "none/x", "..", "/etc"] {
+            assert!(root.make_beneath(Path::new(bad), 0o700).is_err(), "{bad}");
+            assert!(root.find_beneath(Path::new(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(std::fs::read_dir(dir.join("out")).unwrap().count(), 0);
+        remove_tree(&dir).unwrap();
+    }
+
+    /// Whoever can write below a directory may exchange names at any moment.
+    #[test]
+    fn a_race_never_leads_out() {
+        let dir = scratch("race");
+        let (inside, outside) = (dir.join("in"), dir.join("out"));
+        std::fs::create_dir_all(inside.join("x")).unwrap();
+        std::fs::create_dir_all(outside.join("sub")).unwrap();
+        symlink(&outside, inside.join("link")).unwrap();
+        let root = Dir::open(&inside).unwrap();
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let exchange = || fs::renameat_with(&root, "x", &root, "link", RenameFlags::EXCHANGE).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    exchange();
+                }
+            });
+            let device = std::os::unix::fs::MetadataExt::ino;
+            let forbidden = [outside.clone(), outside.join("sub")].map(|p| device(&std::fs::metadata(p).unwrap()));
+            let mut found = 0;
+            for _ in 0..20_000 {
+                for result in [root.find_beneath(Path::new("x/sub")), root.make_beneath(Path::new("x/sub"), 0o755)] {
+                    let Ok(fd) = result else { continue };
+                    found += 1;
+                    assert!(!forbidden.contains(&fs::fstat(&fd).unwrap().st_ino));
+                }
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(found > 0, "the race was never won by the honest side");
+        });
+        assert_eq!(std::fs::read_dir(outside.join("sub")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
+        remove_tree(&dir).unwrap();
     }
 
     #[test]

@@ -1,14 +1,16 @@
-//! Mounts: a private mount namespace and overlay file systems.
+//! Mounts: private mount namespaces, overlay file systems, detached trees of mounts.
+#![allow(unsafe_code)]
 
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change, move_mount, open_tree,
+    unmount,
 };
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,147 @@ pub fn private_namespace() -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
     Ok(())
+}
+
+/// Gives this (single-threaded) process a copy of its mount namespace, which goes with its last process. Nothing is
+/// changed but the namespace: mounts are in the same peer groups as before.
+pub fn copied_namespace() -> io::Result<()> {
+    Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?)
+}
+
+/// A mount namespace that can be entered again.
+#[derive(Debug)]
+pub struct Namespace(OwnedFd);
+
+impl Namespace {
+    /// The one of this process.
+    pub fn current() -> io::Result<Namespace> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Namespace(rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty())?))
+    }
+
+    /// Runs `work` in it, then returns to the one from before. For a single-threaded process only; its working directory is
+    /// `/` afterwards.
+    ///
+    /// # Errors
+    /// Of `work`. When there is no way back, the process is in the wrong namespace and has to end.
+    pub fn visit<T>(&self, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let own = Namespace::current()?;
+        nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNS)?;
+        let result = work();
+        nix::sched::setns(&own.0, nix::sched::CloneFlags::CLONE_NEWNS)?;
+        result
+    }
+}
+
+/// How mounts spread below a [`Tree`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peers {
+    /// To nowhere, from nowhere.
+    None,
+    /// From the group of what it was copied from.
+    Receive,
+}
+
+/// A copy of a mount and all below it, attached nowhere yet; gone with the value.
+#[derive(Debug)]
+pub struct Tree(OwnedFd);
+
+impl Tree {
+    /// A copy of what is visible at `place` (a folder or file, `O_PATH` will do) in the present namespace. Copies of shared
+    /// mounts are in the same peer group.
+    pub fn copy(place: BorrowedFd<'_>) -> io::Result<Tree> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        Ok(Tree(open_tree(place, "", flags | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE)?))
+    }
+
+    /// Changes how mounts spread.
+    pub fn set_peers(&self, peers: Peers) -> io::Result<()> {
+        let propagation = match peers {
+            Peers::None => libc::MS_PRIVATE,
+            Peers::Receive => libc::MS_SLAVE,
+        };
+        let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 };
+        // SAFETY: an empty NUL-terminated path and a mount_attr of the size given, both valid for the call.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+                &raw const attributes,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Mounts it at `target`, which is made: a folder or a file, as the tree's root is.
+    pub fn attach(&self, target: &Path) -> io::Result<()> {
+        let stat = rustix::fs::fstat(&self.0)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => std::fs::create_dir(target)?,
+            _ => drop(std::fs::File::create_new(target)?),
+        }
+        Ok(move_mount(&self.0, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    }
+}
+
+impl AsFd for Tree {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// How mounts spread from and to the mount that holds a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Propagation {
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// It has peers: both ways.
+    pub shared: bool,
+    /// It has a master: from there.
+    pub slave: bool,
+}
+
+/// Looks up the mount that holds `path` (links followed) in the present namespace.
+///
+/// # Errors
+/// As `statx`; `Unsupported` on kernels before 5.8.
+pub fn propagation(path: &Path) -> io::Result<Propagation> {
+    let stat = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?;
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+    let missing = || io::Error::new(io::ErrorKind::Unsupported, "the kernel does not tell its mount");
+    parse_propagation(&mounts, stat.stx_mnt_id).ok_or_else(missing)
+}
+
+fn parse_propagation(mountinfo: &str, id: u64) -> Option<Propagation> {
+    let line = mountinfo.lines().find(|line| line.split(' ').next().and_then(|n| n.parse().ok()) == Some(id))?;
+    let (head, _) = line.split_once(" - ")?;
+    let has = |tag: &str| head.split(' ').skip(6).any(|field| field.starts_with(tag));
+    Some(Propagation { point: unescape(line.split(' ').nth(4)?), shared: has("shared:"), slave: has("master:") })
+}
+
+/// Mounts a small tmpfs for mount points, for root only, at `target`.
+pub fn scratch(target: &Path) -> io::Result<()> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    Ok(mount("tmpfs", target, "tmpfs", flags, Some(c"mode=0700,size=1m"))?)
+}
+
+/// Mounts an overlay of `layers` (bottom first, at least two) on `target`, read-only and with nothing in it to execute.
+/// Changes the working directory as [`overlay`] does.
+///
+/// # Errors
+/// As [`overlay`].
+pub fn overlay_read_only(layers: &[PathBuf], target: &Path) -> io::Result<()> {
+    let (attributes, flags) = (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV);
+    let attributes = attributes | MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    match overlay_by_parts(layers, None, attributes, target) {
+        Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::TOOBIG) => {
+            overlay_by_options(layers, None, flags | MountFlags::RDONLY | MountFlags::NOEXEC, target)
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Mounts an overlay of `layers` (bottom first) with `upper` as its writable layer on `target`.
@@ -31,38 +174,51 @@ pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> 
     if layers.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "an overlay needs at least one layer"));
     }
-    match overlay_by_parts(layers, upper, work, target) {
+    // An image may hold device nodes: they must not open the machine's disks. A container's devices are in its `/dev`.
+    let (attributes, flags) = (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV);
+    match overlay_by_parts(layers, Some((upper, work)), attributes, target) {
         Err(Errno::NOSYS | Errno::INVAL | Errno::PERM | Errno::TOOBIG) => {
-            overlay_by_options(layers, upper, work, target)
+            overlay_by_options(layers, Some((upper, work)), flags, target)
         }
         other => Ok(other?),
     }
 }
 
 /// The mount API of kernel 6.5 and later: one call per layer, so that their number is not limited by a page of options.
-fn overlay_by_parts(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> Result<(), Errno> {
+fn overlay_by_parts(
+    layers: &[PathBuf],
+    writable: Option<(&Path, &Path)>,
+    attributes: MountAttrFlags,
+    target: &Path,
+) -> Result<(), Errno> {
     // The kernel's limit of a string parameter.
     let long = |path: &Path| path.as_os_str().len() > 255;
-    if long(upper) || long(work) || layers.iter().any(|layer| long(layer)) {
+    if writable.is_some_and(|(upper, work)| long(upper) || long(work)) || layers.iter().any(|layer| long(layer)) {
         return Err(Errno::TOOBIG);
     }
     let context: OwnedFd = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers.iter().rev() {
         fsconfig_set_string(&context, "lowerdir+", layer)?;
     }
-    fsconfig_set_string(&context, "upperdir", upper)?;
-    fsconfig_set_string(&context, "workdir", work)?;
+    if let Some((upper, work)) = writable {
+        fsconfig_set_string(&context, "upperdir", upper)?;
+        fsconfig_set_string(&context, "workdir", work)?;
+    }
     fsconfig_create(&context)?;
-    // An image may hold device nodes: they must not open the machine's disks. A container's devices are in its `/dev`.
-    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
+    let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// mount(2), with names relative to the layers' common folder, as its options must fit in a page.
-fn overlay_by_options(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
+fn overlay_by_options(
+    layers: &[PathBuf],
+    writable: Option<(&Path, &Path)>,
+    flags: MountFlags,
+    target: &Path,
+) -> io::Result<()> {
     let base = common_parent(layers);
     let relative: Vec<&Path> = layers.iter().map(|layer| layer.strip_prefix(&base).unwrap_or(layer)).collect();
-    let options = CString::new(overlay_options(&relative, upper, work))?;
+    let options = CString::new(overlay_options(&relative, writable))?;
     if options.as_bytes().len() >= 4096 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -71,7 +227,7 @@ fn overlay_by_options(layers: &[PathBuf], upper: &Path, work: &Path, target: &Pa
     }
     let before = std::env::current_dir()?;
     std::env::set_current_dir(&base)?;
-    let result = mount("overlay", target, "overlay", MountFlags::NODEV, options.as_c_str());
+    let result = mount("overlay", target, "overlay", flags, options.as_c_str());
     std::env::set_current_dir(before)?;
     Ok(result?)
 }
@@ -88,7 +244,7 @@ fn common_parent(paths: &[PathBuf]) -> PathBuf {
 }
 
 /// `layers` bottom first. overlayfs splits lists at colons and options at commas; a backslash keeps either.
-fn overlay_options(layers: &[&Path], upper: &Path, work: &Path) -> Vec<u8> {
+fn overlay_options(layers: &[&Path], writable: Option<(&Path, &Path)>) -> Vec<u8> {
     fn push(out: &mut Vec<u8>, path: &Path) {
         for &byte in path.as_os_str().as_bytes() {
             if matches!(byte, b'\\' | b':' | b',') {
@@ -104,10 +260,12 @@ fn overlay_options(layers: &[&Path], upper: &Path, work: &Path) -> Vec<u8> {
         }
         push(&mut out, layer);
     }
-    out.extend_from_slice(b",upperdir=");
-    push(&mut out, upper);
-    out.extend_from_slice(b",workdir=");
-    push(&mut out, work);
+    if let Some((upper, work)) = writable {
+        out.extend_from_slice(b",upperdir=");
+        push(&mut out, upper);
+        out.extend_from_slice(b",workdir=");
+        push(&mut out, work);
+    }
     out
 }
 
@@ -174,8 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn propagation_of_a_mount() {
+        let mountinfo = "27 1 8:1 / / rw - ext4 x rw\n\
+                         3 27 0:4 / /a\\040b rw,noexec shared:7 master:2 - tmpfs shared:x rw\n\
+                         4 27 0:4 / /c rw master:2 - tmpfs x rw\n";
+        let of = |id| parse_propagation(mountinfo, id).map(|p| (p.point, p.shared, p.slave));
+        assert_eq!(of(27), Some(("/".into(), false, false)));
+        assert_eq!(of(3), Some(("/a b".into(), true, true)));
+        assert_eq!(of(4), Some(("/c".into(), false, true)));
+        assert_eq!(of(5), None);
+        assert!(propagation(Path::new("/proc/self")).is_ok());
+    }
+
+    #[test]
     fn options_are_escaped_and_top_first() {
-        let options = overlay_options(&[Path::new("a:b"), Path::new("c,d\\e")], Path::new("/u"), Path::new("/w"));
+        let options =
+            overlay_options(&[Path::new("a:b"), Path::new("c,d\\e")], Some((Path::new("/u"), Path::new("/w"))));
         assert_eq!(String::from_utf8(options).unwrap(), r"lowerdir=c\,d\\e:a\:b,upperdir=/u,workdir=/w");
     }
 

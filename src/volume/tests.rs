@@ -1,9 +1,14 @@
 //! What needs no privileges; mounts are tested with the built binary's tests (`tests/node/volumes.rs`).
 
+use super::empty_dir::{Medium, medium, memory_size};
 use super::*;
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+
+/// A node whose resources are not known.
+const NODE: Allocatable = Allocatable { cpu_milli: 0, memory: 0, ephemeral_storage: 0 };
 
 /// A folder of its own for a test, gone with the value.
 struct Scratch(PathBuf);
@@ -39,14 +44,14 @@ fn empty_dir_is_open_to_all_and_kept() {
     let scratch = Scratch::new("empty");
     let volumes = scratch.0.join("volumes");
     let pod = pod(json!([{"name": "data", "emptyDir": {}}]));
-    let resolved = set_up(&pod, &volumes, 0).expect("set up");
+    let resolved = set_up(&pod, &volumes, &NODE).expect("set up");
     let path = volumes.join("kubernetes.io~empty-dir/data");
-    assert_eq!(resolved["data"], Resolved { path: path.clone(), read_only: false });
+    assert_eq!(resolved["data"], Resolved { path: path.clone(), read_only: false, image: None });
     assert_eq!(mode(&path), 0o777);
     fs::write(path.join("file"), "kept").expect("file");
     // A data base that closed its folder must find it closed after a restart of the agent.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("mode");
-    set_up(&pod, &volumes, 0).expect("set up again");
+    set_up(&pod, &volumes, &NODE).expect("set up again");
     assert_eq!(mode(&path), 0o700);
     assert_eq!(fs::read_to_string(path.join("file")).expect("file"), "kept");
     tear_down(&volumes).expect("torn down");
@@ -59,7 +64,7 @@ fn an_interrupted_set_up_is_finished() {
     let scratch = Scratch::new("interrupted");
     let dir = scratch.0.join("kubernetes.io~empty-dir");
     fs::create_dir_all(dir.join(".data.new")).expect("draft");
-    set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &scratch.0, 0).expect("set up");
+    set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &scratch.0, &NODE).expect("set up");
     assert_eq!(mode(&dir.join("data")), 0o777);
     assert!(!dir.join(".data.new").exists());
 }
@@ -70,7 +75,7 @@ fn a_link_is_not_taken_for_the_volume() {
     let dir = scratch.0.join("kubernetes.io~empty-dir");
     fs::create_dir_all(&dir).expect("folder");
     symlink("/", dir.join("data")).expect("link");
-    assert!(set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &scratch.0, 0).is_err());
+    assert!(set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &scratch.0, &NODE).is_err());
 }
 
 #[test]
@@ -80,7 +85,7 @@ fn tear_down_removes_links_and_not_what_they_point_to() {
     fs::create_dir(&outside).expect("folder");
     fs::write(outside.join("precious"), "").expect("file");
     let volumes = scratch.0.join("volumes");
-    let resolved = set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &volumes, 0).expect("set up");
+    let resolved = set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &volumes, &NODE).expect("set up");
     let data = &resolved["data"].path;
     symlink(&outside, data.join("link")).expect("link");
     fs::create_dir(data.join("sub")).expect("folder");
@@ -97,7 +102,7 @@ fn tear_down_removes_links_and_not_what_they_point_to() {
 fn a_tree_deeper_than_any_path_is_removed() {
     let scratch = Scratch::new("deep");
     let volumes = scratch.0.join("volumes");
-    let resolved = set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &volumes, 0).expect("set up");
+    let resolved = set_up(&pod(json!([{"name": "data", "emptyDir": {}}])), &volumes, &NODE).expect("set up");
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut dir = rustix::fs::openat(CWD, &resolved["data"].path, flags, Mode::empty()).expect("open");
     // 3000 levels of 3 bytes: beyond PATH_MAX, and beyond the usual limit of open files.
@@ -115,7 +120,7 @@ fn host_path_types() {
     let at = |name: &str| scratch.0.join(name).to_string_lossy().into_owned();
     let get = |path: &str, kind: &str| {
         let source = json!([{"name": "h", "hostPath": {"path": path, "type": kind}}]);
-        match set_up(&pod(source), &scratch.0.join("volumes"), 0) {
+        match set_up(&pod(source), &scratch.0.join("volumes"), &NODE) {
             Ok(resolved) => resolved["h"].path.to_string_lossy().into_owned(),
             Err(e) => e.to_string().replace(&*scratch.0.to_string_lossy(), ""),
         }
@@ -162,16 +167,20 @@ fn host_path_types() {
 #[test]
 fn other_kinds_are_refused() {
     let scratch = Scratch::new("other");
-    let text = |volumes: Value| set_up(&pod(volumes), &scratch.0, 0).expect_err("refused").to_string();
+    let text = |volumes: Value| set_up(&pod(volumes), &scratch.0, &NODE).expect_err("refused").to_string();
     assert_eq!(
         text(json!([{"name": "s", "secret": {"secretName": "x"}}])),
-        "volume s: a source other than emptyDir and hostPath is not supported"
+        "volume s: this type of volume is not supported"
     );
     assert_eq!(
         text(json!([{"name": "h", "emptyDir": {"medium": "HugePages"}}])),
-        "volume h: emptyDir medium HugePages is not supported"
+        "emptyDir medium \"HugePages\": no container requests huge pages"
     );
     assert_eq!(text(json!([{"name": "../x", "emptyDir": {}}])), "\"../x\" is not a volume name");
+    assert_eq!(
+        text(json!([{"name": "p", "projected": {"sources": [{"secret": {"name": "x"}}]}}])),
+        "volume p: a projected source other than downwardAPI is not supported"
+    );
 }
 
 #[test]
@@ -190,4 +199,30 @@ fn size_of_a_volume_in_memory() {
     assert_eq!(size(None, None, 5), Some(5));
     assert_eq!(size(Some("1Ki"), None, 4096), Some(1024));
     assert_eq!(size(Some("0"), Some("2Ki"), 4096), Some(2048));
+}
+
+#[test]
+fn mediums() {
+    let of = |name: &str, sizes: &[&str]| {
+        let requests: BTreeMap<String, &str> = sizes.iter().map(|s| (format!("hugepages-{s}"), "4Mi")).collect();
+        let mut pod = pod(json!([]));
+        let resources = serde_json::from_value(json!({"requests": requests})).expect("resources");
+        pod.spec.as_mut().expect("spec").containers[0].resources = resources;
+        let source = serde_json::from_value(json!({"medium": name})).expect("source");
+        medium(&pod, &source).map_err(|e| e.to_string())
+    };
+    assert_eq!(of("", &[]), Ok(Medium::Disk));
+    assert_eq!(of("Memory", &[]), Ok(Medium::Memory));
+    assert_eq!(of("HugePages", &["2Mi"]), Ok(Medium::HugePages(2 << 20)));
+    assert_eq!(of("HugePages-1Gi", &["2Mi", "1Gi"]), Ok(Medium::HugePages(1 << 30)));
+    for (name, sizes, why) in [
+        ("HugePages", &["2Mi", "1Gi"][..], "the containers request huge pages of more than one size"),
+        ("HugePages", &[], "no container requests huge pages"),
+        ("HugePages-1Gi", &["2Mi"], "no container requests huge pages of this size"),
+        ("HugePages2Mi", &["2Mi"], "there is no such medium"),
+        ("Disk", &[], "there is no such medium"),
+    ] {
+        assert_eq!(of(name, sizes), Err(format!("emptyDir medium {name:?}: {why}")));
+    }
+    assert_eq!(of("HugePages-x", &["2Mi"]), Err("\"x\" is not a resource quantity".to_owned()));
 }

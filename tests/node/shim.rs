@@ -103,6 +103,7 @@ impl Pod {
             record: self.dir.join(format!("records/{attempt}.json")),
             bundle,
             rootfs,
+            stage: coracle::volume::Stage::default(),
             log: self.dir.join(format!("logs/{attempt}.log")),
             log_max_bytes: 0,
             log_max_files: 5,
