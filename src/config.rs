@@ -9,7 +9,7 @@ mod file;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
-pub use value::{PodCidr, duration, quantity_bytes};
+pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -162,6 +162,8 @@ pub struct Config {
     pub max_container_restart_period: Duration,
     /// Seccomp `RuntimeDefault` for containers that ask for nothing (ours: on, the kubelet's default is off).
     pub seccomp_default: bool,
+    /// Sysctls beyond the safe ones that pods may set: names, or prefixes that end in `*`.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Name of the pod network's bridge.
     pub bridge: String,
     /// Addresses of the pod network.
@@ -247,6 +249,7 @@ impl Default for Config {
             container_log_max_files: 5,
             max_container_restart_period: Duration::from_secs(300),
             seccomp_default: true,
+            allowed_unsafe_sysctls: Vec::new(),
             bridge: "coracle0".to_owned(),
             pod_cidr: PodCidr::DEFAULT,
         }

@@ -8,6 +8,7 @@ pub mod resources;
 pub mod restart;
 mod spec;
 pub mod status;
+pub mod sysctl;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,

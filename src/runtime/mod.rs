@@ -5,10 +5,12 @@ mod error;
 mod layout;
 mod logs;
 mod machine;
+mod message;
 mod note;
 mod observe;
 mod progress;
 mod sandbox;
+mod variables;
 
 use crate::bundle::CgroupFs;
 use crate::config::Config;
@@ -46,6 +48,7 @@ pub struct Runtime {
     resolv_conf: Option<PathBuf>,
     pids_limit: i64,
     seccomp_default: bool,
+    allowed_sysctls: Vec<String>,
     log_max_bytes: u64,
     log_max_files: u32,
     min_oom_score_adj: i32,
@@ -102,6 +105,7 @@ impl Runtime {
             resolv_conf: config.resolv_conf.clone(),
             pids_limit: config.pod_pids_limit.and_then(|n| i64::try_from(n).ok()).unwrap_or(-1),
             seccomp_default: config.seccomp_default,
+            allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
             log_max_bytes: config.container_log_max_size,
             log_max_files: config.container_log_max_files,
             min_oom_score_adj: min_oom_score_adj(),

@@ -9,6 +9,7 @@ mod harness;
 mod images;
 mod lifecycle;
 mod net;
+mod pods;
 mod shim;
 mod sources;
 mod volumes;
