@@ -10,7 +10,7 @@ pub mod reserve;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
-pub use value::{PodCidr, duration, quantity_bytes};
+pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
 
 use reserve::{Eviction, Reserved};
 use std::collections::BTreeMap;

@@ -1,12 +1,34 @@
 //! Environment, command and arguments of a container (as kubelet: `kl/kubelet_pods.go`, `expansion/expand.go`).
 
-use super::{Error, Input};
+use super::{Error, Input, envfile};
 use crate::pod::resources;
-use k8s_openapi::api::core::v1::{EnvVarSource, Pod};
+use k8s_openapi::api::core::v1::{EnvFromSource, EnvVarSource, FileKeySelector, Pod};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// What containerd gives a container whose image has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What variables may be taken from, besides the manifest: read by the caller, judged here.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Data of the ConfigMaps of the pod's namespace, by name.
+    pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// Data of the Secrets of the pod's namespace, by name.
+    pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Files of variables by volume and path: the content, or why there is none.
+    pub files: BTreeMap<(String, String), Result<Vec<u8>, String>>,
+}
+
+impl Sources {
+    fn config_map(&self, name: &str) -> Result<&BTreeMap<String, String>, Error> {
+        self.config_maps.get(name).ok_or_else(|| Error::Reference(format!("configmap {name:?} not found")))
+    }
+
+    fn secret(&self, name: &str) -> Result<&BTreeMap<String, Vec<u8>>, Error> {
+        self.secrets.get(name).ok_or_else(|| Error::Reference(format!("secret {name:?} not found")))
+    }
+}
 
 /// Variables in order; a name appears once.
 #[derive(Debug, Default, Clone)]
@@ -77,40 +99,130 @@ pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> Strin
     out
 }
 
-/// The variables of the PodSpec: what `$(NAME)` in command and arguments may refer to.
+/// The variables of the PodSpec: what `$(NAME)` in command and arguments may refer to. Those of `envFrom` come first,
+/// later ones replace earlier ones of their name.
 pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
     let mut vars = Vars::default();
     let mut total = 0;
-    if input.container.env_from.as_ref().is_some_and(|from| !from.is_empty()) {
-        return Err(Error::Unsupported("envFrom".into()));
-    }
-    for variable in input.container.env.iter().flatten() {
-        let value = match (&variable.value, &variable.value_from) {
-            (_, Some(from)) => referred(input, &variable.name, from)?,
-            (Some(value), None) => expand(value, |name| vars.get(name)),
-            (None, None) => String::new(),
-        };
+    let mut set = |vars: &mut Vars, name: &str, value: String| {
         // The kernel takes no longer one; unchecked, a few lines of `$(A)$(A)` would fill the memory of the agent.
         total += value.len();
         if value.len() > MAX_VALUE || total > MAX_TOTAL {
-            return Err(Error::TooLong(format!("env {:?}", variable.name)));
+            return Err(Error::TooLong(format!("env {name:?}")));
         }
-        if variable.name.is_empty() || variable.name.contains(['=', '\0']) || value.contains('\0') {
-            return Err(Error::Variable(variable.name.clone()));
+        // As kubelet: any printable ASCII character but '='.
+        let sound = name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=');
+        if name.is_empty() || !sound || value.contains('\0') {
+            return Err(Error::Variable(name.to_owned()));
         }
-        vars.set(&variable.name, value);
+        vars.set(name, value);
+        Ok(())
+    };
+    for source in input.container.env_from.iter().flatten() {
+        let prefix = source.prefix.as_deref().unwrap_or_default();
+        for (key, value) in all_of(input.sources, source)? {
+            set(&mut vars, &format!("{prefix}{key}"), value)?;
+        }
+    }
+    for variable in input.container.env.iter().flatten() {
+        let value = match (&variable.value, &variable.value_from) {
+            (_, Some(from)) => match referred(input, &variable.name, from)? {
+                Some(value) => value,
+                None => continue,
+            },
+            (Some(value), None) => expand(value, |name| vars.get(name)),
+            (None, None) => String::new(),
+        };
+        set(&mut vars, &variable.name, value)?;
     }
     Ok(vars)
 }
 
-fn referred(input: &Input<'_>, name: &str, from: &EnvVarSource) -> Result<String, Error> {
+/// All keys and values of a source; none of an optional one that is not there.
+fn all_of(sources: &Sources, source: &EnvFromSource) -> Result<Vec<(String, String)>, Error> {
+    if let Some(reference) = &source.config_map_ref {
+        return match sources.config_map(&reference.name) {
+            Err(_) if reference.optional == Some(true) => Ok(Vec::new()),
+            found => Ok(found?.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
+        };
+    }
+    if let Some(reference) = &source.secret_ref {
+        let found = match sources.secret(&reference.name) {
+            Err(_) if reference.optional == Some(true) => return Ok(Vec::new()),
+            found => found?,
+        };
+        return found.iter().map(|(key, bytes)| Ok((key.clone(), text_of(key, bytes)?))).collect();
+    }
+    Ok(Vec::new())
+}
+
+/// A secret's value as text: variables have no other.
+fn text_of(key: &str, bytes: &[u8]) -> Result<String, Error> {
+    String::from_utf8(bytes.to_vec())
+        .map_err(|_| Error::Reference(format!("key {key} of a Secret is not UTF-8, as a variable must be")))
+}
+
+/// The value that a variable refers to; `None`: it is optional and not there, so the variable is not either.
+fn referred(input: &Input<'_>, name: &str, from: &EnvVarSource) -> Result<Option<String>, Error> {
     if let Some(field) = &from.field_ref {
-        return field_value(input, &field.field_path);
+        return field_value(input, &field.field_path).map(Some);
     }
     if let Some(selector) = &from.resource_field_ref {
-        return Ok(resources::field(input.pod, input.container, selector, &input.node.allocatable)?);
+        return Ok(Some(resources::field(input.pod, input.container, selector, &input.node.allocatable)?));
     }
-    Err(Error::Unsupported(format!("valueFrom of variable {name}")))
+    let namespace = input.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let no_key = |kind: &str, object: &str, key: &str| {
+        Error::Reference(format!("couldn't find key {key} in {kind} {namespace}/{object}"))
+    };
+    let (found, optional) = if let Some(selector) = &from.config_map_key_ref {
+        let found = input.sources.config_map(&selector.name).and_then(|data| {
+            data.get(&selector.key).cloned().ok_or_else(|| no_key("ConfigMap", &selector.name, &selector.key))
+        });
+        (found, selector.optional)
+    } else if let Some(selector) = &from.secret_key_ref {
+        let found = input
+            .sources
+            .secret(&selector.name)
+            .and_then(|data| data.get(&selector.key).ok_or_else(|| no_key("Secret", &selector.name, &selector.key)));
+        match found {
+            Ok(bytes) => (Ok(text_of(&selector.key, bytes)?), None),
+            Err(e) => (Err(e), selector.optional),
+        }
+    } else if let Some(selector) = &from.file_key_ref {
+        // As kubelet: a file that cannot be read is an error even if the key is optional.
+        return match of_file(input.sources, selector)? {
+            None if selector.optional != Some(true) => Err(Error::Reference(format!(
+                "environment variable key {:?} not found in file {:?} of volume {:?}",
+                selector.key, selector.path, selector.volume_name
+            ))),
+            found => Ok(found),
+        };
+    } else {
+        return Err(Error::Unsupported(format!("valueFrom of variable {name}")));
+    };
+    match found {
+        Err(_) if optional == Some(true) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+/// As kubelet: an empty value counts as missing.
+fn of_file(sources: &Sources, selector: &FileKeySelector) -> Result<Option<String>, Error> {
+    let unreadable = |why: &str| {
+        Error::Reference(format!(
+            "couldn't parse env file {:?} of volume {:?}: {why}",
+            selector.path, selector.volume_name
+        ))
+    };
+    let file = sources.files.get(&(selector.volume_name.clone(), selector.path.clone()));
+    let bytes = match file {
+        Some(Ok(bytes)) => bytes,
+        Some(Err(why)) => return Err(unreadable(why)),
+        None => return Err(unreadable("it was not read")),
+    };
+    let variables = envfile::parse(bytes).map_err(|e| unreadable(&e.to_string()))?;
+    let last = variables.into_iter().rev().find(|(name, _)| *name == selector.key);
+    Ok(last.map(|(_, value)| value).filter(|value| !value.is_empty()))
 }
 
 /// Value of a `fieldRef` of a variable.

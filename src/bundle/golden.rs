@@ -55,6 +55,7 @@ struct Case {
     volumes: BTreeMap<String, Volume>,
     node: NodeFacts,
     joined: Namespaces,
+    sources: Sources,
 }
 
 impl Case {
@@ -71,6 +72,7 @@ impl Case {
             volumes: BTreeMap::new(),
             node: node(),
             joined: Namespaces { net: ns("net"), ipc: ns("ipc"), uts: ns("uts"), pid: PidNamespace::Private },
+            sources: Sources::default(),
         }
     }
 
@@ -98,6 +100,7 @@ impl Case {
             ips: &ip("10.88.0.2"),
             host_ips: &ip("192.0.2.1"),
             node_name: "node",
+            sources: &self.sources,
             mounts: &mounts,
             namespaces: &self.joined,
             cgroup_path: &container_cgroup(&pod_cgroup("", qos(&self.pod).expect("class"), "0f"), "c0ffee"),

@@ -4,6 +4,7 @@
 
 mod capabilities;
 mod env;
+pub mod envfile;
 mod mounts;
 mod seccomp;
 pub mod user;
@@ -11,7 +12,7 @@ pub mod user;
 #[cfg(test)]
 mod golden;
 
-pub use env::expand;
+pub use env::{Sources, expand};
 pub use mounts::{Mount, Propagation, SubPath, Volume, expand_sub_paths, of_container};
 pub use user::ResolvedUser;
 
@@ -42,8 +43,11 @@ pub enum Error {
     #[error("command or args hold a NUL byte")]
     Argument,
     /// A variable that no process can have.
-    #[error("env {0:?}: the name must not be empty nor hold '=', and neither name nor value may hold a NUL byte")]
+    #[error("env {0:?}: a name is made of printable ASCII characters other than '=', and a value holds no NUL byte")]
     Variable(String),
+    /// A ConfigMap, Secret, file or key that is not there, in kubelet's words where it has some.
+    #[error("{0}")]
+    Reference(String),
     /// More than a process can be given.
     #[error("{0} is longer than a process can be given (127 KiB)")]
     TooLong(String),
@@ -109,6 +113,8 @@ pub struct Input<'a> {
     pub host_ips: &'a [IpAddr],
     /// Name of the node.
     pub node_name: &'a str,
+    /// What variables refer to.
+    pub sources: &'a Sources,
     /// Volumes ([`of_container`]), then etc-hosts, resolv.conf, hostname, termination log, the pod's `/dev/shm`. Of two
     /// at one destination the first counts.
     pub mounts: &'a [Mount],

@@ -52,7 +52,8 @@ pub struct ResolvedUser {
     pub uid: u32,
     /// Primary group ID.
     pub gid: u32,
-    /// Supplementary group IDs, sorted, without `gid`.
+    /// Supplementary group IDs, sorted, with `gid` among them: else a program with the set-group-ID bit could shed it
+    /// (CVE-2022-2990), and an empty list would leave the agent's own groups.
     pub groups: Vec<u32>,
     /// Home folder; `/` when the image's `/etc/passwd` knows none.
     pub home: String,
@@ -160,7 +161,7 @@ pub fn resolve(
     if let Some(value) = of_pod.and_then(|c| c.fs_group) {
         extra.insert(id("fsGroup", value)?);
     }
-    extra.remove(&gid);
+    extra.insert(gid);
     let home = account.as_ref().ok().map(|a| a.home).filter(|h| h.starts_with('/') && !h.contains('\0'));
     Ok(ResolvedUser {
         uid: account.as_ref().map_or_else(|uid| *uid, |a| a.uid),

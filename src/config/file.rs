@@ -242,6 +242,9 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
         config.seccomp_default = on;
     }
     resource_fields(&document, config, warnings)?;
+    if let Some(value) = document.get("allowedUnsafeSysctls") {
+        config.allowed_unsafe_sysctls = sysctl_patterns(&document, value)?;
+    }
     if let Some(cidr) = document.text("podCIDR")?.filter(|cidr| !cidr.is_empty()) {
         config.pod_cidr = cidr.parse().map_err(|reason: String| Error::invalid(document.at("podCIDR"), reason))?;
     }
@@ -330,10 +333,34 @@ fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut V
             }
         }
     }
-    if let Some(names) = document.list("allowedUnsafeSysctls")? {
-        config.allowed_unsafe_sysctls = names.into_iter().map(str::to_owned).collect();
-    }
     Ok(())
+}
+
+/// As kubelet: a pattern of what is not namespaced would let pods change the machine.
+fn sysctl_patterns(document: &Section<'_>, value: &Value) -> Result<Vec<String>, Error> {
+    let at = |index: usize| document.at(&format!("allowedUnsafeSysctls[{index}]"));
+    let list =
+        value.as_array().ok_or_else(|| Error::invalid(document.at("allowedUnsafeSysctls"), wants("a list", value)))?;
+    let mut read = Vec::with_capacity(list.len());
+    for (index, value) in list.iter().enumerate() {
+        let pattern = value.as_str().ok_or_else(|| Error::invalid(at(index), wants("the name of a sysctl", value)))?;
+        let dotted = if pattern.find(['.', '/']).is_some_and(|first| pattern[first..].starts_with('/')) {
+            pattern.replace('/', ".")
+        } else {
+            pattern.to_owned()
+        };
+        let name = dotted.strip_suffix('*').unwrap_or(&dotted);
+        let sound = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:".contains(&b));
+        if !sound || super::value::sysctl_group(name).is_none() {
+            let reason = format!(
+                "{pattern:?} is not known to be namespaced: want a name, or a prefix that ends in *, of net., kernel.shm, \
+                 kernel.msg, kernel.sem or fs.mqueue."
+            );
+            return Err(Error::invalid(at(index), reason));
+        }
+        read.push(pattern.to_owned());
+    }
+    Ok(read)
 }
 
 fn logging_section(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {

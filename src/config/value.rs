@@ -50,6 +50,24 @@ impl FromStr for PodCidr {
     }
 }
 
+/// Which of a pod's namespaces a sysctl belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SysctlGroup {
+    /// The network namespace.
+    Net,
+    /// The IPC namespace.
+    Ipc,
+}
+
+/// The namespace of a sysctl, by its name with dots; `None`: it is the whole machine's.
+pub fn sysctl_group(name: &str) -> Option<SysctlGroup> {
+    if name.starts_with("net.") {
+        return Some(SysctlGroup::Net);
+    }
+    let of_ipc = ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|group| name.starts_with(group));
+    (of_ipc || name == "kernel.sem").then_some(SysctlGroup::Ipc)
+}
+
 /// Reads a Go duration (`300ms`, `1h30m`, `0`), as `metav1.Duration` does.
 ///
 /// # Errors

@@ -41,7 +41,11 @@ pub fn hostname(
     let subdomain = spec.subdomain.as_deref().filter(|name| !name.is_empty());
     Ok(Hostname {
         host: cut(name)?,
-        domain: subdomain.map(|subdomain| format!("{subdomain}.{namespace}.svc.{cluster_domain}")),
+        // Unlike kubelet: without a cluster domain the name does not end in a dot.
+        domain: subdomain.map(|subdomain| match cluster_domain {
+            "" => format!("{subdomain}.{namespace}.svc"),
+            _ => format!("{subdomain}.{namespace}.svc.{cluster_domain}"),
+        }),
         as_fqdn: spec.set_hostname_as_fqdn == Some(true),
     })
 }
@@ -90,6 +94,7 @@ mod tests {
         let full = name(&spec, "web-node");
         assert_eq!((full.host.as_str(), full.domain.as_deref()), ("host", Some("sub.ns.svc.cluster.local")));
         assert_eq!(full.for_kernel().unwrap(), "host");
+        assert_eq!(hostname(&spec, "p", "ns", "").unwrap().domain.as_deref(), Some("sub.ns.svc"));
         spec.set_hostname_as_fqdn = Some(true);
         assert_eq!(name(&spec, "web-node").for_kernel().unwrap(), "host.sub.ns.svc.cluster.local");
         spec.hostname_override = Some("outer.example".into());

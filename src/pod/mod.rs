@@ -25,6 +25,7 @@ mod stop;
 mod timeline_tests;
 #[cfg(test)]
 mod world;
+pub mod sysctl;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,

@@ -1,7 +1,7 @@
 //! A container: from the pod's spec and the image to a request to the shim.
 
-use super::sandbox::{SHIM_TIMEOUT, remove_file, remove_tree};
-use super::{Error, Note, Runtime, make_dir};
+use super::sandbox::{SHIM_TIMEOUT, machine_name, remove_file, remove_tree, shares_processes};
+use super::{Error, Note, Runtime, make_dir, variables};
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::Image;
 use crate::pod::{Instance, Spec, StopCause, Stopping, resources};
@@ -225,7 +225,11 @@ impl Runtime {
             net: own_net.then(|| ns.join("net")),
             ipc: (spec.spec().host_ipc != Some(true)).then(|| ns.join("ipc")),
             uts: own_net.then(|| ns.join("uts")),
-            pid: if spec.spec().host_pid == Some(true) { PidNamespace::Host } else { PidNamespace::Private },
+            pid: match spec.spec().host_pid {
+                Some(true) => PidNamespace::Host,
+                _ if shares_processes(spec) => PidNamespace::Shared(ns.join("pid")),
+                _ => PidNamespace::Private,
+            },
         };
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
         let devices = if privileged {
@@ -236,7 +240,8 @@ impl Runtime {
             Vec::new()
         };
         let node = self.node_facts(devices);
-        let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
+        let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { machine_name() };
+        let sources = variables::sources(pod, container, &volumes);
         let input = bundle::Input {
             pod,
             container,
@@ -246,6 +251,7 @@ impl Runtime {
             ips,
             host_ips: &self.machine.host_ips,
             node_name: &self.node_name,
+            sources: &sources,
             mounts: &mounts,
             namespaces: &namespaces,
             cgroup_path: &resources::container_cgroup(&sandbox.cgroup, id),

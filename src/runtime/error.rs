@@ -30,6 +30,9 @@ pub enum Error {
     /// A namespace.
     #[error("the pod's namespaces cannot be made")]
     Namespace(#[source] std::io::Error),
+    /// A sysctl that pods may not set.
+    #[error(transparent)]
+    Sysctl(#[from] crate::pod::sysctl::Rejection),
     /// A cgroup.
     #[error("the cgroup {path} cannot be set up")]
     Cgroup {
@@ -45,13 +48,13 @@ pub enum Error {
     #[error("{0}")]
     Start(String),
     /// The container's settings make no OCI spec.
-    #[error("the container cannot be configured")]
+    #[error(transparent)]
     Bundle(#[from] crate::bundle::Error),
     /// Another pod of the same uid.
     #[error("its uid is that of pod {0}, which is still there")]
     UidInUse(String),
     /// Who runs in the container.
-    #[error("the container's user cannot be told")]
+    #[error(transparent)]
     User(#[from] crate::bundle::user::Error),
     /// A resource quantity.
     #[error("the pod's resources cannot be used")]
@@ -102,6 +105,7 @@ impl Error {
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
             Error::NeverPull(_) => "ErrImageNeverPull",
+            Error::Sysctl(rejection) => rejection.reason,
             Error::Image(_) => "ImageInspectError",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
@@ -117,6 +121,7 @@ impl Error {
             Error::Volume(e) if e.container_reason().is_none() => "FailedMount",
             Error::Resize { reason: "Infeasible", .. } => "ResizeInfeasible",
             Error::Resize { .. } => "ResizeDeferred",
+            Error::Sysctl(rejection) => rejection.reason,
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
             }

@@ -5,12 +5,14 @@ mod error;
 mod layout;
 mod logs;
 mod machine;
+mod message;
 mod note;
 mod observe;
 mod progress;
 mod resize;
 mod sandbox;
 mod usage;
+mod variables;
 
 use crate::bundle::CgroupFs;
 use crate::config::Config;
@@ -49,6 +51,7 @@ pub struct Runtime {
     resolv_conf: Option<PathBuf>,
     resources: usage::NodeResources,
     seccomp_default: bool,
+    allowed_sysctls: Vec<String>,
     log_max_bytes: u64,
     log_max_files: u32,
     min_oom_score_adj: i32,
@@ -107,6 +110,7 @@ impl Runtime {
             resolv_conf: config.resolv_conf.clone(),
             resources,
             seccomp_default: config.seccomp_default,
+            allowed_sysctls: config.allowed_unsafe_sysctls.clone(),
             log_max_bytes: config.container_log_max_size,
             log_max_files: config.container_log_max_files,
             min_oom_score_adj: min_oom_score_adj(),

@@ -1,13 +1,9 @@
 //! What is on the machine: records, shims, images.
 
-use super::{Error, Runtime};
+use super::{Error, Runtime, message};
 use crate::pod::{ImageState, Instance, Key, Observed, Present, Record, Sandbox, Spec};
 use crate::store;
 use std::collections::BTreeMap;
-use std::path::Path;
-
-/// Bytes of a termination message that are read (as kubelet).
-const TERMINATION_MESSAGE_MAX: u64 = 4096;
 
 impl Runtime {
     /// All pods that have a record, by name; whatever else is left of pods that are no more is removed.
@@ -99,7 +95,8 @@ impl Runtime {
         let mut containers = BTreeMap::new();
         let mut progress = BTreeMap::new();
         for container in spec.all_containers() {
-            let runs = self.instances(uid, &container.name);
+            let mut runs = self.instances(uid, &container.name);
+            self.complete_messages(&spec, container, &mut runs);
             for run in runs.iter().rev().take(2) {
                 if let Some(done) = self.progress(uid, run) {
                     progress.insert(run.id.clone(), done);
@@ -125,7 +122,7 @@ impl Runtime {
             }
             match store::read::<Instance>(&path) {
                 Ok(Some(mut run)) => {
-                    read_message(&dir.join(format!("{}.message", run.attempt)), &mut run);
+                    message::add_file(&dir.join(format!("{}.message", run.attempt)), &mut run);
                     runs.push(run);
                 }
                 Ok(None) => {}
@@ -163,24 +160,4 @@ impl Runtime {
         }
         states
     }
-}
-
-fn read_message(path: &Path, run: &mut Instance) {
-    let Some(end) = &mut run.terminated else { return };
-    let Ok(text) = tail(path, TERMINATION_MESSAGE_MAX) else { return };
-    if text.is_empty() {
-        return;
-    }
-    // As kubelet: appended to the runtime's message.
-    end.message = if end.message.is_empty() { text } else { format!("{}: {text}", end.message) };
-}
-
-fn tail(path: &Path, max: u64) -> std::io::Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut file = std::fs::File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(max)))?;
-    let mut bytes = Vec::new();
-    file.take(max).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -3,7 +3,7 @@
 use super::{Error, Note, Runtime, make_dir};
 use crate::net::hostname::Hostname;
 use crate::net::{PortMapping, Protocol, hosts, resolv};
-use crate::pod::{Deletion, Finished, Instance, Key, Record, SandboxRecord, Spec, Termination, resources};
+use crate::pod::{Deletion, Finished, Instance, Key, Record, SandboxRecord, Spec, Termination, resources, sysctl};
 use crate::shim::{
     self,
     protocol::{Reply, Request},
@@ -25,6 +25,7 @@ impl Runtime {
     pub(super) fn create_sandbox(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
         let now = Timestamp::now();
+        let sysctls = sysctl::check(spec.spec(), &self.allowed_sysctls, &self.machine.kernel)?;
         make_dir(&self.layout.pod(uid), 0o750)?;
         make_dir(&self.layout.run_pod(uid), 0o700)?;
         let mut record = self.record(uid).ok().flatten().unwrap_or_else(|| Record {
@@ -68,9 +69,9 @@ impl Runtime {
         let kinds =
             namespace::Kinds { net: !host_network, ipc: spec.spec().host_ipc != Some(true), uts: !host_network };
         let name = self.hostname(spec)?;
-        let kernel_name = name.for_kernel()?;
+        let kernel_name = if host_network { machine_name() } else { name.for_kernel()? };
         let ns = self.layout.namespaces(uid);
-        namespace::create(&ns, kinds, (!host_network).then_some(kernel_name.as_str()), &[])
+        namespace::create(&ns, kinds, (!host_network).then_some(kernel_name.as_str()), &sysctls)
             .map_err(Error::Namespace)?;
         if spec.spec().host_ipc != Some(true) {
             mount_shm(&self.layout.run_pod(uid).join("shm"))?;
@@ -90,6 +91,7 @@ impl Runtime {
             uid: uid.to_owned(),
             log: Some(self.layout.run_pod(uid).join("shim.log")),
             cgroup: Some(self.shim_cgroup(uid)),
+            pause: shares_processes(spec).then(|| format!("{cgroup}/pause")),
         })?;
         self.remember(uid, &Arc::new(client));
         Ok(notes)
@@ -401,6 +403,16 @@ impl Runtime {
             other => other,
         }
     }
+}
+
+/// Whether the pod's containers share a PID namespace of their own.
+pub(super) fn shares_processes(spec: &Spec) -> bool {
+    spec.spec().share_process_namespace == Some(true) && spec.spec().host_pid != Some(true)
+}
+
+/// What `uname -n` says on the machine: the name of pods on its network.
+pub(super) fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The end of what a shim wrote before it went, for the event.

@@ -50,6 +50,9 @@ pub struct SpawnOptions {
     pub log: Option<PathBuf>,
     /// Absolute path of the cgroup that it moves itself to once a container runs; by default it stays in the agent's.
     pub cgroup: Option<String>,
+    /// Absolute path of a cgroup: the containers share a PID namespace (`<run_dir>/ns/pid`), whose first process is
+    /// there; by default each has its own.
+    pub pause: Option<String>,
 }
 
 /// A running shim. Requests may be made from several threads at once.
@@ -77,6 +80,9 @@ impl Client {
             vec!["--run-dir".into(), options.run_dir.clone().into(), "--uid".into(), options.uid.into()];
         if let Some(cgroup) = options.cgroup {
             args.extend(["--cgroup".into(), cgroup.into()]);
+        }
+        if let Some(pause) = options.pause {
+            args.extend(["--pause".into(), pause.into()]);
         }
         let stderr = match &options.log {
             Some(path) => OpenOptions::new()

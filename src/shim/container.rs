@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const READ: usize = 64 * 1024;
 /// How long an ended container's output is waited for when some other process holds its pipes open.
 const DRAIN: Duration = Duration::from_millis(500);
+/// How often the processes that an ended init left are killed, a millisecond apart.
+const KILLS: u32 = 20;
 /// How long [`Container::delete`] waits for killed processes to be gone.
 const CLEAR: Duration = Duration::from_secs(2);
 
@@ -294,7 +296,12 @@ impl Container {
         self.kill_at = None;
         // Without a PID namespace of its own, its other processes have not died with it.
         if let Some(path) = &self.cgroup {
-            let _ = cgroup::kill(path);
+            // Again while there are some: they may fork meanwhile. Nearly always there is none.
+            let mut tries = 0;
+            while cgroup::kill(path).is_ok_and(|seen| seen > 0) && tries < KILLS {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         self.phase = Phase::Draining { until: Instant::now() + DRAIN };
     }

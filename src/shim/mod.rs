@@ -14,6 +14,7 @@ mod container;
 pub mod exec;
 mod exec_process;
 mod log;
+mod pause;
 mod program;
 pub mod protocol;
 mod record;

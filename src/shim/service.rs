@@ -1,6 +1,7 @@
 //! The shim's process: one thread that waits for requests, output, exits and deadlines.
 
 use super::container::{Container, Phase, Site};
+use super::pause::Pause;
 use super::protocol::{MAX_PACKET, Reply, Request, Run};
 use super::{IDENTITY, Identity, SOCKET, STATE, cgroup, record, socket};
 use crate::sys::mount;
@@ -47,11 +48,13 @@ struct Options {
     run_dir: PathBuf,
     uid: String,
     cgroup: Option<String>,
+    /// Cgroup of the process that keeps a PID namespace for all containers.
+    pause: Option<String>,
 }
 
 impl Options {
     fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Options, String> {
-        let (mut run_dir, mut uid, mut cgroup) = (None, None, None);
+        let (mut run_dir, mut uid, mut cgroup, mut pause) = (None, None, None, None);
         while let Some(name) = args.next() {
             let value = args.next().ok_or_else(|| format!("{} needs a value", name.to_string_lossy()))?;
             let text = || value.clone().into_string().map_err(|_| format!("{value:?} is not UTF-8"));
@@ -59,11 +62,12 @@ impl Options {
                 Some("--run-dir") => run_dir = Some(PathBuf::from(&value)),
                 Some("--uid") => uid = Some(text()?),
                 Some("--cgroup") => cgroup = Some(text()?),
+                Some("--pause") => pause = Some(text()?),
                 _ => return Err(format!("unknown option {}", name.to_string_lossy())),
             }
         }
         let run_dir = run_dir.filter(|dir| dir.is_absolute()).ok_or("--run-dir needs an absolute path")?;
-        Ok(Options { run_dir, uid: uid.ok_or("--uid is missing")?, cgroup })
+        Ok(Options { run_dir, uid: uid.ok_or("--uid is missing")?, cgroup, pause })
     }
 }
 
@@ -81,6 +85,8 @@ struct Shim {
     children: OwnedFd,
     connections: Vec<Connection>,
     containers: Vec<Container>,
+    /// The PID namespace of all containers, if they share one.
+    pause: Option<Pause>,
     /// Ended children that no container knew yet: an init can end before its start was reported.
     unclaimed: Vec<(i32, Exit)>,
     tidy_at: Option<Instant>,
@@ -119,6 +125,10 @@ impl Shim {
         mount::private_namespace()?;
         let children = process::child_events()?;
         let boot_id = process::boot_id()?;
+        let pause = match &options.pause {
+            Some(cgroup) => Some(Pause::start(&options.run_dir, cgroup)?),
+            None => None,
+        };
         let state = options.run_dir.join(STATE);
         // Not its parents: without the run folder the pod was given up before this process came to life.
         match DirBuilder::new().mode(0o700).create(&state) {
@@ -141,6 +151,7 @@ impl Shim {
             children,
             connections: Vec::new(),
             containers: Vec::new(),
+            pause,
             unclaimed: Vec::new(),
             tidy_at: Some(Instant::now() + TIDY_AFTER),
             in_cgroup: false,
@@ -154,6 +165,10 @@ impl Shim {
         loop {
             for source in self.wait()? {
                 self.handle(source);
+            }
+            if self.options.pause.is_some() && self.pause.is_none() {
+                // The agent finds no shim any more, and makes the sandbox anew.
+                return Err(io::Error::other("the pod's PID namespace has ended, and all containers with it"));
             }
             self.advance();
             if let Some(until) = self.shutdown {
@@ -303,6 +318,10 @@ impl Shim {
                 self.containers[index].before_reap();
             }
             let Ok(exit) = process::reap(pid) else { continue };
+            if self.pause.as_ref().is_some_and(|pause| pause.pid() == pid) {
+                self.pause = None;
+                continue;
+            }
             if let Some(index) = owner {
                 self.containers[index].init_ended(exit);
                 continue;
@@ -492,6 +511,9 @@ impl Shim {
             if let Err(e) = container.delete() {
                 left.push(e.to_string());
             }
+        }
+        if let Some(pause) = self.pause.take() {
+            pause.end();
         }
         for name in [SOCKET, IDENTITY] {
             let _ = fs::remove_file(self.options.run_dir.join(name));

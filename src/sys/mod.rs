@@ -5,5 +5,6 @@ pub mod fs;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod pause;
 pub mod poll;
 pub mod process;

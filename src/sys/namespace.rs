@@ -104,10 +104,11 @@ pub fn create(dir: &Path, kinds: Kinds, hostname: Option<&str>, sysctls: &[(Stri
     })?
 }
 
-/// Unbinds and removes `<dir>/{net,ipc,uts}` and `<dir>`. Idempotent, and good for leftovers of any kind: stacked
+/// Unbinds and removes `<dir>/{net,ipc,uts,pid}` and `<dir>`. Idempotent, and good for leftovers of any kind: stacked
 /// mounts, files that never became mounts, a missing directory.
 pub fn delete(dir: &Path) -> io::Result<()> {
-    for (name, _) in KINDS {
+    // A PID namespace is bound by the shim, where only the shim sees it: here it is a mere file.
+    for name in KINDS.map(|(name, _)| name).into_iter().chain(["pid"]) {
         let path = dir.join(name);
         loop {
             match nix::mount::umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {

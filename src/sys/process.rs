@@ -105,6 +105,13 @@ pub fn reap(pid: i32) -> io::Result<Exit> {
     }
 }
 
+/// Removes the zombie of a child if it has ended; tells whether it had.
+pub fn reap_if_ended(pid: i32) -> io::Result<bool> {
+    let mut status = 0;
+    // SAFETY: `status` is valid for writes for the duration of the call.
+    check(unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) }).map(|ended| ended == pid)
+}
+
 static CHILD_EVENTS: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn note_child(_signal: libc::c_int) {

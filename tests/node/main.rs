@@ -12,6 +12,7 @@ mod lifecycle;
 mod net;
 mod probes;
 mod resources;
+mod pods;
 mod shim;
 mod sources;
 mod timeline;

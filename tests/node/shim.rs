@@ -57,6 +57,7 @@ impl Pod {
             uid: "test".into(),
             log: Some(self.dir.join("shim.err")),
             cgroup: Some(format!("{}/shim", self.cgroup)),
+            pause: None,
         };
         self.client = Some(Client::spawn(options).unwrap());
     }

@@ -1,0 +1,250 @@
+//! The first process of a PID namespace that several containers share: it does nothing but be there, takes in orphans,
+//! and ends the namespace with itself.
+//!
+//! Whoever may trace processes in the namespace may trace this one too, so it holds nothing worth having: no
+//! capabilities, no user of the machine, an empty root, one descriptor, and a filter that allows to read, write and
+//! exit.
+#![allow(unsafe_code)]
+
+use super::process;
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use std::convert::Infallible;
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Its name, and all of its command line.
+const NAME: &str = "pause";
+/// User and group that nobody has (as the pause image of Kubernetes).
+const NOBODY: u32 = 65535;
+/// How long it may take to get ready.
+const READY: Duration = Duration::from_secs(10);
+
+/// A started one. It ends when this is dropped, or when the process that started it ends.
+#[derive(Debug)]
+pub struct Paused {
+    pid: i32,
+    /// Its end-of-file ends the process.
+    _lifeline: OwnedFd,
+}
+
+impl Paused {
+    /// Its PID as this process sees it.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
+/// What it needs.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Files of namespaces to join; those that do not exist are left out.
+    pub namespaces: &'a [(PathBuf, CloneFlags)],
+    /// Any folder: an empty file system is mounted over it, in a mount namespace of the new process only.
+    pub folder: &'a Path,
+}
+
+/// Starts it, as a child of this (single-threaded) process: `before` runs in it first, with all rights.
+///
+/// # Errors
+/// With more than one thread; when the process cannot be made, or says that something does not work.
+pub fn start(setup: &Setup<'_>, before: impl FnOnce() -> io::Result<()>) -> io::Result<Paused> {
+    if process::threads()? != 1 {
+        return Err(io::Error::other("clone in a threaded process"));
+    }
+    let (lifeline, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::SIGCHLD;
+    // SAFETY: as fork: without CLONE_VM and a stack of its own the child goes on with a copy of everything, and this
+    // process has no other thread that could hold a lock.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        drop(lifeline);
+        let Err(e) = run(setup, before, &theirs);
+        let _ = rustix::io::write(&theirs, e.to_string().as_bytes());
+        process::exit_now(1)
+    }
+    drop(theirs);
+    let pid = pid as i32;
+    match ready(&lifeline) {
+        Ok(()) => Ok(Paused { pid, _lifeline: lifeline }),
+        Err(e) => {
+            let _ = process::kill(pid, libc::SIGKILL);
+            let _ = process::reap(pid);
+            Err(e)
+        }
+    }
+}
+
+/// Waits for the one byte that says that all went well; anything else says what did not.
+fn ready(lifeline: &OwnedFd) -> io::Result<()> {
+    rustix::net::sockopt::set_socket_timeout(lifeline, rustix::net::sockopt::Timeout::Recv, Some(READY))?;
+    let mut said = Vec::new();
+    let mut stream = fs::File::from(lifeline.try_clone()?);
+    let mut buffer = [0; 512];
+    while said.is_empty() || (said[0] != b'\n' && said.len() < 4096) {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            n => said.extend_from_slice(&buffer[..n]),
+        }
+    }
+    match said.first() {
+        Some(b'\n') => Ok(()),
+        Some(_) => Err(io::Error::other(String::from_utf8_lossy(&said).into_owned())),
+        None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it died at its start")),
+    }
+}
+
+/// The whole life of the process; it returns only with what went wrong at its start.
+fn run(setup: &Setup<'_>, before: impl FnOnce() -> io::Result<()>, lifeline: &OwnedFd) -> io::Result<Infallible> {
+    let step = |what: &str, e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+    process::set_name(NAME);
+    before().map_err(|e| step("its cgroup", e))?;
+    // Zombies of orphans go without anybody waking up; signals from inside cannot harm the namespace's first process.
+    process::ignore_signals(&[libc::SIGCHLD, libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGPIPE]);
+    let _ = process::drop_file_pages();
+    rename_command_line().map_err(|e| step("its command line", e))?;
+    for (path, kind) in setup.namespaces {
+        match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(file) => setns(file, *kind).map_err(|e| step(&path.display().to_string(), e.into()))?,
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(step(&path.display().to_string(), e.into())),
+        }
+    }
+    empty_root(setup.folder).map_err(|e| step("an empty root", e))?;
+    only_descriptor(lifeline)?;
+    become_nobody()?;
+    // After the change of user, which clears it.
+    process::die_with_parent()?;
+    wait_for_the_end()
+}
+
+/// What `ps` shows: the command line of the process that this is a copy of would tell paths of the machine.
+fn rename_command_line() -> io::Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let Some((start, end)) = parse_arguments(&stat) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no arguments in /proc/self/stat"));
+    };
+    let length = end.saturating_sub(start);
+    if start == 0 || length <= NAME.len() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "no room for arguments"));
+    }
+    // SAFETY: the kernel keeps the arguments of this program there, in writable memory of its stack; nothing in this
+    // process reads them any more.
+    unsafe {
+        std::ptr::write_bytes(start as *mut u8, 0, length);
+        std::ptr::copy_nonoverlapping(NAME.as_ptr(), start as *mut u8, NAME.len());
+    }
+    Ok(())
+}
+
+/// Fields 48 and 49 of `/proc/<pid>/stat`: where the arguments begin and end.
+fn parse_arguments(stat: &str) -> Option<(usize, usize)> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let start = fields.nth(45)?.parse().ok()?;
+    Some((start, fields.next()?.parse().ok()?))
+}
+
+/// Leaves nothing to be seen through `/proc/1/root`.
+fn empty_root(folder: &Path) -> io::Result<()> {
+    use rustix::mount::{mount, mount_change, mount_move, unmount};
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(NAME, folder, "tmpfs", flags, Some(c"size=4k,nr_inodes=1,mode=555"))?;
+    rustix::process::chdir(folder)?;
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => unmount(".", UnmountFlags::DETACH)?,
+        // A machine that runs from its initial RAM file system: that root cannot be replaced, but covered.
+        Err(rustix::io::Errno::INVAL) => {
+            mount_move(".", "/")?;
+            rustix::process::chroot(".")?;
+        }
+        Err(e) => return Err(e.into()),
+    }
+    Ok(rustix::process::chdir("/")?)
+}
+
+/// Keeps `fd` as descriptor 0 and closes all others.
+fn only_descriptor(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: plain system calls without pointers; what owned the other descriptors is never used again, as this
+    // process ends without running destructors.
+    unsafe {
+        if libc::dup2(fd.as_raw_fd(), 0) < 0 || libc::syscall(libc::SYS_close_range, 1, libc::c_uint::MAX, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Gives up every right; with the user go all capabilities.
+fn become_nobody() -> io::Result<()> {
+    // SAFETY: plain system calls on numbers, and an empty list that is not read.
+    let failed = unsafe {
+        libc::setgroups(0, std::ptr::null()) < 0
+            || libc::setresgid(NOBODY, NOBODY, NOBODY) < 0
+            || libc::setresuid(NOBODY, NOBODY, NOBODY) < 0
+            || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
+            || libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) < 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Says on descriptor 0 that all is well, and reads from it until its other end is closed.
+fn wait_for_the_end() -> ! {
+    const STRICT: libc::c_ulong = 1;
+    let mut byte = [b'\n'];
+    // SAFETY: plain system calls; `byte` is one byte that may be read and written. In the strict mode of seccomp only
+    // read, write, exit and the return from a signal handler are allowed; a kernel without it changes nothing.
+    unsafe {
+        libc::prctl(libc::PR_SET_SECCOMP, STRICT, 0, 0, 0);
+        libc::write(0, byte.as_ptr().cast(), 1);
+        while libc::read(0, byte.as_mut_ptr().cast(), 1) != 0 {}
+        loop {
+            libc::syscall(libc::SYS_exit, 0);
+        }
+    }
+}
+
+/// Binds the PID namespace of `pid` to the file `path` (0600), made when missing, in this process' mount namespace.
+///
+/// # Errors
+/// As the system calls, with the path.
+pub fn bind_namespace(pid: i32, path: &Path) -> io::Result<()> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| named(e.into()))?;
+    drop(file);
+    rustix::mount::mount_bind(format!("/proc/{pid}/ns/pid"), path).map_err(|e| named(e.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_found_behind_odd_names() {
+        let fields: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
+        let stat = format!("7 (a) b) S {}", fields.join(" "));
+        assert_eq!(parse_arguments(&stat), Some((48, 49)));
+        assert_eq!(parse_arguments("7 (a) S 1 2 3"), None);
+        assert_eq!(parse_arguments(""), None);
+        let own = parse_arguments(&fs::read_to_string("/proc/self/stat").unwrap()).unwrap();
+        assert!(own.0 > 0 && own.1 > own.0);
+    }
+
+    #[test]
+    fn a_threaded_process_starts_none() {
+        let setup = Setup { namespaces: &[], folder: Path::new("/") };
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| start(&setup, || Ok(())).unwrap_err().to_string());
+            assert_eq!(other.join().unwrap(), "clone in a threaded process");
+        });
+    }
+}
