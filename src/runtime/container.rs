@@ -233,9 +233,13 @@ impl Runtime {
         } else {
             Vec::new()
         };
-        let node = self.node_facts(devices);
+        let node = NodeFacts {
+            seccomp_profiles: self.seccomp_profiles(pod, container)?,
+            apparmor: self.apparmor_facts(pod, container),
+            ..self.node_facts(devices)
+        };
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
-        Ok(bundle::build(&bundle::Input {
+        let mut oci = bundle::build(&bundle::Input {
             pod,
             container,
             image: &image.config,
@@ -249,7 +253,9 @@ impl Runtime {
             cgroup_path: &resources::container_cgroup(&sandbox.cgroup, id),
             rootfs,
             node: &node,
-        })?)
+        })?;
+        self.give_devices(pod, container, &mut oci)?;
+        Ok(oci)
     }
 
     fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
@@ -267,9 +273,11 @@ impl Runtime {
             capabilities: self.machine.capabilities,
             min_oom_score_adj: self.min_oom_score_adj,
             nofile: self.machine.nofile,
-            apparmor: self.machine.apparmor,
+            selinux: self.selinux,
+            device_rules: self.device_rules,
             seccomp_unconfined: !self.seccomp_default,
             devices,
+            ..NodeFacts::default()
         }
     }
 }

@@ -4,6 +4,7 @@
 //! test with its name. `CORACLE_TEST_KEEP=1` keeps the folder of a failed test.
 
 mod cli;
+mod devices;
 mod faults;
 mod harness;
 mod images;
