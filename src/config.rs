@@ -182,6 +182,8 @@ pub struct Config {
     pub max_container_restart_period: Duration,
     /// Seccomp `RuntimeDefault` for containers that ask for nothing (ours: on, the kubelet's default is off).
     pub seccomp_default: bool,
+    /// Folders of CDI files; a later one counts more.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Name of the pod network's bridge.
     pub bridge: String,
     /// Addresses of the pod network.
@@ -276,6 +278,7 @@ impl Default for Config {
             container_log_max_files: 5,
             max_container_restart_period: Duration::from_secs(300),
             seccomp_default: true,
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             bridge: "coracle0".to_owned(),
             pod_cidr: PodCidr::DEFAULT,
         }

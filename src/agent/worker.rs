@@ -5,7 +5,8 @@ use super::hooks::{self, Hooks};
 use super::node::Shared;
 use super::prober::{self, Prober};
 use crate::pod::{
-    Action, Eviction, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec, plan, status,
+    Action, Eviction, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec,
+    plan, status,
 };
 use crate::probe;
 use crate::runtime;
@@ -419,7 +420,12 @@ impl Worker {
             None => return false,
             // Without a note of it, it would be begun again and again.
             Some(Err(error)) => {
-                self.failed(spec, &Action::Hook { container: run.container, id: run.id, kind, timeout_ms: None }, &error, Timestamp::now());
+                self.failed(
+                    spec,
+                    &Action::Hook { container: run.container, id: run.id, kind, timeout_ms: None },
+                    &error,
+                    Timestamp::now(),
+                );
                 return false;
             }
             Some(Ok(())) => {}
@@ -522,9 +528,10 @@ fn exit_note(run: &Instance) -> Option<Note> {
 /// As kubelet: a warning each time a container begins to wait for its restart.
 fn back_off_notes(previous: Option<&Pod>, pod: &Pod) -> Vec<Note> {
     let waits = |pod: &Pod| -> BTreeMap<String, i32> {
-        let statuses = pod.status.iter().flat_map(|s| {
-            s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten())
-        });
+        let statuses = pod
+            .status
+            .iter()
+            .flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten()));
         let waiting = |c: &&ContainerStatus| {
             let state = c.state.as_ref().and_then(|s| s.waiting.as_ref());
             state.and_then(|w| w.reason.as_deref()) == Some("CrashLoopBackOff")

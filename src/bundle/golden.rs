@@ -42,6 +42,7 @@ fn node() -> NodeFacts {
         memory: 4 << 30,
         allocatable: Allocatable { cpu_milli: 2000, memory: 4 << 30, ephemeral_storage: 1 << 30 },
         swap_limits: true,
+        device_rules: true,
         capabilities: u64::MAX,
         min_oom_score_adj: -1000,
         nofile: Some(524_288),
@@ -313,6 +314,6 @@ fn refusals() {
         unsupported fieldPath: status.phase
         valueFrom of variable A is not supported
         unknown capability "FLY"
-        AppArmor is not enabled on this node"#]]
+        Cannot enforce AppArmor: AppArmor is not enabled on the host"#]]
     .assert_eq(&text.join("\n"));
 }

@@ -3,10 +3,14 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod capabilities;
+pub mod cdi;
+pub mod devices;
 mod env;
 pub mod envfile;
 mod mounts;
+pub mod profile;
 mod seccomp;
+pub mod seccomp_file;
 pub mod user;
 
 #[cfg(test)]
@@ -21,12 +25,12 @@ use k8s_openapi::api::core::v1::{Container, Pod, SecurityContext};
 use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder,
-    LinuxHugepageLimitBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
-    RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice, LinuxHugepageLimitBuilder,
+    LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
+    LinuxResourcesBuilder, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
+    SpecBuilder, UserBuilder,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -86,6 +90,18 @@ pub enum Error {
     /// A profile that this node does not have.
     #[error("{0}")]
     Profile(String),
+    /// A seccomp profile that cannot be used.
+    #[error("the seccomp profile {} cannot be used: {reason}", .path.display())]
+    Seccomp { path: PathBuf, reason: String },
+    /// A device rule that no device can fit.
+    #[error("the device rule {0:?} is not valid")]
+    DeviceRule(String),
+    /// A device that is not there, or not of the kind that is asked for.
+    #[error("the device {} cannot be used: {reason}", .path.display())]
+    Device { path: PathBuf, reason: String },
+    /// A CDI device.
+    #[error(transparent)]
+    Cdi(#[from] cdi::Error),
     /// Something the manifest should not have let through.
     #[error("{0} is not supported")]
     Unsupported(String),
@@ -177,8 +193,14 @@ pub struct NodeFacts {
     pub min_oom_score_adj: i32,
     /// Hard limit of open files to give; `None` inherits.
     pub nofile: Option<u64>,
-    /// Whether AppArmor is enabled.
-    pub apparmor: bool,
+    /// AppArmor.
+    pub apparmor: profile::AppArmorFacts,
+    /// Whether SELinux is enabled.
+    pub selinux: bool,
+    /// Whether device rules are enforced: by the devices controller of cgroup v1, or by programs on v2.
+    pub device_rules: bool,
+    /// `Localhost` seccomp profiles by name: those that the container asks for.
+    pub seccomp_profiles: BTreeMap<String, LinuxSeccomp>,
     /// Whether containers that name no seccomp profile run unconfined (`seccompDefault: false`).
     pub seccomp_unconfined: bool,
     /// Device nodes for privileged containers.
@@ -238,13 +260,11 @@ const MAX_NOFILE: u64 = 1_048_576;
 pub fn build(input: &Input<'_>) -> Result<Spec, Error> {
     let security = input.container.security_context.clone().unwrap_or_default();
     let privileged = security.privileged == Some(true);
-    let device_cgroup = matches!(input.node.cgroups, CgroupFs::V1(_));
     let caps = capabilities::resolve(
         security.capabilities.as_ref(),
         privileged,
         input.node.capabilities,
-        // libcontainer enforces device rules on cgroup v1 only.
-        device_cgroup,
+        input.node.device_rules,
     )?;
     let masked = security.proc_mount.as_deref() != Some("Unmasked") && !privileged;
 
@@ -257,7 +277,7 @@ pub fn build(input: &Input<'_>) -> Result<Spec, Error> {
         .masked_paths(if masked { masked_paths(input.node.cpus) } else { Vec::new() })
         .readonly_paths(read_only_paths(input, privileged, masked))
         .build()?;
-    linux.set_seccomp(seccomp_profile(input, &security, privileged, caps)?);
+    linux.set_seccomp(seccomp_profile(input, caps)?);
 
     let mut spec = SpecBuilder::default()
         .version("1.2.0")
@@ -323,7 +343,8 @@ fn process(
         let typ = PosixRlimitType::RlimitNofile;
         process.set_rlimits(Some(vec![PosixRlimitBuilder::default().typ(typ).soft(limit).hard(limit).build()?]));
     }
-    process.set_apparmor_profile(apparmor(input, security)?);
+    process.set_apparmor_profile(profile::apparmor(input.pod, input.container, &input.node.apparmor)?);
+    process.set_selinux_label(profile::selinux(input.pod, input.container, input.node.selinux)?);
     Ok(process)
 }
 
@@ -379,7 +400,11 @@ fn limits(input: &Input<'_>, privileged: bool) -> Result<LinuxResources, Error> 
     if let (Some(quota), Some(period)) = (settings.cpu_quota, settings.cpu_period) {
         cpu = cpu.quota(quota).period(period);
     }
-    let mut builder = LinuxResourcesBuilder::default().devices(device_rules(privileged)?).cpu(cpu.build()?);
+    let mut builder = LinuxResourcesBuilder::default().cpu(cpu.build()?);
+    // What is in the spec is enforced, or the container does not start: so nothing is where nothing can be.
+    if input.node.device_rules {
+        builder = builder.devices(devices::first(privileged)?);
+    }
     let v2 = node.cgroups == CgroupFs::V2;
     if let Some(limit) = settings.memory_limit {
         let mut memory = LinuxMemoryBuilder::default().limit(limit);
@@ -409,43 +434,20 @@ fn limits(input: &Input<'_>, privileged: bool) -> Result<LinuxResources, Error> 
     Ok(builder.build()?)
 }
 
-/// Nothing but what libcontainer itself allows after these rules: null, zero, full, random, urandom, tty, ptmx, pts,
-/// console. Privileged: everything.
-fn device_rules(privileged: bool) -> Result<Vec<LinuxDeviceCgroup>, Error> {
-    Ok(vec![LinuxDeviceCgroupBuilder::default().allow(privileged).access("rwm").build()?])
-}
-
 fn masked_paths(cpus: u32) -> Vec<String> {
     let throttle = (0..cpus).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle"));
     MASKED.iter().map(|p| (*p).to_owned()).chain(throttle).collect()
 }
 
-fn seccomp_profile(
-    input: &Input<'_>,
-    own: &SecurityContext,
-    privileged: bool,
-    caps: capabilities::Set,
-) -> Result<Option<LinuxSeccomp>, Error> {
-    let of_pod = input.pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.seccomp_profile.as_ref());
-    if privileged {
-        return Ok(None);
-    }
-    match own.seccomp_profile.as_ref().or(of_pod).map(|p| p.type_.as_str()) {
-        Some("Unconfined") => Ok(None),
-        None if input.node.seccomp_unconfined => Ok(None),
-        None | Some("RuntimeDefault") => Ok(Some(seccomp::runtime_default(caps)?)),
-        Some(other) => Err(Error::Profile(format!("seccompProfile type {other} is not supported"))),
-    }
-}
-
-fn apparmor(input: &Input<'_>, own: &SecurityContext) -> Result<Option<String>, Error> {
-    let of_pod = input.pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.app_armor_profile.as_ref());
-    let Some(profile) = own.app_armor_profile.as_ref().or(of_pod) else { return Ok(None) };
-    match (profile.type_.as_str(), &profile.localhost_profile) {
-        ("Unconfined", _) => Ok(None),
-        _ if !input.node.apparmor => Err(Error::Profile("AppArmor is not enabled on this node".into())),
-        ("Localhost", Some(name)) => Ok(Some(name.clone())),
-        (other, _) => Err(Error::Profile(format!("appArmorProfile type {other} is not supported"))),
+fn seccomp_profile(input: &Input<'_>, caps: capabilities::Set) -> Result<Option<LinuxSeccomp>, Error> {
+    match profile::seccomp_of(input.pod, input.container)? {
+        profile::Seccomp::Unconfined => Ok(None),
+        profile::Seccomp::Unset if input.node.seccomp_unconfined => Ok(None),
+        profile::Seccomp::Unset | profile::Seccomp::RuntimeDefault => Ok(Some(seccomp::runtime_default(caps)?)),
+        profile::Seccomp::Localhost(name) => match input.node.seccomp_profiles.get(name) {
+            Some(profile) => Ok(Some(profile.clone())),
+            None => Err(Error::Profile(format!("the seccomp profile {name:?} was not read"))),
+        },
     }
 }
 

@@ -148,12 +148,14 @@ fn rule(
 }
 
 /// A condition on the first argument.
-fn first(op: Operator, value: u64, value_two: Option<u64>) -> Result<LinuxSeccompArg, OciSpecError> {
-    let mut builder = LinuxSeccompArgBuilder::default().index(0_usize).op(op).value(value);
-    if let Some(two) = value_two {
-        builder = builder.value_two(two);
-    }
-    builder.build()
+fn first(op: Operator, value: u64) -> Result<LinuxSeccompArg, OciSpecError> {
+    LinuxSeccompArgBuilder::default().index(0_usize).op(op).value(value).build()
+}
+
+/// The condition that of an argument `value` is left behind `mask`. libcontainer takes `valueTwo` for the mask and
+/// `value` for what is left, the runtime spec (as runc) has it the other way round.
+pub(super) fn masked_equal(index: usize, mask: u64, value: u64) -> Result<LinuxSeccompArg, OciSpecError> {
+    LinuxSeccompArgBuilder::default().index(index).op(Operator::ScmpCmpMaskedEq).value(value).value_two(mask).build()
 }
 
 /// The profile of a container with these capabilities.
@@ -169,23 +171,17 @@ pub(super) fn runtime_default(capabilities: Set) -> Result<LinuxSeccomp, OciSpec
         rules.push(rule(&deny, Action::ScmpActErrno, Some(EPERM), None)?);
     }
     for persona in PERSONALITIES {
-        rules.push(rule(
-            &["personality"],
-            Action::ScmpActAllow,
-            None,
-            Some(first(Operator::ScmpCmpEq, persona, None)?),
-        )?);
+        rules.push(rule(&["personality"], Action::ScmpActAllow, None, Some(first(Operator::ScmpCmpEq, persona)?))?);
     }
-    rules.push(rule(&["socket"], Action::ScmpActAllow, None, Some(first(Operator::ScmpCmpNe, AF_VSOCK, None)?))?);
-    let vsock = first(Operator::ScmpCmpEq, AF_VSOCK, None)?;
+    rules.push(rule(&["socket"], Action::ScmpActAllow, None, Some(first(Operator::ScmpCmpNe, AF_VSOCK)?))?);
+    let vsock = first(Operator::ScmpCmpEq, AF_VSOCK)?;
     rules.push(rule(&["socket"], Action::ScmpActErrno, Some(EPERM), Some(vsock))?);
     if !capabilities.has("SYS_ADMIN") {
-        // libcontainer reads `value` as the mask and `valueTwo` as what must be left of the argument.
         let mask = NAMESPACE_FLAGS.iter().fold(0, |mask, flag| mask | flag);
-        let none = first(Operator::ScmpCmpMaskedEq, mask, Some(0))?;
+        let none = masked_equal(0, mask, 0)?;
         rules.push(rule(&["clone"], Action::ScmpActAllow, None, Some(none))?);
         for flag in NAMESPACE_FLAGS {
-            let set = first(Operator::ScmpCmpMaskedEq, flag, Some(flag))?;
+            let set = masked_equal(0, flag, flag)?;
             rules.push(rule(&["clone"], Action::ScmpActErrno, Some(EPERM), Some(set))?);
         }
     }

@@ -148,7 +148,7 @@ const KUBELET_IGNORED: &[&str] = &[
 
 /// Fields of a `CoracleConfiguration`.
 const OWN_FIELDS: &[&str] =
-    &["bridge", "logFormat", "nodeIPs", "nodeLabels", "podCIDR", "rootDir", "runDir", "verbosity"];
+    &["bridge", "cdiSpecDirs", "logFormat", "nodeIPs", "nodeLabels", "podCIDR", "rootDir", "runDir", "verbosity"];
 
 /// Reads the documents of `text` over `config`. Empty documents are skipped.
 pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
@@ -381,6 +381,7 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
     let document = Section { path: "CoracleConfiguration", map };
     document.reject_unknown(OWN_FIELDS, &[])?;
     document.text_into("bridge", &mut config.bridge)?;
+    document.paths_into("cdiSpecDirs", &mut config.cdi_spec_dirs)?;
     document.log_format_into("logFormat", &mut config.log_format)?;
     document.path_into("rootDir", &mut config.root_dir)?;
     document.path_into("runDir", &mut config.run_dir)?;
@@ -518,6 +519,19 @@ impl<'a> Section<'a> {
             Some("json") => LogFormat::Json,
             Some(other) => return Err(Error::invalid(self.at(field), format!("{other:?} is not text or json"))),
         };
+        Ok(())
+    }
+
+    fn paths_into(&self, field: &str, into: &mut Vec<PathBuf>) -> Result<(), Error> {
+        let Some(value) = self.get(field) else { return Ok(()) };
+        let list = value.as_array().ok_or_else(|| Error::invalid(self.at(field), wants("a list", value)))?;
+        let mut read = Vec::with_capacity(list.len());
+        for (index, value) in list.iter().enumerate() {
+            let path = value.as_str().map(PathBuf::from).filter(|path| path.is_absolute());
+            let field = || self.at(&format!("{field}[{index}]"));
+            read.push(path.ok_or_else(|| Error::invalid(field(), wants("an absolute path", value)))?);
+        }
+        *into = read;
         Ok(())
     }
 

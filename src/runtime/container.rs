@@ -239,7 +239,11 @@ impl Runtime {
         } else {
             Vec::new()
         };
-        let node = self.node_facts(devices);
+        let node = NodeFacts {
+            seccomp_profiles: self.seccomp_profiles(pod, container)?,
+            apparmor: self.apparmor_facts(pod, container),
+            ..self.node_facts(devices)
+        };
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { machine_name() };
         let sources = variables::sources(pod, container, &volumes);
         let input = bundle::Input {
@@ -263,7 +267,9 @@ impl Runtime {
             let image = self.images.resolve(reference).ok_or_else(|| absent(spec, reference))?;
             Ok::<_, Error>(image.layers.clone())
         })?;
-        Ok((bundle::build(&bundle::Input { mounts: &mounts, ..input })?, stage))
+        let mut oci = bundle::build(&bundle::Input { mounts: &mounts, ..input })?;
+        self.give_devices(pod, container, &mut oci)?;
+        Ok((oci, stage))
     }
 
     pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
@@ -278,9 +284,11 @@ impl Runtime {
             capabilities: self.machine.capabilities,
             min_oom_score_adj: self.min_oom_score_adj,
             nofile: self.machine.nofile,
-            apparmor: self.machine.apparmor,
+            selinux: self.selinux,
+            device_rules: self.device_rules,
             seccomp_unconfined: !self.seccomp_default,
             devices,
+            ..NodeFacts::default()
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Executes actions, reports observations. Blocking; used from worker threads, one action per pod at a time.
 
+mod cdi;
 mod container;
+mod devices;
 mod error;
 mod layout;
 mod logs;
@@ -56,6 +58,9 @@ pub struct Runtime {
     log_max_files: u32,
     min_oom_score_adj: i32,
     container_cgroups: CgroupFs,
+    device_rules: bool,
+    selinux: bool,
+    cdi_dirs: Vec<PathBuf>,
     shims: Mutex<HashMap<String, Arc<shim::Client>>>,
 }
 
@@ -114,6 +119,9 @@ impl Runtime {
             log_max_bytes: config.container_log_max_size,
             log_max_files: config.container_log_max_files,
             min_oom_score_adj: min_oom_score_adj(),
+            device_rules: devices::rules_enforced(&container_cgroups),
+            selinux: devices::selinux(),
+            cdi_dirs: config.cdi_spec_dirs.clone(),
             container_cgroups,
             shims: Mutex::default(),
             layout,

@@ -33,7 +33,7 @@ fn relative(path: &str) -> io::Result<&Path> {
 }
 
 /// The folders of cgroup `path` that exist, one per hierarchy.
-fn folders(path: &str) -> io::Result<Vec<PathBuf>> {
+pub(super) fn folders(path: &str) -> io::Result<Vec<PathBuf>> {
     let relative = relative(path)?;
     Ok(hierarchies()?.into_iter().map(|root| root.join(relative)).filter(|dir| dir.is_dir()).collect())
 }

@@ -11,6 +11,7 @@ mod cgroup;
 mod client;
 mod console;
 mod container;
+mod devices;
 pub mod exec;
 mod exec_process;
 mod log;

@@ -73,6 +73,11 @@ impl Executor for Program {
         let args: Vec<CString> = args.collect::<Result<_, _>>().map_err(|_| ExecutorError::InvalidArg)?;
         let program = CString::new(path.as_os_str().as_bytes()).map_err(|_| ExecutorError::InvalidArg)?;
         process::reset_signals();
+        // libcontainer knows nothing of SELinux.
+        if let Some(label) = process.selinux_label() {
+            fs::write("/proc/thread-self/attr/exec", label)
+                .map_err(|e| ExecutorError::Other(format!("cannot take the SELinux label {label}: {e}")))?;
+        }
         if self.die_with_parent {
             process::die_with_parent().map_err(|e| ExecutorError::Other(format!("PR_SET_PDEATHSIG: {e}")))?;
         }

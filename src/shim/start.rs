@@ -5,12 +5,13 @@
 
 use super::program::{Program, Refusal};
 use super::protocol::{Rootfs, Run};
-use super::{record, trace, volumes};
+use super::{devices, record, trace, volumes};
 use crate::pod::Instance;
 use crate::sys::fs::Dir;
 use crate::sys::{mount, process};
 use jiff::Timestamp;
 use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::oci_spec::runtime::LinuxDeviceCgroup;
 use libcontainer::syscall::syscall::SyscallType;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -81,6 +82,14 @@ struct ConfigUser {
 #[serde(rename_all = "camelCase")]
 struct ConfigLinux {
     cgroups_path: Option<String>,
+    #[serde(default)]
+    resources: ConfigResources,
+}
+
+#[derive(Deserialize, Default)]
+struct ConfigResources {
+    #[serde(default)]
+    devices: Vec<LinuxDeviceCgroup>,
 }
 
 /// Mounts, creates, starts, reports. Returns the exit code of the throwaway child.
@@ -146,7 +155,8 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     refuse_linked_dev(&run.rootfs.target)?;
     make_working_dir(&run.rootfs.target, &config.process.cwd)
         .map_err(|e| failed(&format!("cannot make the working directory {}", config.process.cwd.display()), &e))?;
-    if let Some(path) = config.linux.cgroups_path {
+    let cgroup = config.linux.cgroups_path;
+    if let Some(path) = cgroup.clone() {
         tell(&fs::File::from(dup(&order.report)?), &Report::Cgroup { path }).map_err(|e| failed("report", &e))?;
     }
     let mut builder = ContainerBuilder::new(run.instance.id.clone(), SyscallType::default())
@@ -177,6 +187,11 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     instance.pid = container.pid().map_or(0, |pid| pid.as_raw());
     instance.pid_start = process::start_ticks(instance.pid).map_err(|e| failed("the container's init ended", &e))?;
     record::write(&run.record, &instance, false).map_err(|e| failed("cannot write the container's record", &e))?;
+    // Before user code runs, and after libcontainer has made the container's device nodes.
+    if let Some(cgroup) = &cgroup {
+        devices::enforce(cgroup, &config.linux.resources.devices)
+            .map_err(|e| failed("cannot enforce the container's device rules", &e))?;
+    }
     container.start().map_err(|e| failed("cannot start the container", &e))?;
     instance.started = Some(Timestamp::now());
     Ok(instance)

@@ -1,5 +1,6 @@
 //! The kernel's interfaces, and the only place with unsafe code; each block says why it is sound.
 
+pub mod bpf;
 pub mod cgroup;
 pub mod fs;
 pub mod mount;

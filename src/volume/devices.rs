@@ -1,5 +1,7 @@
 //! The machine's device nodes, which privileged containers get all of.
 
+use crate::bundle::cdi::HostNode;
+use crate::bundle::devices::{Kind, Number};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType};
 use std::fs;
 use std::io;
@@ -53,9 +55,32 @@ pub fn list(dev: &Path) -> io::Result<Vec<LinuxDevice>> {
     Ok(found)
 }
 
+/// The device at `path`; links are followed.
+///
+/// # Errors
+/// When nothing is there, or no device.
+pub fn look(path: &Path) -> io::Result<HostNode> {
+    let meta = fs::metadata(path)?;
+    let kind = match meta.file_type() {
+        kind if kind.is_block_device() => Kind::Block,
+        kind if kind.is_char_device() => Kind::Char,
+        _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a device")),
+    };
+    let (major, minor) = (rustix::fs::major(meta.rdev()), rustix::fs::minor(meta.rdev()));
+    Ok(HostNode { number: Number { kind, major, minor }, mode: meta.permissions().mode() & 0o7777 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_found_by_its_path() {
+        let null = look(Path::new("/dev/null")).expect("/dev/null");
+        assert_eq!(null.number, Number { kind: Kind::Char, major: 1, minor: 3 });
+        assert!(look(Path::new("/dev")).is_err());
+        assert!(look(Path::new("/none")).is_err());
+    }
 
     #[test]
     fn the_machine_has_a_null_device() {

@@ -62,7 +62,8 @@ fn a_failed_init_container_fails_a_pod_that_never_restarts() {
     let node = Node::up();
     let mut m = pod("job", "echo app >> /share/order");
     m["spec"]["restartPolicy"] = json!("Never");
-    m["spec"]["initContainers"] = json!([container("one", "echo one >> /share/order; exit 7"), container("two", "true")]);
+    m["spec"]["initContainers"] =
+        json!([container("one", "echo one >> /share/order; exit 7"), container("two", "true")]);
     share(&node, &mut m);
     let seen = node.run_to_end(&m);
     assert_eq!(seen.phase(), "Failed");
@@ -80,7 +81,10 @@ fn a_job_with_a_sidecar_ends_when_its_app_container_does() {
     let mut m = pod("job", "sleep 1; echo main >> /share/order");
     m["spec"]["restartPolicy"] = json!("OnFailure");
     m["spec"]["terminationGracePeriodSeconds"] = json!(20);
-    let side = format!("trap 'echo side >> /share/order; exit 3' TERM; echo up >> /share/order; {}", &REST[REST.find("while").unwrap_or(0)..]);
+    let side = format!(
+        "trap 'echo side >> /share/order; exit 3' TERM; echo up >> /share/order; {}",
+        &REST[REST.find("while").unwrap_or(0)..]
+    );
     let mut sidecar = container("side", &side);
     sidecar["restartPolicy"] = json!("Always");
     m["spec"]["initContainers"] = json!([sidecar]);
@@ -192,7 +196,8 @@ fn a_failing_post_start_hook_ends_its_container() {
     node.wait_event("the hook's failure", |reason, message| {
         reason == "FailedPostStartHook" && message.contains("main")
     });
-    let seen = node.wait_pod("web", "backing off", |p| p.restarts("main") >= 1 && p.waiting("main") == "CrashLoopBackOff");
+    let seen =
+        node.wait_pod("web", "backing off", |p| p.restarts("main") >= 1 && p.waiting("main") == "CrashLoopBackOff");
     assert_ne!(seen.condition("Ready"), "True");
     node.finish();
 }
@@ -204,8 +209,7 @@ fn the_pre_stop_hook_takes_from_the_grace() {
     // One within its grace, one that needs more than there is, one that only sleeps.
     let mut m = pod("web", script);
     m["spec"]["terminationGracePeriodSeconds"] = json!(4);
-    m["spec"]["containers"][0]["lifecycle"] =
-        json!({ "preStop": { "exec": { "command": ["sh", "-c", "echo pre >> /share/order; sleep 60; echo never >> /share/order"] } } });
+    m["spec"]["containers"][0]["lifecycle"] = json!({ "preStop": { "exec": { "command": ["sh", "-c", "echo pre >> /share/order; sleep 60; echo never >> /share/order"] } } });
     share(&node, &mut m);
     node.run(&m);
     let mut sleepy = pod("sleepy", "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done");
@@ -242,7 +246,9 @@ fn a_container_that_fails_its_liveness_probe_is_stopped_and_restarted() {
     assert_eq!(seen.last("main")["exitCode"], 0, "Always restarts it, however it ended");
     let (began, ended) = (time(&seen.last("main")["startedAt"]), time(&seen.last("main")["finishedAt"]));
     assert!(ended.duration_since(began).as_secs() >= 1, "two failures, a second apart: {}", seen.last("main"));
-    node.wait_event("unhealthy", |reason, message| reason == "Unhealthy" && message.starts_with("Liveness probe failed"));
+    node.wait_event("unhealthy", |reason, message| {
+        reason == "Unhealthy" && message.starts_with("Liveness probe failed")
+    });
     node.wait_event("killing", |reason, message| {
         reason == "Killing" && message == "Container main failed liveness probe, will be restarted"
     });
@@ -290,7 +296,10 @@ fn readiness_stays_over_a_restart_of_the_agent() {
     share(&node, &mut m);
     node.apply("web.yaml", &m);
     let seen = node.wait_pod("web", "runs", |p| p.running("main"));
-    assert_eq!((seen.condition("Ready"), condition(&seen, "Ready")["reason"].as_str()), ("False", Some("ContainersNotReady")));
+    assert_eq!(
+        (seen.condition("Ready"), condition(&seen, "Ready")["reason"].as_str()),
+        ("False", Some("ContainersNotReady"))
+    );
     assert_eq!(condition(&seen, "Ready")["message"], "containers with unready status: [main]");
     fs::write(node.dir.join("share/ready"), "").expect("ready");
     let ready = node.wait_pod("web", "ready", |p| p.condition("Ready") == "True");
@@ -298,7 +307,10 @@ fn readiness_stays_over_a_restart_of_the_agent() {
     node.start();
     let again = node.pod("web").expect("there");
     assert_eq!(again.condition("Ready"), "True", "at once");
-    assert_eq!(condition(&again, "Ready")["lastTransitionTime"].is_string(), condition(&ready, "Ready")["lastTransitionTime"].is_string());
+    assert_eq!(
+        condition(&again, "Ready")["lastTransitionTime"].is_string(),
+        condition(&ready, "Ready")["lastTransitionTime"].is_string()
+    );
     fs::remove_file(node.dir.join("share/ready")).expect("not ready");
     node.wait_pod("web", "not ready", |p| p.condition("Ready") == "False" && p.running("main"));
     node.finish();

@@ -5,6 +5,7 @@
 
 mod cli;
 mod containers;
+mod devices;
 mod faults;
 mod harness;
 mod images;

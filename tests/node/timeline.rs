@@ -68,7 +68,10 @@ fn everything(node: &Node) -> Value {
     };
     // The next container waits for its startup probe.
     let started = |name: &str| {
-        format!("if test -e /share/{name}.up; then :; else sleep 1.2; {}; touch /share/{name}.up; fi;", say(&format!("{name} started")))
+        format!(
+            "if test -e /share/{name}.up; then :; else sleep 1.2; {}; touch /share/{name}.up; fi;",
+            say(&format!("{name} started"))
+        )
     };
     let mut s1 = container("s1", &resident("s1", &started("s1")));
     s1["restartPolicy"] = json!("Always");
@@ -211,7 +214,8 @@ fn the_order_holds_when_the_agent_is_killed_on_the_way_down() {
 fn the_status_tells_how_far_the_start_is() {
     let node = Node::up();
     let mut manifest = everything(&node);
-    manifest["spec"]["initContainers"][0]["command"] = json!(["sh", "-c", "until test -e /share/go; do sleep 0.1; done"]);
+    manifest["spec"]["initContainers"][0]["command"] =
+        json!(["sh", "-c", "until test -e /share/go; do sleep 0.1; done"]);
     node.apply("all.yaml", manifest);
     let seen = node.wait_pod("all", "in its first init container", |p| {
         p.0["status"]["initContainerStatuses"][0]["state"]["running"].is_object()

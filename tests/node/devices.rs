@@ -1,0 +1,192 @@
+//! Devices without privilege, CDI, and security profiles: what a container may do, and what it may not.
+
+use crate::harness::{BUSYBOX, Node, PodView, REST, pod, resting};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+const DENIED: &str = "Operation not permitted";
+
+/// A shell function that says how opening a file went: `try MODE FILE`, MODE being `r` or `w`.
+const TRY: &str = r#"try() { case $1 in r) (: < "$2") 2>&1 && echo ok;; w) (: >> "$2") 2>&1 && echo ok;; esac; }; "#;
+
+fn with_profile(name: &str, security: Value) -> Value {
+    let mut pod = resting(name);
+    pod["spec"]["containers"][0]["securityContext"] = security;
+    pod
+}
+
+#[track_caller]
+fn waits(node: &Node, manifest: &Value, text: &str) -> PodView {
+    let name = manifest["metadata"]["name"].as_str().expect("a name");
+    node.apply(&format!("{name}.yaml"), manifest);
+    node.wait_pod(name, text, |p| {
+        p.waiting("main") == "CreateContainerConfigError" && p.waiting_message("main").contains(text)
+    })
+}
+
+#[test]
+fn a_container_opens_the_devices_it_was_given_and_no_others() {
+    let node = Node::up();
+    let link = node.dir.join("share/by-id");
+    symlink("/dev/kmsg", &link).expect("link");
+    assert!(Path::new("/dev/loop0").exists(), "this test needs a block device: /dev/loop0 (modprobe loop)");
+
+    // Making nodes is a default capability; opening what was made is another matter.
+    let script = format!("{TRY} mknod /tmp/sda b 8 0 && try r /tmp/sda > /tmp/first; {REST}");
+    let mut manifest = pod("plain", &script);
+    manifest["spec"]["volumes"] = json!([{"name": "kmsg", "hostPath": {"path": "/dev/kmsg"}}]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "kmsg", "mountPath": "/dev/kmsg"}]);
+    node.run(&manifest);
+    let nodes = "mknod /tmp/mem c 1 1; mknod /tmp/tun c 10 200; mknod /tmp/null c 1 3; ";
+    let tried = node.sh(
+        "plain",
+        &format!(
+            "{TRY}{nodes} cat /tmp/first; for f in /tmp/sda /tmp/mem /tmp/tun /dev/kmsg /tmp/null; do try r $f; done"
+        ),
+    );
+    let tried: Vec<&str> = tried.lines().collect();
+    assert_eq!(tried.len(), 6, "{tried:?}");
+    assert!(tried[..5].iter().all(|line| line.contains(DENIED)), "{tried:?}");
+    assert_eq!(tried[5], "ok", "a node of a standard device");
+
+    let volume = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
+    let mut manifest = resting("given");
+    manifest["spec"]["volumes"] =
+        json!([volume("log", &link.display().to_string(), "CharDevice"), volume("disk", "/dev/loop0", "BlockDevice"),]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([
+        {"name": "log", "mountPath": "/dev/serial/log", "readOnly": true},
+        {"name": "disk", "mountPath": "/dev/disk"},
+    ]);
+    // Another container of the same pod is given nothing.
+    manifest["spec"]["containers"]
+        .as_array_mut()
+        .expect("containers")
+        .push(json!({"name": "other", "image": BUSYBOX, "command": ["sh", "-c", REST]}));
+    node.run(&manifest);
+    let sh = |container: &str, script: &str| {
+        let out = node.cli(&["exec", "given", "-c", container, "--", "sh", "-c", &format!("{TRY}{script}")]);
+        out.ok().trim_end().to_owned()
+    };
+    assert_eq!(sh("main", "try r /dev/serial/log; try r /dev/disk; try w /dev/disk"), "ok\nok\nok");
+    let written = sh("main", "try w /dev/serial/log");
+    assert!(written.contains(DENIED), "read-only: {written}");
+    let other = sh("other", "mknod /tmp/loop0 b 7 0; try r /tmp/loop0");
+    assert!(other.contains(DENIED), "{other}");
+    node.finish();
+}
+
+#[test]
+fn cdi_devices_change_the_container() {
+    let mut node = Node::new();
+    let dir = node.dir.join("cdi");
+    fs::create_dir(&dir).expect("folder");
+    let config = node.dir.join("config.yaml");
+    let text = format!(
+        "apiVersion: coracle.dev/v1alpha1\nkind: CoracleConfiguration\ncdiSpecDirs: [/nonexistent, {}]\n",
+        dir.display()
+    );
+    fs::write(&config, text).expect("config");
+    node.args.extend(["--config".to_owned(), config.display().to_string()]);
+    fs::write(node.dir.join("share/library"), "from the vendor").expect("file");
+    let share = node.dir.join("share").display().to_string();
+    let hook = format!("cat > {share}/hooked");
+    let edits = json!({
+        "env": ["CAM=front"],
+        "deviceNodes": [{"path": "/dev/cams/front", "hostPath": "/dev/kmsg", "permissions": "r"}],
+        "mounts": [{"hostPath": share, "containerPath": "/opt/cam", "options": ["ro", "nosuid"]}],
+        "hooks": [{"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", hook], "env": ["PATH=/bin:/usr/bin"]}],
+        "additionalGids": [4242],
+    });
+    let file = json!({"cdiVersion": "0.7.0", "kind": "vendor.com/cam", "devices": [
+        {"name": "front", "containerEdits": edits},
+        {"name": "lost", "containerEdits": {"deviceNodes": [{"path": "/dev/none-such"}]}},
+    ]});
+    fs::write(dir.join("cam.json"), file.to_string()).expect("CDI file");
+    fs::write(dir.join("broken.yaml"), "cdiVersion: [").expect("CDI file");
+    node.start();
+    node.wait_for_images();
+
+    let ask = |name: &str, device: &str| {
+        let mut manifest = resting(name);
+        manifest["metadata"]["annotations"] = json!({"cdi.k8s.io/test": device});
+        manifest
+    };
+    node.run(&ask("cam", "vendor.com/cam=front"));
+    let seen = node.sh("cam", &format!("{TRY}echo $CAM; cat /opt/cam/library; echo; id -G; try r /dev/cams/front"));
+    let seen: Vec<&str> = seen.lines().collect();
+    assert_eq!((seen[0], seen[1], seen[3]), ("front", "from the vendor", "ok"), "{seen:?}");
+    assert!(seen[2].split(' ').any(|gid| gid == "4242"), "{seen:?}");
+    let denied = node.sh("cam", &format!("{TRY}try w /dev/cams/front; try w /opt/cam/library"));
+    assert!(denied.contains(DENIED) && denied.contains("Read-only"), "{denied}");
+    let state: Value =
+        serde_json::from_slice(&fs::read(node.dir.join("share/hooked")).expect("the hook ran")).expect("state");
+    assert!(state["id"].is_string(), "{state}");
+
+    let unknown = waits(&node, &ask("unknown", "vendor.com/cam=rear"), "unresolvable CDI device vendor.com/cam=rear");
+    let message = unknown.waiting_message("main");
+    assert!(message.contains("/nonexistent") && message.contains("broken.yaml"), "{message}");
+    waits(&node, &ask("lost", "vendor.com/cam=lost"), "/dev/none-such: No such file");
+    waits(&node, &ask("garbled", "vendor.com"), "\"vendor.com\" is not a CDI device name");
+    node.finish();
+}
+
+#[test]
+fn security_profiles_are_the_ones_asked_for() {
+    let node = Node::up();
+    let profiles = node.dir.join("root/seccomp");
+    fs::create_dir(&profiles).expect("folder");
+    let no_folders = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1},
+        {"names": ["sethostname"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38},
+    ]});
+    fs::write(profiles.join("no-folders.json"), no_folders.to_string()).expect("profile");
+    fs::write(profiles.join("broken.json"), "{}").expect("profile");
+    symlink("/etc/passwd", profiles.join("out.json")).expect("link");
+    let local = |name: &str| json!({"seccompProfile": {"type": "Localhost", "localhostProfile": name}});
+
+    let mut manifest = pod("filtered", &format!("mkdir /tmp/a 2> /tmp/said; {REST}"));
+    manifest["spec"]["containers"][0]["securityContext"] = local("no-folders.json");
+    node.run(&manifest);
+    let said = node.sh("filtered", "cat /tmp/said; mkdir /tmp/b 2>&1; ls -d /tmp/a /tmp/b 2>/dev/null; true");
+    assert_eq!(said.matches(DENIED).count(), 2, "inside and by exec: {said}");
+    assert_eq!(said.lines().count(), 2, "no folder was made: {said}");
+
+    // The pod's profile is the container's, unless it has one of its own.
+    let mut manifest = resting("mixed");
+    manifest["spec"]["securityContext"] = local("no-folders.json");
+    manifest["spec"]["containers"].as_array_mut().expect("containers").push(json!({
+        "name": "free", "image": BUSYBOX, "command": ["sh", "-c", REST],
+        "securityContext": {"seccompProfile": {"type": "Unconfined"}},
+    }));
+    node.run(&manifest);
+    let status = |container: &str| {
+        let script = "mkdir /tmp/x 2>/dev/null && echo made; grep Seccomp: /proc/self/status";
+        node.cli(&["exec", "mixed", "-c", container, "--", "sh", "-c", script])
+            .ok()
+            .split_whitespace()
+            .collect::<String>()
+    };
+    assert_eq!((status("main").as_str(), status("free").as_str()), ("Seccomp:2", "madeSeccomp:0"));
+
+    waits(&node, &with_profile("missing", local("none.json")), "seccomp/none.json cannot be used: No such file");
+    waits(&node, &with_profile("broken", local("broken.json")), "missing field `defaultAction`");
+    waits(&node, &with_profile("out", local("out.json")), "it is outside the folder of profiles");
+
+    if fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default().trim() != "Y" {
+        let asks = with_profile("armoured", json!({"appArmorProfile": {"type": "RuntimeDefault"}}));
+        waits(&node, &asks, "Cannot enforce AppArmor: AppArmor is not enabled on the host");
+        node.run(&with_profile("bare", json!({"appArmorProfile": {"type": "Unconfined"}})));
+    }
+    if !Path::new("/sys/fs/selinux/enforce").exists() {
+        let asks = with_profile("labelled", json!({"seLinuxOptions": {"level": "s0:c1"}}));
+        waits(&node, &asks, "seLinuxOptions: SELinux is not enabled on the host");
+    }
+
+    let held = |add: Value, drop: Value| json!({"capabilities": {"add": add, "drop": drop}});
+    node.run(&with_profile("caps", held(json!(["NET_ADMIN", "CAP_SYS_TIME"]), json!(["ALL"]))));
+    let bits = node.sh("caps", "grep CapBnd /proc/1/status");
+    assert!(bits.ends_with(&format!("{:016x}", 1_u64 << 12 | 1 << 25)), "{bits}");
+    node.finish();
+}
