@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod fs;
+pub mod idmap;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
