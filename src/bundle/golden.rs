@@ -70,7 +70,7 @@ impl Case {
             image: busybox(),
             volumes: BTreeMap::new(),
             node: node(),
-            joined: Namespaces { net: ns("net"), ipc: ns("ipc"), uts: ns("uts"), pid: PidNamespace::Private },
+            joined: Namespaces { net: ns("net"), ipc: ns("ipc"), uts: ns("uts"), ..Namespaces::default() },
         }
     }
 

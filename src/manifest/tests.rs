@@ -200,7 +200,6 @@ fn what_is_not_implemented_is_refused() {
         &expect![[r#"
         line 6: spec.activeDeadlineSeconds: is not implemented yet
         line 7: spec.hostPID: is not implemented yet
-        line 9: spec.hostUsers: is not implemented yet
         line 10: spec.shareProcessNamespace: is not implemented yet
         line 11: spec.subdomain: is not implemented yet
         line 12: spec.runtimeClassName: is not implemented yet
@@ -212,7 +211,6 @@ fn what_is_not_implemented_is_refused() {
         line 20: spec.containers[0].terminationMessagePolicy: is not implemented yet
         line 21: spec.containers[0].resources.limits[example.com/gpu]: this resource is not implemented yet
         line 21: warning: spec.containers[0].resources.limits.ephemeral-storage: a limit of ephemeral storage is not enforced
-        line 22: spec.containers[0].securityContext.procMount: is not implemented yet
         line 22: spec.containers[0].securityContext.seccompProfile.type: is not implemented yet
         line 22: spec.containers[0].securityContext.seccompProfile.localhostProfile: is not implemented yet
         line 23: spec.containers[0].ports[0].protocol: this protocol is not implemented yet

@@ -219,11 +219,17 @@ impl Runtime {
         )?;
         let ns = self.layout.namespaces(uid);
         let own_net = !spec.host_network();
+        let users = self.user_namespace(spec)?;
+        if let Some(users) = &users {
+            super::userns::check(users, &user, &mounts)?;
+        }
+        let own_users = users.is_some();
         let namespaces = Namespaces {
             net: own_net.then(|| ns.join("net")),
             ipc: (spec.spec().host_ipc != Some(true)).then(|| ns.join("ipc")),
             uts: own_net.then(|| ns.join("uts")),
             pid: if spec.spec().host_pid == Some(true) { PidNamespace::Host } else { PidNamespace::Private },
+            user: users,
         };
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
         let devices = if privileged {
@@ -233,7 +239,11 @@ impl Runtime {
         } else {
             Vec::new()
         };
-        let node = self.node_facts(devices);
+        let mut node = self.node_facts(devices);
+        if own_users {
+            // Whoever joins a user namespace holds all capabilities in it, whatever it held outside.
+            node.capabilities = u64::MAX;
+        }
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { self.node_name.clone() };
         Ok(bundle::build(&bundle::Input {
             pod,

@@ -30,6 +30,9 @@ pub enum Error {
     /// A namespace.
     #[error("the pod's namespaces cannot be made")]
     Namespace(#[source] std::io::Error),
+    /// The pod's user namespace, or a container's part in it.
+    #[error("hostUsers: false is not possible")]
+    Users(#[from] super::userns::Error),
     /// A cgroup.
     #[error("the cgroup {path} cannot be set up")]
     Cgroup {
@@ -86,7 +89,7 @@ impl Error {
     pub fn waiting_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
-            Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
+            Error::Bundle(_) | Error::User(_) | Error::Users(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
             Error::Image(_) => "ImageInspectError",

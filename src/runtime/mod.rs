@@ -9,6 +9,7 @@ mod note;
 mod observe;
 mod progress;
 mod sandbox;
+mod userns;
 
 use crate::bundle::CgroupFs;
 use crate::config::Config;

@@ -22,6 +22,7 @@ mod service;
 mod socket;
 mod start;
 mod trace;
+mod userns;
 
 pub use cgroup::prewarm;
 pub use client::{Client, Error, Event, SpawnOptions, drain, reap_orphans};
