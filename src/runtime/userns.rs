@@ -260,7 +260,9 @@ mod tests {
         let layout = Layout { root: root.clone(), run: root.clone(), pod_logs: root.clone() };
         let make = |uid: &str| std::fs::create_dir_all(layout.pod(uid)).expect("folder");
         let two = 5..=6;
-        ["a", "b", "c"].map(make);
+        for uid in ["a", "b", "c"] {
+            make(uid);
+        }
         let a = allocate(&layout, "a", &two).expect("range");
         let b = allocate(&layout, "b", &two).expect("range");
         assert_ne!(a, b);

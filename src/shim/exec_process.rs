@@ -154,7 +154,7 @@ fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
         process.set_capabilities(Some(with_filter_rights(&capabilities)));
         program.capabilities = Some(capabilities);
     }
-    if let Some(users) = Users::of(spec) {
+    if let Some(users) = Users::of(spec).map_err(|e| chain(&e))? {
         let namespace = File::open(&users.path).map_err(|e| format!("cannot open {}: {e}", users.path.display()))?;
         let user = process.user().clone();
         program.joined = Some(Joined { namespace: Arc::new(namespace), users, user });

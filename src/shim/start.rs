@@ -150,15 +150,15 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     let text = fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
     let unread = |e| failed(&format!("cannot read {}", path.display()), &e);
     let config: Config = serde_json::from_slice(&text).map_err(unread)?;
+    let prepare = "cannot prepare the container for its user namespace";
     let mut users = None;
     if config.linux.namespaces.iter().any(|namespace| namespace.kind == "user") {
         let spec = serde_json::from_slice(&text).map_err(unread)?;
-        users = Users::of(&spec).map(|users| (users, spec));
+        users = Users::of(&spec).map_err(|e| failed(prepare, &e))?.map(|users| (users, spec));
     }
     let (users, stage) = match users {
         Some((users, spec)) => {
-            let stage = Stage::set(run, order.state, &users, spec)
-                .map_err(|e| failed("cannot prepare the container for its user namespace", &e))?;
+            let stage = Stage::set(run, order.state, &users, spec).map_err(|e| failed(prepare, &e))?;
             (Some(users), Some(stage))
         }
         None => {

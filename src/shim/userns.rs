@@ -38,6 +38,8 @@ pub(super) enum Error {
         "cannot mount the root file system on idmapped layers, which hostUsers: false needs (kernel 5.19 or later)"
     )]
     Overlay(#[source] io::Error),
+    #[error("the container's configuration has a user namespace without a path or without IDs")]
+    Incomplete,
     #[error("the writable layer and its work folder are not in one folder")]
     Layout,
 }
@@ -53,11 +55,20 @@ pub(super) struct Users {
 
 impl Users {
     /// `None` for a container with the machine's users.
-    pub(super) fn of(spec: &Spec) -> Option<Users> {
-        let linux = spec.linux().as_ref()?;
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] when the namespace is not one to join, or has no IDs: libcontainer would make another one.
+    pub(super) fn of(spec: &Spec) -> Result<Option<Users>, Error> {
+        let Some(linux) = spec.linux() else { return Ok(None) };
         let mut namespaces = linux.namespaces().iter().flatten();
-        let path = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::User)?.path().clone()?;
-        Some(Users { path, first: linux.uid_mappings().as_ref()?.first()?.host_id() })
+        let Some(namespace) = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::User) else {
+            return Ok(None);
+        };
+        let ids = linux.uid_mappings().as_ref().and_then(|ids| ids.first());
+        match (namespace.path(), ids) {
+            (Some(path), Some(ids)) => Ok(Some(Users { path: path.clone(), first: ids.host_id() })),
+            _ => Err(Error::Incomplete),
+        }
     }
 
     /// The machine's ID for one of the container's.
@@ -80,6 +91,8 @@ struct Copies {
     write: OwnedFd,
     /// By position in the configuration.
     binds: Vec<(usize, OwnedFd)>,
+    /// Namespaces to join, by position in the configuration.
+    namespaces: Vec<(usize, OwnedFd)>,
 }
 
 impl Stage {
@@ -128,6 +141,14 @@ impl Stage {
             mounts[*index].set_source(Some(attach(fd, &format!("mount{index}"))?));
         }
         spec.set_mounts(Some(mounts));
+        if let Some(mut linux) = spec.linux().clone() {
+            let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+            for (index, fd) in &copies.namespaces {
+                namespaces[*index].set_path(Some(attach(fd, &format!("namespace{index}"))?));
+            }
+            linux.set_namespaces(Some(namespaces));
+            spec.set_linux(Some(linux));
+        }
         let read_only = spec.root().as_ref().and_then(|root| root.readonly());
         spec.set_root(Some(RootBuilder::default().path(&root).readonly(read_only.unwrap_or(false)).build()?));
         let config = place.join("config.json");
@@ -167,7 +188,10 @@ impl Copies {
                 binds.push((index, copy(source)?));
             }
         }
+        let joined = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()).enumerate();
+        let joined = joined.filter_map(|(index, namespace)| Some((index, namespace.path().as_ref()?)));
         Ok(Copies {
+            namespaces: joined.map(|(index, path)| Ok((index, idmap::copy(path)?))).collect::<Result<_, Error>>()?,
             layers: rootfs.layers.iter().map(|layer| copy(layer)).collect::<Result<_, _>>()?,
             write: copy(rootfs.upper.parent().ok_or(Error::Layout)?)?,
             binds,
@@ -184,12 +208,15 @@ mod tests {
         let spec = |linux: serde_json::Value| -> Spec {
             serde_json::from_value(serde_json::json!({ "ociVersion": "1.2.0", "linux": linux })).expect("spec")
         };
-        assert_eq!(Users::of(&spec(serde_json::json!({ "namespaces": [{ "type": "mount" }] }))), None);
+        assert!(matches!(Users::of(&spec(serde_json::json!({ "namespaces": [{ "type": "mount" }] }))), Ok(None)));
+        let new = serde_json::json!({ "namespaces": [{ "type": "user" }] });
+        assert!(matches!(Users::of(&spec(new)), Err(Error::Incomplete)));
         let ids = serde_json::json!([{ "containerID": 0, "hostID": 131_072, "size": 65536 }]);
         let users = Users::of(&spec(serde_json::json!({
             "namespaces": [{ "type": "mount" }, { "type": "user", "path": "/run/x/ns/user" }],
             "uidMappings": ids, "gidMappings": ids,
         })));
+        let users = users.expect("complete");
         assert_eq!(users, Some(Users { path: "/run/x/ns/user".into(), first: 131_072 }));
         assert_eq!(users.map(|users| users.on_the_machine(1000)), Some(132_072));
     }

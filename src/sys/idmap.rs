@@ -162,6 +162,15 @@ pub fn clone(path: &Path, userns: BorrowedFd<'_>) -> Result<OwnedFd, CloneError>
     set_idmap(tree.as_fd(), userns, true).map(|()| tree).map_err(|source| culprit(path, userns, source))
 }
 
+/// A detached copy of the mount at `path` as it is.
+///
+/// # Errors
+/// [`CloneError::Open`].
+pub fn copy(path: &Path) -> Result<OwnedFd, CloneError> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, path, flags).map_err(|e| CloneError::Open(path.to_owned(), e.into()))
+}
+
 /// Finds the mount at `path` or below that refuses.
 fn culprit(path: &Path, userns: BorrowedFd<'_>, source: io::Error) -> CloneError {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

@@ -11,4 +11,5 @@ mod lifecycle;
 mod net;
 mod shim;
 mod sources;
+mod userns;
 mod volumes;
