@@ -241,6 +241,8 @@ impl Runtime {
         };
         let mut node = self.node_facts(devices);
         if own_users {
+            // Devices are bound there, as none can be made, and libcontainer could not replace this one by its link.
+            node.devices.retain(|device| device.path() != Path::new("/dev/ptmx"));
             // Whoever joins a user namespace holds all capabilities in it, whatever it held outside.
             node.capabilities = u64::MAX;
         }

@@ -89,6 +89,7 @@ impl Error {
     pub fn waiting_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
+            Error::Users(error) if error.is_of_sandbox() => "FailedCreatePodSandBox",
             Error::Bundle(_) | Error::User(_) | Error::Users(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
@@ -105,6 +106,7 @@ impl Error {
     pub fn event_reason(&self) -> &'static str {
         match self {
             Error::Volume(_) => "FailedMount",
+            Error::Users(error) if error.is_of_sandbox() => "FailedCreatePodSandBox",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
             }

@@ -35,6 +35,9 @@ pub enum Error {
     /// A field that `hostUsers: false` excludes.
     #[error("hostUsers: false cannot be combined with {0}")]
     Excluded(&'static str),
+    /// `Bidirectional` mounts.
+    #[error("mountPropagation: Bidirectional has no effect with hostUsers: false: its mounts cannot reach the machine")]
+    Propagation,
     /// An ID that the namespace does not have.
     #[error("{what} {id} does not exist with hostUsers: false (0 to 65535 do)")]
     NoSuchId {
@@ -49,6 +52,13 @@ pub enum Error {
     /// A mount's files would have wrong owners.
     #[error(transparent)]
     Mount(#[from] CloneError),
+}
+
+impl Error {
+    /// Whether the pod as a whole is concerned, and not one of its containers.
+    pub(super) fn is_of_sandbox(&self) -> bool {
+        matches!(self, Error::Record(_) | Error::Exhausted | Error::SubordinateIds(_) | Error::Excluded(_))
+    }
 }
 
 /// The record of a pod's IDs, as the kubelet writes it.
@@ -204,7 +214,7 @@ pub(super) fn check(namespace: &UserNamespace, user: &ResolvedUser, mounts: &[Mo
         }
     }
     if mounts.iter().any(|mount| mount.propagation == Propagation::Bidirectional) {
-        return Err(Error::Excluded("mountPropagation: Bidirectional (its mounts do not reach the machine)"));
+        return Err(Error::Propagation);
     }
     let file = File::open(&namespace.path).map_err(|source| Error::Namespace(namespace.path.clone(), source))?;
     for mount in mounts {

@@ -154,7 +154,7 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     assert_eq!(on_disk(upper.join("etc/passwd")), (0, 0), "a whiteout");
 
     // What its root may do with its own namespaces, and not with the machine.
-    assert_eq!(sh("privileged", "mount -t tmpfs x /mnt && echo mounted"), "mounted");
+    assert_eq!(sh("privileged", "mkdir /m && mount -t tmpfs x /m && echo mounted"), "mounted");
     assert_eq!(
         sh(
             "privileged",
@@ -167,11 +167,7 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     assert!(refused.contains("refused"), "{refused}");
     let device = sh("privileged", "mknod /tmp/null c 1 3 2>&1 || echo refused");
     assert!(device.contains("refused"), "{device}");
-    assert_eq!(
-        sh("main", "test -r /proc/kcore -o -e /proc/kcore && grep -c ' /proc/' /proc/mounts || true"),
-        "0",
-        "unmasked"
-    );
+    assert_eq!(sh("main", "grep -c ' /proc/' /proc/mounts || true"), "0", "unmasked");
     assert_ne!(sh("user", "grep -c ' /proc/' /proc/mounts || true"), "0", "masked");
     assert!(node.cli(&["logs", "own", "-c", "main"]).code == Some(0));
 
