@@ -72,7 +72,7 @@ impl Case {
             image: busybox(),
             volumes: BTreeMap::new(),
             node: node(),
-            joined: Namespaces { net: ns("net"), ipc: ns("ipc"), uts: ns("uts"), pid: PidNamespace::Private },
+            joined: Namespaces { net: ns("net"), ipc: ns("ipc"), uts: ns("uts"), ..Namespaces::default() },
             sources: Sources::default(),
         }
     }
@@ -181,6 +181,23 @@ fn kube_apiserver_on_the_host_network() {
     case.node.min_oom_score_adj = 0;
     case.node.cgroups = CgroupFs::V1(vec![("memory".into(), "/sys/fs/cgroup/memory".into())]);
     case.check(expect_file!["../../tests/golden/bundle/kube-apiserver.json"]);
+}
+
+#[test]
+fn a_user_namespace_is_joined_with_its_ids() {
+    let mut case = Case::new(json!({"containers": [{"name": "c"}]}));
+    let linux = |case: &Case| serde_json::to_value(case.build().expect("spec").linux()).expect("JSON");
+    let users = |linux: &Value| {
+        let list = linux["namespaces"].as_array().expect("namespaces").clone();
+        list.into_iter().filter(|n| n["type"] == "user").collect::<Vec<_>>()
+    };
+    let without = linux(&case);
+    assert!(users(&without).is_empty() && without.get("uidMappings").is_none_or(Value::is_null), "{without}");
+    case.joined.user = Some(UserNamespace { path: "/run/ns/user".into(), first_id: 131_072, ids: 65_536 });
+    let with = linux(&case);
+    assert_eq!(users(&with), [json!({"type": "user", "path": "/run/ns/user"})]);
+    let ids = json!([{"containerID": 0, "hostID": 131_072, "size": 65_536}]);
+    assert_eq!((&with["uidMappings"], &with["gidMappings"]), (&ids, &ids));
 }
 
 #[test]

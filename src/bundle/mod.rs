@@ -26,9 +26,9 @@ use oci_spec::OciSpecError;
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
     LinuxBuilder, LinuxCapabilitiesBuilder, LinuxCpuBuilder, LinuxDevice, LinuxHugepageLimitBuilder,
-    LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxResources,
-    LinuxResourcesBuilder, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, RootBuilder, Spec,
-    SpecBuilder, UserBuilder,
+    LinuxIdMappingBuilder, LinuxMemoryBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    LinuxResources, LinuxResourcesBuilder, LinuxSeccomp, PosixRlimitBuilder, PosixRlimitType, ProcessBuilder,
+    RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -156,6 +156,20 @@ pub struct Namespaces {
     pub uts: Option<PathBuf>,
     /// Processes.
     pub pid: PidNamespace,
+    /// Users; `None` for the machine's own.
+    pub user: Option<UserNamespace>,
+}
+
+/// The pod's user namespace (`hostUsers: false`), which owns its other namespaces. Its first `ids` users and groups are
+/// those from `first_id` on of the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserNamespace {
+    /// The namespace, as a file to join.
+    pub path: PathBuf,
+    /// The machine's ID for the container's 0.
+    pub first_id: u32,
+    /// How many IDs there are.
+    pub ids: u32,
 }
 
 /// Whose processes a container sees.
@@ -278,6 +292,11 @@ pub fn build(input: &Input<'_>) -> Result<Spec, Error> {
         .readonly_paths(read_only_paths(input, privileged, masked))
         .build()?;
     linux.set_seccomp(seccomp_profile(input, caps)?);
+    if let Some(user) = &input.namespaces.user {
+        let ids = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(user.first_id).size(user.ids).build()?;
+        linux.set_uid_mappings(Some(vec![ids]));
+        linux.set_gid_mappings(Some(vec![ids]));
+    }
 
     let mut spec = SpecBuilder::default()
         .version("1.2.0")
@@ -368,6 +387,9 @@ fn namespaces(input: &Input<'_>) -> Result<Vec<LinuxNamespace>, Error> {
     };
     let ns = input.namespaces;
     let mut list = vec![of(LinuxNamespaceType::Mount, None)?];
+    if let Some(user) = &ns.user {
+        list.push(of(LinuxNamespaceType::User, Some(&user.path))?);
+    }
     match &ns.pid {
         PidNamespace::Private => list.push(of(LinuxNamespaceType::Pid, None)?),
         PidNamespace::Shared(path) => list.push(of(LinuxNamespaceType::Pid, Some(path))?),

@@ -221,6 +221,11 @@ impl Runtime {
         )?;
         let ns = self.layout.namespaces(uid);
         let own_net = !spec.host_network();
+        let users = self.user_namespace(spec)?;
+        if let Some(users) = &users {
+            super::userns::check(users, &user, &mounts)?;
+        }
+        let own_users = users.is_some();
         let namespaces = Namespaces {
             net: own_net.then(|| ns.join("net")),
             ipc: (spec.spec().host_ipc != Some(true)).then(|| ns.join("ipc")),
@@ -230,6 +235,7 @@ impl Runtime {
                 _ if shares_processes(spec) => PidNamespace::Shared(ns.join("pid")),
                 _ => PidNamespace::Private,
             },
+            user: users,
         };
         let privileged = container.security_context.as_ref().and_then(|s| s.privileged) == Some(true);
         let devices = if privileged {
@@ -239,11 +245,17 @@ impl Runtime {
         } else {
             Vec::new()
         };
-        let node = NodeFacts {
+        let mut node = NodeFacts {
             seccomp_profiles: self.seccomp_profiles(pod, container)?,
             apparmor: self.apparmor_facts(pod, container),
             ..self.node_facts(devices)
         };
+        if own_users {
+            // Devices are bound there, as none can be made, and libcontainer could not replace this one by its link.
+            node.devices.retain(|device| device.path() != Path::new("/dev/ptmx"));
+            // Whoever joins a user namespace holds all capabilities in it, whatever it held outside.
+            node.capabilities = u64::MAX;
+        }
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { machine_name() };
         let sources = variables::sources(pod, container, &volumes);
         let input = bundle::Input {

@@ -33,6 +33,9 @@ pub enum Error {
     /// A sysctl that pods may not set.
     #[error(transparent)]
     Sysctl(#[from] crate::pod::sysctl::Rejection),
+    /// The pod's user namespace, or a container's part in it.
+    #[error("hostUsers: false is not possible")]
+    Users(#[from] super::userns::Error),
     /// A cgroup.
     #[error("the cgroup {path} cannot be set up")]
     Cgroup {
@@ -101,7 +104,8 @@ impl Error {
         match self {
             Error::Volume(e) => e.container_reason().unwrap_or("FailedMount"),
             Error::Resize { reason, .. } => reason,
-            Error::Bundle(_) | Error::User(_) | Error::Resources(_) => "CreateContainerConfigError",
+            Error::Users(error) if error.is_of_sandbox() => "FailedCreatePodSandBox",
+            Error::Bundle(_) | Error::User(_) | Error::Users(_) | Error::Resources(_) => "CreateContainerConfigError",
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
             Error::NeverPull(_) => "ErrImageNeverPull",
@@ -122,6 +126,7 @@ impl Error {
             Error::Resize { reason: "Infeasible", .. } => "ResizeInfeasible",
             Error::Resize { .. } => "ResizeDeferred",
             Error::Sysctl(rejection) => rejection.reason,
+            Error::Users(error) if error.is_of_sandbox() => "FailedCreatePodSandBox",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
             }

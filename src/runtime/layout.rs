@@ -39,6 +39,12 @@ impl Layout {
         self.run_pod(uid).join("pod.json")
     }
 
+    /// Which IDs of the machine a pod with `hostUsers: false` has (as kubelet).
+    #[must_use]
+    pub fn userns(&self, uid: &str) -> PathBuf {
+        self.pod(uid).join("userns")
+    }
+
     /// A pod's volumes.
     #[must_use]
     pub fn volumes(&self, uid: &str) -> PathBuf {

@@ -15,6 +15,7 @@ mod resize;
 mod sandbox;
 mod usage;
 mod variables;
+mod userns;
 
 use crate::bundle::CgroupFs;
 use crate::config::Config;

@@ -71,8 +71,12 @@ impl Runtime {
         let name = self.hostname(spec)?;
         let kernel_name = if host_network { machine_name() } else { name.for_kernel()? };
         let ns = self.layout.namespaces(uid);
-        namespace::create(&ns, kinds, (!host_network).then_some(kernel_name.as_str()), &sysctls)
-            .map_err(Error::Namespace)?;
+        let kernel_hostname = (!host_network).then_some(kernel_name.as_str());
+        match self.allocate_users(spec)? {
+            Some(first) => namespace::create_owned(&ns, kinds, first, kernel_hostname, &sysctls),
+            None => namespace::create(&ns, kinds, kernel_hostname, &sysctls),
+        }
+        .map_err(Error::Namespace)?;
         if spec.spec().host_ipc != Some(true) {
             mount_shm(&self.layout.run_pod(uid).join("shm"))?;
         }

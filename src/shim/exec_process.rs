@@ -2,12 +2,13 @@
 
 use super::console::Console;
 use super::exec::{Options, Order, Status, TERMINAL_READY, Target};
-use super::program::{Program, Refusal, with_filter_rights};
+use super::program::{Joined, Program, Refusal, with_filter_rights};
 use super::start::{Report, chain};
+use super::userns::Users;
 use super::{socket, trace};
 use crate::sys::process::{self, Exit};
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use libcontainer::oci_spec::runtime::{Process, Spec, User};
 use libcontainer::syscall::syscall::SyscallType;
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -19,6 +20,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Largest order: what a socket takes by default.
 const MAX_ORDER: usize = 208 * 1024;
@@ -28,6 +30,7 @@ pub fn helper_main(_args: impl Iterator<Item = OsString>) -> i32 {
     process::set_name("coracle-exec");
     process::ignore_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGINT]);
     let _ = rustix::process::setsid();
+    process::drop_groups();
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     match serve() {
         Ok(()) => 0,
@@ -69,6 +72,8 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
     let path = target.bundle.join("config.json");
     let spec = Spec::load(&path).map_err(|e| refused(format!("cannot read {}: {}", path.display(), chain(&e))))?;
     let (process, program) = plan(&spec, options).map_err(refused)?;
+    let uid = process.user().uid();
+    let owner = program.joined.as_ref().map_or(uid, Joined::owner);
     let view = StateView::of(target).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => refused("the container is not running".to_owned()),
         _ => refused(format!("cannot read the container's state: {e}")),
@@ -96,7 +101,6 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
         let (Some(stderr), Some(stdout)) = (fds.pop(), fds.pop()) else {
             return Err(refused("an order without output".to_owned()));
         };
-        let owner = process.user().uid();
         for stream in [&stdin, &stdout, &stderr] {
             super::start::give(stream, owner);
         }
@@ -121,11 +125,6 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
 /// The process to run: the container's own, with another command.
 fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
     let linux = spec.linux().as_ref();
-    let mut namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
-    if namespaces.any(|namespace| namespace.typ() == LinuxNamespaceType::User) {
-        // libcontainer would run it as the machine's root.
-        return Err("the container has a user namespace of its own".to_owned());
-    }
     let mut process = spec.process().clone().ok_or("the container has no process")?;
     process.set_args(Some(options.argv.clone()));
     let mut env = process.env().clone().unwrap_or_default();
@@ -154,6 +153,16 @@ fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
     {
         process.set_capabilities(Some(with_filter_rights(&capabilities)));
         program.capabilities = Some(capabilities);
+    }
+    if let Some(users) = Users::of(spec).map_err(|e| chain(&e))? {
+        let namespace = File::open(&users.path).map_err(|e| format!("cannot open {}: {e}", users.path.display()))?;
+        let user = process.user().clone();
+        program.joined = Some(Joined { namespace: Arc::new(namespace), users, user });
+        // Until it has joined that namespace, it is the machine's root, for libcontainer could make it another user of the
+        // machine only.
+        process.set_user(User::default());
+        program.capabilities = program.capabilities.take().or_else(|| process.capabilities().clone());
+        process.set_capabilities(None);
     }
     Ok((process, program))
 }

@@ -25,6 +25,7 @@ mod socket;
 mod start;
 mod trace;
 mod volumes;
+mod userns;
 
 pub use cgroup::prewarm;
 pub use client::{Client, Error, Event, SpawnOptions, drain, reap_orphans};

@@ -1,16 +1,18 @@
 //! The program that a container runs: found and checked inside the container, so that what is wrong with it is said
 //! in words, then executed.
 
-use crate::sys::process;
-use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, LinuxSeccomp, Spec};
+use super::userns::Users;
+use crate::sys::{idmap, process};
+use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, LinuxSeccomp, Spec, User};
 use libcontainer::syscall::syscall::create_syscall;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
-use nix::unistd::AccessFlags;
+use nix::unistd::{AccessFlags, Gid, Uid};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why a program cannot run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,45 @@ pub(super) struct Program {
     pub(super) capabilities: Option<LinuxCapabilities>,
     /// End with the parent.
     pub(super) die_with_parent: bool,
+    /// For a process that joins a running container with a user namespace of its own.
+    pub(super) joined: Option<Joined>,
+}
+
+/// A user namespace to join last, when everything else that takes the machine's root is done: libcontainer joins none for
+/// a further process, and knows users as the machine numbers them.
+#[derive(Clone)]
+pub(super) struct Joined {
+    /// The namespace, open: in the container it has no path.
+    pub(super) namespace: Arc<File>,
+    pub(super) users: Users,
+    /// Who runs the program, as the container numbers users.
+    pub(super) user: User,
+}
+
+impl Joined {
+    /// Who runs the program, as the machine numbers users.
+    pub(super) fn owner(&self) -> u32 {
+        self.users.on_the_machine(self.user.uid())
+    }
+
+    fn join(&self) -> Result<(), ExecutorError> {
+        let failed =
+            |what: &str, error: &dyn std::fmt::Display| ExecutorError::Other(format!("cannot {what}: {error}"));
+        for stream in 0..3 {
+            // A terminal was made by the machine's root.
+            if nix::unistd::isatty(stream) == Ok(true) {
+                let owner = Uid::from_raw(self.owner());
+                nix::unistd::fchown(stream, Some(owner), None).map_err(|e| failed("own the terminal", &e))?;
+            }
+        }
+        idmap::enter(&*self.namespace).map_err(|e| failed("enter the user namespace", &e))?;
+        let groups: Vec<Gid> = self.user.additional_gids().iter().flatten().map(|gid| Gid::from_raw(*gid)).collect();
+        let syscall = create_syscall();
+        syscall.set_groups(&groups).map_err(|e| failed("set groups", &e))?;
+        let (uid, gid) = (Uid::from_raw(self.user.uid()), Gid::from_raw(self.user.gid()));
+        syscall.set_id(uid, gid).map_err(|e| failed("set the user", &e))?;
+        libcontainer::capabilities::reset_effective(&*syscall).map_err(|e| failed("set capabilities", &e))
+    }
 }
 
 impl Program {
@@ -67,6 +108,9 @@ impl Executor for Program {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Some(joined) = &self.joined {
+            joined.join()?;
+        }
         let path = Program::refusal(spec).map_err(|refusal| ExecutorError::Other(refusal.marked()))?;
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().iter().flatten().map(|arg| CString::new(arg.as_bytes()));

@@ -5,10 +5,11 @@
 
 use super::program::{Program, Refusal};
 use super::protocol::{Rootfs, Run};
+use super::userns::{Stage, Users};
 use super::{devices, record, trace, volumes};
 use crate::pod::Instance;
 use crate::sys::fs::Dir;
-use crate::sys::{mount, process};
+use crate::sys::{idmap, mount, process};
 use jiff::Timestamp;
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::LinuxDeviceCgroup;
@@ -83,6 +84,8 @@ struct ConfigUser {
 struct ConfigLinux {
     cgroups_path: Option<String>,
     #[serde(default)]
+    namespaces: Vec<ConfigNamespace>,
+    #[serde(default)]
     resources: ConfigResources,
 }
 
@@ -92,9 +95,16 @@ struct ConfigResources {
     devices: Vec<LinuxDeviceCgroup>,
 }
 
+#[derive(Deserialize)]
+struct ConfigNamespace {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
 /// Mounts, creates, starts, reports. Returns the exit code of the throwaway child.
 pub(super) fn run(order: Order<'_>) -> i32 {
     process::reset_signals();
+    process::drop_groups();
     let report = match order.report.try_clone() {
         Ok(fd) => fs::File::from(fd),
         Err(_) => return 1,
@@ -146,15 +156,36 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     let run = order.run;
     // Raising is always allowed: a container must not inherit the shim's protection.
     let _ = process::set_oom_score_adj(order.oom_score_adj);
-    mount_root(&run.rootfs)?;
+    prepare_root(&run.rootfs)?;
     volumes::stage(&run.stage, order.machine).map_err(|e| failed("cannot prepare the volumes", &e))?;
     let path = run.bundle.join("config.json");
-    let config = fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
-    let config: Config =
-        serde_json::from_slice(&config).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
-    refuse_linked_dev(&run.rootfs.target)?;
-    make_working_dir(&run.rootfs.target, &config.process.cwd)
+    let text = fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
+    let unread = |e| failed(&format!("cannot read {}", path.display()), &e);
+    let config: Config = serde_json::from_slice(&text).map_err(unread)?;
+    let prepare = "cannot prepare the container for its user namespace";
+    let mut users = None;
+    if config.linux.namespaces.iter().any(|namespace| namespace.kind == "user") {
+        let spec = serde_json::from_slice(&text).map_err(unread)?;
+        users = Users::of(&spec).map_err(|e| failed(prepare, &e))?.map(|users| (users, spec));
+    }
+    let (users, stage) = match users {
+        Some((users, spec)) => {
+            let stage = Stage::set(run, order.state, &users, spec).map_err(|e| failed(prepare, &e))?;
+            (Some(users), Some(stage))
+        }
+        None => {
+            mount_root(&run.rootfs)?;
+            (None, None)
+        }
+    };
+    let rootfs = stage.as_ref().map_or(&run.rootfs.target, |stage| &stage.root);
+    refuse_linked_dev(rootfs)?;
+    let make_cwd = || make_working_dir(rootfs, &config.process.cwd);
+    users
+        .as_ref()
+        .map_or_else(make_cwd, |users| idmap::as_owner(users.first, make_cwd))
         .map_err(|e| failed(&format!("cannot make the working directory {}", config.process.cwd.display()), &e))?;
+    let owner = users.as_ref().map_or(config.process.user.uid, |users| users.on_the_machine(config.process.user.uid));
     let cgroup = config.linux.cgroups_path;
     if let Some(path) = cgroup.clone() {
         tell(&fs::File::from(dup(&order.report)?), &Report::Cgroup { path }).map_err(|e| failed("report", &e))?;
@@ -168,7 +199,7 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
         Stdio::Streams { stdin, stdout, stderr } => {
             // So that a process of another user can open /dev/stdout, as under runc.
             for stream in [&stdin, &stdout, &stderr] {
-                give(stream, config.process.user.uid);
+                give(stream, owner);
             }
             builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
         }
@@ -181,6 +212,9 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
         .as_sibling(true)
         .build()
         .map_err(|e| failed("cannot create the container", &e))?;
+    if let Some(stage) = stage {
+        stage.leave().map_err(|e| failed("cannot go on after creating the container", &e))?;
+    }
     let mut instance = run.instance.clone();
     instance.created = Timestamp::now();
     instance.boot_id = order.boot_id.to_owned();
@@ -243,7 +277,8 @@ pub(super) fn give(stream: &OwnedFd, uid: u32) {
     }
 }
 
-fn mount_root(rootfs: &Rootfs) -> Result<(), Report> {
+/// Makes the folders of a root file system.
+fn prepare_root(rootfs: &Rootfs) -> Result<(), Report> {
     let make = |dir: &Path| {
         DirBuilder::new()
             .recursive(true)
@@ -261,7 +296,10 @@ fn mount_root(rootfs: &Rootfs) -> Result<(), Report> {
         }
     }
     make(&rootfs.work)?;
-    make(&rootfs.target)?;
+    make(&rootfs.target)
+}
+
+fn mount_root(rootfs: &Rootfs) -> Result<(), Report> {
     mount::overlay(&rootfs.layers, &rootfs.upper, &rootfs.work, &rootfs.target)
         .map_err(|e| failed("cannot mount the root file system", &e))
 }

@@ -297,7 +297,7 @@ fn others(mountinfo: &str, dir: &Path, own: &Path) -> Vec<PathBuf> {
 }
 
 /// mountinfo writes blanks and backslashes as `\ooo`.
-fn unescape(text: &str) -> PathBuf {
+pub(super) fn unescape(text: &str) -> PathBuf {
     let mut out = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

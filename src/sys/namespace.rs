@@ -104,11 +104,30 @@ pub fn create(dir: &Path, kinds: Kinds, hostname: Option<&str>, sysctls: &[(Stri
     })?
 }
 
-/// Unbinds and removes `<dir>/{net,ipc,uts,pid}` and `<dir>`. Idempotent, and good for leftovers of any kind: stacked
+/// Makes the namespaces asked for as [`create`], but as those of a new user namespace, which is bound to `<dir>/user`: its
+/// IDs 0 to 65535 are `first` and up on the machine. What was bound in `dir` is unbound first: nothing may run there.
+///
+/// # Errors
+/// As [`create`] and [`super::idmap::create`].
+pub fn create_owned(
+    dir: &Path,
+    kinds: Kinds,
+    first: u32,
+    hostname: Option<&str>,
+    sysctls: &[(String, String)],
+) -> io::Result<()> {
+    delete(dir)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| context(e, "creating", dir))?;
+    let wanted: Vec<_> = KINDS.into_iter().filter(|(_, flag)| kinds.flags().contains(*flag)).collect();
+    super::idmap::create(dir, &wanted, first)?;
+    create(dir, kinds, hostname, sysctls)
+}
+
+/// Unbinds and removes `<dir>/{net,ipc,uts,pid,user}` and `<dir>`. Idempotent, and good for leftovers of any kind: stacked
 /// mounts, files that never became mounts, a missing directory.
 pub fn delete(dir: &Path) -> io::Result<()> {
     // A PID namespace is bound by the shim, where only the shim sees it: here it is a mere file.
-    for name in KINDS.map(|(name, _)| name).into_iter().chain(["pid"]) {
+    for name in KINDS.map(|(name, _)| name).into_iter().chain(["pid", super::idmap::FILE]) {
         let path = dir.join(name);
         loop {
             match nix::mount::umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {

@@ -17,6 +17,12 @@ pub enum Exit {
     Signal(i32),
 }
 
+/// Leaves all supplementary groups, which libcontainer otherwise passes on from whoever started the agent to containers that
+/// have none. For single-threaded processes; without the right to do it there is nothing to leave.
+pub fn drop_groups() {
+    let _ = nix::unistd::setgroups(&[]);
+}
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -17,4 +17,5 @@ mod pods;
 mod shim;
 mod sources;
 mod timeline;
+mod userns;
 mod volumes;
