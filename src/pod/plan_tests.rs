@@ -534,3 +534,20 @@ fn a_pre_stop_hook_that_never_ends_is_given_up_and_a_clock_that_jumped_back_make
     assert_eq!(world.plan(None, at(17_999)).actions, []);
     assert_eq!(world.plan(None, at(18_000)).actions.len(), 1);
 }
+
+#[test]
+fn a_removal_shortens_a_stop_that_has_begun_and_never_makes_one_longer() {
+    let want = spec("u", "Always", 1, "i");
+    for (grace, shortened) in [(60, true), (2, false)] {
+        let mut world = World::default();
+        world.settle(Some(&want), at(0), None);
+        let unhealthy = Some(Unhealthy { probe: StopCause::Liveness, grace_seconds: Some(grace) });
+        world.health("c0", Health { started: true, ready: false, unhealthy });
+        world.settle(Some(&want), at(10), None);
+        let id = world.present().latest("c0").unwrap().id.clone();
+        let kill_at = |world: &World| world.present().progress(&id).stopping.as_ref().and_then(|s| s.kill_at);
+        assert_eq!(kill_at(&world), Some(at(10 + grace as i64 * 1000)));
+        world.settle(None, at(20), None);
+        assert_eq!(kill_at(&world), Some(at(if shortened { 20 + 5_000 } else { 10 + 2_000 })));
+    }
+}

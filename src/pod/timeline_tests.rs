@@ -132,37 +132,37 @@ fn describe(action: &Action) -> String {
 
 #[test]
 fn a_pod_with_everything_starts_and_stops_in_this_order() {
-    let text: String = live(None).iter().map(|(time, action)| format!("{time:>6} {action}\n")).collect();
+    let text: String = live(None).iter().map(|(time, action)| format!("{time:<5} {action}\n")).collect();
     expect![[r#"
-             0 CreateSandbox
-             0 Run init1 #0
-          1000 Run proxy #0
-          1000 Hook proxy PostStart None
-          2000 Run init2 #0
-          3000 Run logs #0
-          3000 Run init3 #0
-          4000 Run web #0
-          4000 Hook web PostStart None
-          4500 Run db #0
-         20000 BeginStop web Liveness 7000
-         20000 Hook web PreStop Some(7000)
-         20500 Stop web 6500
-         20800 Run web #1
-         20800 Hook web PostStart None
-         60000 MarkDeleting { grace_seconds: 30 }
-         60000 BeginStop proxy Pod 30000
-         60000 BeginStop logs Pod 30000
-         60000 BeginStop web Pod 30000
-         60000 BeginStop db Pod 30000
-         60000 Hook proxy PreStop Some(30000)
-         60000 Hook logs PreStop Some(30000)
-         60000 Hook web PreStop Some(30000)
-         60000 Stop db 30000
-         60500 Stop web 29500
-         60800 Stop logs 29200
-         61100 Stop proxy 28900
-         61400 StopSandbox
-         61400 RemovePod
+        0     CreateSandbox
+        0     Run init1 #0
+        1000  Run proxy #0
+        1000  Hook proxy PostStart None
+        2000  Run init2 #0
+        3000  Run logs #0
+        3000  Run init3 #0
+        4000  Run web #0
+        4000  Hook web PostStart None
+        4500  Run db #0
+        20000 BeginStop web Liveness 7000
+        20000 Hook web PreStop Some(7000)
+        20500 Stop web 6500
+        20800 Run web #1
+        20800 Hook web PostStart None
+        60000 MarkDeleting { grace_seconds: 30 }
+        60000 BeginStop proxy Pod 30000
+        60000 BeginStop logs Pod 30000
+        60000 BeginStop web Pod 30000
+        60000 BeginStop db Pod 30000
+        60000 Hook proxy PreStop Some(30000)
+        60000 Hook logs PreStop Some(30000)
+        60000 Hook web PreStop Some(30000)
+        60000 Stop db 30000
+        60500 Stop web 29500
+        60800 Stop logs 29200
+        61100 Stop proxy 28900
+        61400 StopSandbox
+        61400 RemovePod
     "#]]
     .assert_eq(&text);
 }
