@@ -86,14 +86,7 @@ fn kubeadm_manifests_are_accepted() {
         assert_eq!(ports[0].host_port, Some(port), "host port under hostNetwork");
         assert!(loaded.problems.iter().all(|problem| problem.field.ends_with("Probe")), "{}", problems(&loaded));
     }
-    check_problems(
-        ETCD,
-        &expect![[r#"
-            line 36: warning: spec.containers[0].livenessProbe: probes are not implemented yet: ignored
-            line 51: warning: spec.containers[0].readinessProbe: probes are not implemented yet: ignored
-            line 64: warning: spec.containers[0].startupProbe: probes are not implemented yet: ignored
-        "#]],
-    );
+    check_problems(ETCD, &expect![""]);
 }
 
 #[test]
@@ -158,7 +151,6 @@ fn all_that_is_wrong_is_told_at_once() {
             line 50: spec.containers[0].volumeMounts[1].name: Not found: "w"
             line 50: spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/x": must be unique
             line 50: spec.containers[0].volumeMounts[1].subPath: Invalid value: "../y": must not contain '..'
-            line 51: warning: spec.containers[0].livenessProbe: probes are not implemented yet: ignored
             line 51: spec.containers[0].livenessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0
             line 51: spec.containers[0].livenessProbe.httpGet.port: Invalid value: 0: must be between 1 and 65535, inclusive
             line 52: spec.containers[1].name: Duplicate value: "c"
