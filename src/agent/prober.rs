@@ -131,7 +131,7 @@ const KICK: Duration = Duration::from_secs(1);
 
 impl Subject {
     fn new(run: &Run<'_>, wake: Arc<Notify>, tell: Tell) -> Subject {
-        // IDs are digests: as good as dice, and the probes of many pods are spread evenly.
+        // IDs are digests: as good as dice, so the probes of many pods are spread evenly.
         let dice = run.id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
         Subject {
             target: Target {
@@ -185,17 +185,18 @@ impl Subject {
     async fn watch(self: Arc<Self>, kind: Kind) {
         let Some(probe) = kind.of(&self.target.container) else { return };
         let mut told = Told::new();
-        let mut last: Option<Instant> = None;
+        let mut earliest = Instant::now();
         if let Some(phase) = self.phase
             && let Some(period) = self.state().checks.counter(kind).map(|counter| counter.period())
         {
             // Each kind at a place of its own.
             let phase = phase.wrapping_add((kind as u32).wrapping_mul(0x5555_5555));
-            last = Instant::now().checked_sub(period.mul_f64(f64::from(phase) / f64::from(u32::MAX)));
+            earliest += period.mul_f64(f64::from(phase) / f64::from(u32::MAX));
         }
+        let mut last: Option<Instant> = None;
         let mut asked: Option<Instant> = None;
         while let Some(wait) = self.wait(kind, last) {
-            let due = Instant::now() + wait;
+            let due = (Instant::now() + wait).max(earliest);
             let kicked = tokio::select! {
                 () = tokio::time::sleep_until(due) => false,
                 () = self.kick.notified(), if kind == Kind::Readiness => true,

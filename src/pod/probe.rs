@@ -123,17 +123,18 @@ impl Counter {
     }
 
     /// How long to wait for the next probing of a container that runs since `age`, when the last one was due `last` ago;
-    /// `None` when there is none to come. A clock that was set makes a wait shorter, never longer than the initial delay
-    /// itself.
+    /// `None` when there is none to come. The initial delay is that of the first probing: a clock that was set can make it
+    /// shorter, but never longer than the manifest says.
     #[must_use]
     pub fn next_due(&self, age: SignedDuration, last: Option<Duration>) -> Option<Duration> {
         if self.held {
             return None;
         }
         let age = Duration::try_from(age).unwrap_or(Duration::ZERO);
-        let delay = self.initial_delay.saturating_sub(age);
-        let rest = last.map_or(Duration::ZERO, |last| self.period.saturating_sub(last));
-        Some(delay.max(rest))
+        Some(match last {
+            None => self.initial_delay.saturating_sub(age),
+            Some(last) => self.period.saturating_sub(last),
+        })
     }
 
     /// Counts a result; returns the verdict when it was reached (again) by it.
@@ -387,6 +388,7 @@ mod tests {
         assert_eq!(due(6500, Some(1500)), 500);
         assert_eq!(due(60_000, Some(9_000)), 0);
         assert_eq!(due(-1_000_000, None), 5000, "a clock set back does not stop probes");
+        assert_eq!(due(-1_000_000, Some(500)), 1500);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::address;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 /// Connects; the text of an error is `dial tcp 10.0.0.1:80: connect: connection refused`.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
@@ -11,7 +12,7 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> 
     let stream = match host.parse::<IpAddr>() {
         Ok(ip) => TcpStream::connect((ip, port)).await.map_err(|error| fail(&error))?,
         Err(_) => {
-            let found = tokio::net::lookup_host((host, port)).await;
+            let found = lookup(host, port).await;
             let found = found.map_err(|error| format!("dial tcp: lookup {host}: {}", reason(&error)))?;
             let mut last = format!("dial tcp: lookup {host}: no such host");
             let mut open = None;
@@ -30,6 +31,20 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> 
     // One small request: waiting for more to send would only delay it. Not being able to say so harms nobody.
     let _ = stream.set_nodelay(true);
     Ok(stream)
+}
+
+/// Asks the resolver. A name server that does not answer holds a thread for longer than any probe waits: a few turns for
+/// all probes, or one bad name would in time have all threads of the agent.
+async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static TURNS: Semaphore = Semaphore::const_new(4);
+    let turn = TURNS.acquire().await.map_err(io::Error::other)?;
+    let host = host.to_owned();
+    let asked = tokio::task::spawn_blocking(move || {
+        // Until the resolver is done, also when nobody waits for it any more.
+        let _turn = turn;
+        (host.as_str(), port).to_socket_addrs().map(Iterator::collect)
+    });
+    asked.await.map_err(io::Error::other)?
 }
 
 /// The system's text without its number, in lower case: `connection refused`.

@@ -353,3 +353,63 @@ fn health_outlives_the_agent() {
     assert_eq!(health(&node, &web, "main")["unhealthy"], Value::Null);
     node.finish();
 }
+
+#[test]
+fn the_status_follows_the_probes_and_a_dead_container_starts_anew() {
+    let (node, world) = (Node::up(), World::new());
+    world.answer("/startup", 500);
+    let probe = |path: &str, threshold: u32| json!({ "httpGet": world.get(path), "periodSeconds": 1, "failureThreshold": threshold });
+    // It does not end when asked; the probe's own grace of 2 s counts, not the pod's.
+    let mut manifest = pod("web", "trap '' TERM; while :; do sleep 1; done");
+    manifest["spec"]["terminationGracePeriodSeconds"] = json!(60);
+    let main = &mut manifest["spec"]["containers"][0];
+    main["startupProbe"] = probe("/startup", 600);
+    main["readinessProbe"] = probe("/ready", 1);
+    main["livenessProbe"] = probe("/alive", 2);
+    main["livenessProbe"]["terminationGracePeriodSeconds"] = json!(2);
+    let web = node.run(&manifest);
+    let says = |what: &str, started: bool, ready: bool| {
+        node.wait_pod("web", what, |pod| {
+            let main = pod.container("main");
+            main["started"] == started
+                && main["ready"] == ready
+                && pod.condition("Ready") == if ready { "True" } else { "False" }
+                && pod.condition("ContainersReady") == if ready { "True" } else { "False" }
+        })
+    };
+    assert_eq!(web.container("main")["ready"], false);
+    says("it has not started", false, false);
+    world.answer("/startup", 200);
+    says("it has started, and is ready", true, true);
+    world.answer("/ready", 500);
+    let out_of_service = says("it is not ready", true, false);
+    assert!(out_of_service.running("main"), "readiness kills nothing");
+    assert_eq!(out_of_service.restarts("main"), 0);
+    world.answer("/ready", 200);
+    says("it is ready again", true, true);
+
+    world.answer("/alive", 500);
+    let at = Instant::now();
+    node.wait_event("the sentence", |reason, message| {
+        reason == "Killing" && message == "Container main failed liveness probe, will be restarted"
+    });
+    world.answer("/alive", 200);
+    let anew = node.wait_pod("web", "a second run", |pod| pod.restarts("main") == 1 && pod.running("main"));
+    let took = at.elapsed();
+    assert!(took > secs(2) && took < secs(15), "the probe's grace counts: {took:?}");
+    assert_eq!(anew.last("main")["exitCode"], 137, "{}", anew.last("main"));
+    says("the second run is ready", true, true);
+    assert_eq!(world.count("/startup", 200), 2, "each run has to start");
+    assert_eq!(world.count("/alive", 500), 2);
+
+    // A startup probe that fails for good ends its run, too.
+    world.answer("/never", 500);
+    let mut slow = pod("slow", REST);
+    slow["spec"]["containers"][0]["startupProbe"] = probe("/never", 2);
+    node.apply("slow.yaml", slow);
+    node.wait_event("the sentence", |reason, message| {
+        reason == "Killing" && message == "Container main failed startup probe, will be restarted"
+    });
+    node.wait_pod("slow", "restarted", |pod| pod.restarts("main") >= 1);
+    node.finish();
+}
