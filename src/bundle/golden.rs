@@ -284,6 +284,19 @@ fn sub_path_expressions_mean_the_containers_environment() {
 }
 
 #[test]
+fn a_privileged_containers_own_dev_stands_for_the_machines() {
+    let mut case = Case::new(json!({"containers": [{
+        "name": "c", "securityContext": {"privileged": true}, "volumeMounts": [{"name": "v", "mountPath": "/dev"}]
+    }]}));
+    case.volumes.insert("v".into(), Volume { path: "/dev".into(), read_only: false, image: None });
+    let spec = case.build().expect("spec");
+    let kinds: Vec<_> = spec.mounts().iter().flatten().filter(|m| m.destination() == Path::new("/dev")).collect();
+    assert!(matches!(kinds.as_slice(), [only] if only.typ().as_deref() == Some("tmpfs")), "{kinds:?}");
+    case.volumes.insert("v".into(), Volume { path: "/srv".into(), read_only: false, image: None });
+    assert!(matches!(case.build(), Err(Error::MountOverDev)));
+}
+
+#[test]
 fn commands() {
     let argv = |container: Value, config: Value| {
         let mut case = Case::new(json!({"containers": [container]}));

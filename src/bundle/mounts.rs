@@ -215,7 +215,6 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
         if given.iter().any(|earlier| earlier.destination == m.destination) {
             continue;
         }
-        given.push(m);
         // libcontainer replaces /dev/ptmx and makes links below whatever /dev is: on the machine's own /dev that
         // would break every terminal of the machine.
         if m.destination == Path::new("/dev") {
@@ -225,6 +224,7 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
             }
             return Err(Error::MountOverDev);
         }
+        given.push(m);
         if !m.destination.is_absolute() || m.destination == Path::new("/") {
             return Err(Error::Destination(m.destination.clone()));
         }

@@ -77,7 +77,7 @@ impl Field {
     pub fn remark(&self) -> String {
         match self.support {
             Support::Works(_) => self.note.to_owned(),
-            Support::Refused(When::True, reason) => format!("true: {reason}"),
+            Support::Refused(When::True, reason) => format!("if true: {reason}"),
             Support::Refused(_, reason) => reason.to_owned(),
         }
     }

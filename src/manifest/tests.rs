@@ -197,6 +197,7 @@ fn what_cannot_work_is_refused() {
             line 29: spec.volumes[3].fc: needs programs on the node that coracle does not start: mount it on the node and use hostPath
             line 30: spec.volumes[4].gitRepo: Kubernetes has switched this type of volume off: use an init container that clones
             line 31: spec.volumes[5].flexVolume: needs programs on the node that coracle does not start: mount it on the node and use hostPath
+            line 32: spec.volumes[6].cephfs: Kubernetes has removed the driver of this type of volume: use hostPath on what the node mounts
             line 32: spec.volumes[6].cephfs.secretRef: static pods may not reference secrets
         "#]],
     );

@@ -7,7 +7,8 @@ use super::{Field, Group};
 /// Tests that prove more than one row: a test that is renamed is renamed here.
 mod proof {
     pub(super) const ACCEPTED: &str = "manifest::tests::what_only_a_scheduler_reads_is_accepted";
-    pub(super) const AFFINITY: &str = "resources::a_pod_for_another_node_is_rejected";
+    pub(super) const AFFINITY: &str =
+        "resources::what_does_not_fit_is_refused_in_the_kubelet_s_words_and_taken_once_there_is_room";
     pub(super) const APPARMOR: &str = "devices::security_profiles_are_the_ones_asked_for";
     pub(super) const CAPABILITIES: &str = "lifecycle::security_contexts_tighten_and_loosen";
     pub(super) const COMMAND: &str = "lifecycle::command_and_args_override_the_image_as_kubernetes_says";
@@ -17,35 +18,37 @@ mod proof {
     pub(super) const ENV: &str = "lifecycle::environment_is_expanded_and_knows_the_pod";
     pub(super) const ENV_FILE: &str = "pods::variables_come_from_a_file_that_another_container_wrote";
     pub(super) const FS_GROUP: &str = "volumes::fs_group_owns_the_volume";
-    pub(super) const HOOKS: &str = "lifecycle::hooks_run_and_their_failures_are_told";
+    pub(super) const HOOKS: &str =
+        "pod::plan_tests::a_slow_post_start_delays_later_containers_and_a_failed_one_stops_its_own";
     pub(super) const HOST_NAMESPACES: &str = "pods::a_pod_in_the_machines_namespaces_sees_it_and_leaves_it_alone";
     pub(super) const HOST_PATH: &str = "lifecycle::host_paths_are_checked_by_type";
     pub(super) const HOST_PORTS: &str = "net::host_ports_from_everywhere";
     pub(super) const HOST_USERS: &str = "userns::a_pod_with_its_own_users_is_root_inside_and_nobody_outside";
     pub(super) const HOSTNAME: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
     pub(super) const HOSTS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
-    pub(super) const HUGE_PAGES: &str = "resources::huge_pages_are_limited";
+    pub(super) const HUGE_PAGES: &str = "resources::cgroups_say_what_the_manifest_says";
     pub(super) const IDENTITIES: &str = "lifecycle::users_and_groups_are_as_asked";
     pub(super) const IMAGE_VOLUME: &str =
         "volumes::an_expression_without_its_variable_and_an_image_that_is_not_there_are_told";
-    pub(super) const INIT: &str = "lifecycle::init_containers_run_in_order";
+    pub(super) const INIT: &str = "pod::timeline_tests::a_pod_with_everything_starts_and_stops_in_this_order";
     pub(super) const LIFECYCLE: &str = "lifecycle::a_dropped_manifest_runs_and_its_output_is_readable";
     pub(super) const MESSAGE: &str = "lifecycle::the_termination_message_is_told";
     pub(super) const MESSAGE_POLICY: &str = "pods::containers_tell_why_they_ended_and_why_they_cannot_start";
     pub(super) const MOUNTS: &str = "volumes::mounts_spread_as_far_as_the_manifest_says";
     pub(super) const NON_ROOT: &str = "lifecycle::run_as_non_root_is_enforced_in_the_kubelets_words";
-    pub(super) const POD_RESOURCES: &str = "resources::pod_level_resources_count";
-    pub(super) const PROBE_GRPC: &str = "probes::grpc_probes_ask_the_health_service";
-    pub(super) const PROBE_HTTP: &str = "probes::http_probes_follow_the_kubelets_rules";
-    pub(super) const PROBE_TCP: &str = "probes::tcp_probes_connect";
-    pub(super) const PROBES: &str = "probes::thresholds_delays_and_graces_count";
+    pub(super) const POD_RESOURCES: &str = "resources::cgroups_say_what_the_manifest_says";
+    pub(super) const PROBE_GRPC: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+    pub(super) const PROBE_HTTP: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+    pub(super) const PROBE_TCP: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+    pub(super) const PROBES: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
     pub(super) const PULL: &str = "sources::never_pulled_means_never";
-    pub(super) const REQUESTS: &str = "resources::requests_and_limits_reach_the_cgroups";
-    pub(super) const RESIZE: &str = "resources::a_pinned_pod_is_resized_in_place";
+    pub(super) const REQUESTS: &str = "resources::cgroups_say_what_the_manifest_says";
+    pub(super) const RESIZE: &str = "pod::plan_tests::a_resize_keeps_the_pod_and_restarts_only_who_asks_for_it";
     pub(super) const RESTART: &str = "lifecycle::on_failure_restarts_until_it_succeeds";
-    pub(super) const RESTART_RULES: &str = "lifecycle::restart_rules_decide_by_exit_code";
+    pub(super) const RESTART_RULES: &str =
+        "pod::plan_tests::rules_come_before_the_containers_policy_and_that_before_the_pods";
     pub(super) const SECCOMP: &str = "devices::security_profiles_are_the_ones_asked_for";
-    pub(super) const STORAGE: &str = "resources::ephemeral_storage_is_enforced";
+    pub(super) const STORAGE: &str = "resources::a_pod_above_its_storage_limit_leaves_and_starts_again_empty";
     pub(super) const SUB_PATH: &str = "volumes::sub_paths_show_a_part_of_a_volume_and_leave_no_trace";
     pub(super) const SYSCTLS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
     pub(super) const TERMINAL: &str = "shim::stdin_is_empty_or_waits";
@@ -90,7 +93,7 @@ pub const GROUPS: &[Group] = &[
         kind: "PodSpec",
         places: &["spec"],
         fields: &[
-            works("activeDeadlineSeconds", "lifecycle::an_active_deadline_ends_the_pod"),
+            works("activeDeadlineSeconds", "pod::plan_tests::the_deadline_counts_from_the_start_and_ends_the_pod"),
             works("affinity", proof::AFFINITY),
             refused_true(
                 "automountServiceAccountToken",
@@ -117,7 +120,7 @@ pub const GROUPS: &[Group] = &[
             noted("preemptionPolicy", proof::ACCEPTED, SCHEDULER),
             noted("priority", proof::ACCEPTED, SCHEDULER),
             noted("priorityClassName", proof::REQUESTS, "system-node-critical protects from the OOM killer"),
-            works("readinessGates", "probes::readiness_gates_hold_the_pod_unready"),
+            works("readinessGates", "pod::status_tests::readiness_gates_hold_a_pod_back_until_somebody_says_so"),
             refused("resourceClaims", "static pods may not reference resourceclaims"),
             works("resources", proof::POD_RESOURCES),
             works("restartPolicy", proof::RESTART),
@@ -553,7 +556,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         kind: "PodReadinessGate",
         places: &["spec.readinessGates[*]"],
-        fields: &[works("conditionType", "probes::readiness_gates_hold_the_pod_unready")],
+        fields: &[works("conditionType", "pod::status_tests::readiness_gates_hold_a_pod_back_until_somebody_says_so")],
     },
     Group {
         kind: "Toleration",

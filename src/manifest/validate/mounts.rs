@@ -24,7 +24,8 @@ fn over_dev(path: &str, mount: &VolumeMount, privileged: bool, scope: &Scope<'_>
         return;
     }
     let field = format!("{path}.mountPath");
-    if !source.is_some_and(|source| is_dev(&source.path)) {
+    let part = [&mount.sub_path, &mount.sub_path_expr].into_iter().flatten().any(|path| !path.is_empty());
+    if part || !source.is_some_and(|source| is_dev(&source.path)) {
         let rule = "must not be /dev, unless a hostPath of /dev is mounted there: mount what is needed below it";
         report.invalid(field, &mount.mount_path, rule);
     } else if !privileged {
