@@ -62,10 +62,7 @@ fn static_web_is_a_whole_pod() {
 #[test]
 fn everything_that_works_is_accepted() {
     let loaded = read(FULL);
-    expect![[r#"
-        line 24: warning: spec.nodeSelector: is not checked against this node yet: the pod runs in any case
-    "#]]
-    .assert_eq(&problems(&loaded));
+    expect![""].assert_eq(&problems(&loaded));
     expect_file!["../../tests/corpus/full.golden.json"].assert_eq(&pretty(&loaded.pods[0]));
 }
 
@@ -211,7 +208,6 @@ fn what_is_not_implemented_is_refused() {
         line 19: spec.containers[0].lifecycle: is not implemented yet
         line 20: spec.containers[0].terminationMessagePolicy: is not implemented yet
         line 21: spec.containers[0].resources.limits[example.com/gpu]: this resource is not implemented yet
-        line 21: warning: spec.containers[0].resources.limits.ephemeral-storage: a limit of ephemeral storage is not enforced
         line 22: spec.containers[0].securityContext.procMount: is not implemented yet
         line 22: spec.containers[0].securityContext.seccompProfile.type: is not implemented yet
         line 22: spec.containers[0].securityContext.seccompProfile.localhostProfile: is not implemented yet
