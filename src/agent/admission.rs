@@ -3,7 +3,7 @@
 
 use super::events::{Note, pod_reference};
 use super::node::Shared;
-use crate::pod::admission::{NodeView, Rejection, admit};
+use crate::pod::admission::{NodeView, Rejection, admit, admit_resize};
 use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec, resources};
 use jiff::Timestamp;
@@ -60,18 +60,26 @@ impl Gate {
         let others: Vec<&Pod> = self.active(shared).filter(|(k, _)| **k != key).map(|(_, s)| s.pod()).collect();
         match admit(spec.pod(), &others, node) {
             Ok(()) => {
-                self.refused.remove(&key);
+                // What was reported of it says Failed, which would read as finished.
+                if self.refused.remove(&key).is_some() && !self.taken.contains_key(&key) {
+                    shared.publish(&key, Some(waiting(spec)));
+                }
                 self.taken.insert(key, Arc::clone(spec));
                 true
             }
             Err(rejection) => {
                 let known = self.refused.get(&key).is_some_and(|(s, r)| same(s, spec) && *r == rejection);
                 if !known {
-                    let mut message = rejection.status_message();
-                    if self.taken.contains_key(&key) {
-                        message.push_str("; the pod that it would replace keeps running");
-                    }
-                    let note = Note::warning(reason(&rejection.reason), message);
+                    let note = match self.taken.get(&key) {
+                        None => Note::warning(reason(&rejection.reason), rejection.status_message()),
+                        // Only what it may use changes: the words for that are others.
+                        Some(old) if old.uid() == spec.uid() => match admit_resize(spec.pod(), &others, node) {
+                            Err(r) if r.reason == "Infeasible" => Note::warning("ResizeInfeasible", r.message),
+                            Err(r) => Note::warning("ResizeDeferred", r.message),
+                            Ok(()) => Note::warning(reason(&rejection.reason), kept(&rejection)),
+                        },
+                        Some(_) => Note::warning(reason(&rejection.reason), kept(&rejection)),
+                    };
                     shared.note(pod_reference(spec.pod(), None), &note, now);
                     self.refused.insert(key, (Arc::clone(spec), rejection));
                 }
@@ -109,6 +117,10 @@ fn same(a: &Spec, b: &Spec) -> bool {
     a.uid() == b.uid() && a.revision() == b.revision()
 }
 
+fn kept(rejection: &Rejection) -> String {
+    format!("{}; the pod that it would replace keeps running", rejection.status_message())
+}
+
 /// Events have fixed reasons; all that pods are refused for.
 fn reason(reason: &str) -> &'static str {
     const KNOWN: [&str; 11] = [
@@ -125,6 +137,12 @@ fn reason(reason: &str) -> &'static str {
         "UnexpectedAdmissionError",
     ];
     KNOWN.into_iter().find(|known| *known == reason).unwrap_or("FailedAdmission")
+}
+
+/// A pod that was refused and has room now, until its worker speaks for it.
+fn waiting(spec: &Spec) -> Pod {
+    let status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
+    Pod { status, ..spec.pod().clone() }
 }
 
 /// A refused pod as it is reported (as kubelet).

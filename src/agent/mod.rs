@@ -129,7 +129,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut agent = Agent {
         shared,
         gate: admission::Gate::new(present.collect()),
-        last: Arc::new(Snapshot::default()),
+        wanted: Vec::new(),
         workers: BTreeMap::new(),
         ended: ended_sender,
         problems: BTreeSet::new(),
@@ -229,8 +229,8 @@ struct Agent {
     ended: mpsc::UnboundedSender<Key>,
     /// Which pods the node takes.
     gate: admission::Gate,
-    /// What the source said last.
-    last: Arc<Snapshot>,
+    /// What the source wants, in its order.
+    wanted: Vec<Arc<Spec>>,
     /// Problems that were reported and are still there.
     problems: BTreeSet<String>,
     /// Pods that ran when the agent started and that no manifest has named since. While some manifest is broken, it may
@@ -259,14 +259,13 @@ impl Agent {
     }
 
     /// Bring the workers in line with what the source says.
-    fn apply(&mut self, snapshot: &Arc<Snapshot>) {
-        self.last = Arc::clone(snapshot);
+    fn apply(&mut self, snapshot: &Snapshot) {
         if !snapshot.pods.is_empty() {
             // Something may start soon; the kernel's part of that can begin now.
             crate::shim::prewarm();
         }
         let mut wanted = BTreeSet::new();
-        let specs: Vec<Arc<Spec>> = (snapshot.pods.iter())
+        self.wanted = (snapshot.pods.iter())
             .filter_map(|desired| Spec::new(Arc::clone(&desired.pod)))
             .filter(|spec| wanted.insert(spec.key())) // the source reports duplicates itself
             .map(Arc::new)
@@ -280,7 +279,7 @@ impl Agent {
             self.settle(snapshot);
             self.remove_unwanted(&wanted);
         }
-        self.admit(&specs);
+        self.admit();
         self.report(snapshot);
     }
 
@@ -305,12 +304,12 @@ impl Agent {
 
     /// Take the wanted pods: first those that the node has taken before, then the others in their order, as far as
     /// there is room. What is refused changes nothing of what runs.
-    fn admit(&mut self, specs: &[Arc<Spec>]) {
-        let (known, new): (Vec<&Arc<Spec>>, Vec<_>) = specs.iter().partition(|spec| self.gate.has(spec));
+    fn admit(&mut self) {
+        let (known, new): (Vec<Arc<Spec>>, Vec<_>) = self.wanted.iter().cloned().partition(|spec| self.gate.has(spec));
         let (node, now) = (self.shared.view(), Timestamp::now());
-        let mut run: Vec<&Arc<Spec>> = known;
+        let mut run = known;
         for spec in new {
-            if self.gate.ask(spec, &self.shared, &node, now) {
+            if self.gate.ask(&spec, &self.shared, &node, now) {
                 run.push(spec);
             } else if !self.workers.contains_key(&spec.key()) {
                 let key = spec.key();
@@ -329,12 +328,12 @@ impl Agent {
                         let same = matches!(wish, Wish::Run(old)
                             if old.uid() == spec.uid() && old.revision() == spec.revision());
                         if !same {
-                            *wish = Wish::Run(Arc::clone(spec));
+                            *wish = Wish::Run(spec);
                         }
                         !same
                     });
                 }
-                None => self.start(key, None, Wish::Run(Arc::clone(spec))),
+                None => self.start(key, None, Wish::Run(spec)),
             }
         }
     }
@@ -342,8 +341,7 @@ impl Agent {
     /// Refused pods get another chance.
     fn admit_again(&mut self) {
         if self.gate.refuses_any() {
-            let last = Arc::clone(&self.last);
-            self.apply(&last);
+            self.admit();
         }
     }
 

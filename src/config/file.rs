@@ -321,12 +321,21 @@ fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut V
         let reason = format!("must be less than imageGCHighThresholdPercent ({})", config.image_gc_high_percent);
         return Err(Error::invalid(document.at("imageGCLowThresholdPercent"), reason));
     }
+    for field in ["imageGCHighThresholdPercent", "imageGCLowThresholdPercent"] {
+        if document.get(field).is_some() {
+            let reason = "no effect: the images of this node were brought by hand, so the node does not remove any";
+            warnings.push(Warning { field: document.at(field), reason: reason.to_owned() });
+        }
+    }
     if let Some(swap) = document.section("memorySwap")? {
         let section = Section { path: "KubeletConfiguration.memorySwap", map: swap };
         section.reject_unknown(&["swapBehavior"], &[])?;
         match section.text("swapBehavior")? {
-            // LimitedSwap gives swap to pods that are not critical; every static pod is.
-            None | Some("" | "NoSwap" | "LimitedSwap") => {}
+            None | Some("" | "NoSwap") => {}
+            Some("LimitedSwap") => warnings.push(Warning {
+                field: section.at("swapBehavior"),
+                reason: "LimitedSwap has no effect: static pods are critical, and critical pods get no swap".to_owned(),
+            }),
             Some(other) => {
                 let reason = format!("{other:?} is not NoSwap or LimitedSwap");
                 return Err(Error::invalid(section.at("swapBehavior"), reason));

@@ -184,6 +184,51 @@ fn durations_and_sizes_read_as_go_reads_them() {
     }
 }
 
+#[test]
+fn what_pods_get_is_read_as_the_kubelet_reads_it() {
+    let kubelet = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+    let (config, warnings) = resolve(&format!(
+        "{kubelet}
+kubeReserved: {{cpu: 200m, memory: 256Mi}}
+systemReserved: {{memory: 1Gi, pid: '500'}}
+enforceNodeAllocatable: [none]
+evictionHard: {{nodefs.available: 5%}}
+evictionSoft: {{memory.available: 300Mi}}
+evictionSoftGracePeriod: {{memory.available: 90s}}
+evictionPressureTransitionPeriod: 30s
+cpuCFSQuota: false
+singleProcessOOMKill: true
+memorySwap: {{swapBehavior: LimitedSwap}}
+allowedUnsafeSysctls: [kernel.msg*]
+"
+    ))
+    .unwrap();
+    assert_eq!((config.kube_reserved.cpu_milli, config.system_reserved.pids), (200, 500));
+    assert_eq!(config.kube_reserved.plus(config.system_reserved).memory, (1 << 30) + (256 << 20));
+    assert!(!config.enforce_pods && config.single_process_oom_kill);
+    assert_eq!(config.eviction.thresholds.len(), 2);
+    assert_eq!(config.eviction.thresholds[1].grace, Some(Duration::from_secs(90)));
+    assert_eq!(config.eviction.pressure_transition, Duration::from_secs(30));
+    assert_eq!((config.cfs_period, config.allowed_unsafe_sysctls), (None, vec!["kernel.msg*".to_owned()]));
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    for (body, part) in [
+        ("kubeReserved: {gpu: '1'}", "kubeReserved: cannot reserve \"gpu\""),
+        ("kubeReserved: {cpu: 1}", "kubeReserved.cpu: want text, got a number"),
+        ("evictionHard: {memory.free: 1Gi}", "evictionHard: \"memory.free\" is not an eviction signal"),
+        (
+            "evictionSoft: {memory.available: 1Gi}",
+            "evictionSoft: memory.available: evictionSoftGracePeriod has no grace",
+        ),
+        ("enforceNodeAllocatable: [pod]", "enforceNodeAllocatable: \"pod\" is not a level"),
+        ("cpuCFSQuotaPeriod: 2s", "cpuCFSQuotaPeriod: must be between 1ms and 1s"),
+        ("imageGCHighThresholdPercent: 70", "imageGCLowThresholdPercent: must be less than"),
+        ("memorySwap: {swapBehavior: All}", "memorySwap.swapBehavior: \"All\" is not"),
+    ] {
+        let error = refusal(body);
+        assert!(error.contains(part), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_file_makes_resolve_panic(text in "\\PC{0,200}") {
