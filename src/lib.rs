@@ -25,7 +25,7 @@
 //! | [`store`] | blocking | crash-safe records |
 //! | [`image`] | blocking | archives · unpack · snapshots |
 //! | [`net`] | blocking | bridge · ipam · nftables · resolv.conf and hosts |
-//! | [`volume`] | blocking | emptyDir · hostPath |
+//! | [`volume`] | blocking | emptyDir · hostPath · files made from objects · stages of a container's start |
 //! | [`shim`] | blocking | one process per pod: libcontainer, stdio, logs, exits |
 //! | [`runtime`] | blocking | executes actions, reports observations |
 //! | [`probe`] | async | probes and lifecycle hooks: HTTP, TCP, gRPC, exec |

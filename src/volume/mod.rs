@@ -114,7 +114,8 @@ pub fn set_up(pod: &Pod, volumes_dir: &Path, node: &Allocatable) -> Result<BTree
             (None, Some(source), None) => writable(host_path::set_up(source)?),
             // Its image may still be on its way: each container that mounts it asks for it.
             (None, None, Some(source)) => {
-                Resolved { path: PathBuf::new(), read_only: true, image: source.reference.clone() }
+                let image = Some(source.reference.clone().unwrap_or_default());
+                Resolved { path: PathBuf::new(), read_only: true, image }
             }
             _ => match projected::projection(pod, volume, node)? {
                 Some(projection) => {
