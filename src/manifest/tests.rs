@@ -199,17 +199,10 @@ fn what_is_not_implemented_is_refused() {
         corpus!("bad/unsupported.yaml"),
         &expect![[r#"
         line 6: spec.activeDeadlineSeconds: is not implemented yet
-        line 7: spec.hostPID: is not implemented yet
         line 9: spec.hostUsers: is not implemented yet
-        line 10: spec.shareProcessNamespace: is not implemented yet
-        line 11: spec.subdomain: is not implemented yet
         line 12: spec.runtimeClassName: is not implemented yet
         line 13: spec.os.name: this node runs linux
-        line 14: spec.securityContext.fsGroup: is not implemented yet
-        line 14: spec.securityContext.sysctls: is not implemented yet
-        line 14: spec.securityContext.supplementalGroupsPolicy: is not implemented yet
         line 19: spec.containers[0].lifecycle: is not implemented yet
-        line 20: spec.containers[0].terminationMessagePolicy: is not implemented yet
         line 21: spec.containers[0].resources.limits[example.com/gpu]: this resource is not implemented yet
         line 21: warning: spec.containers[0].resources.limits.ephemeral-storage: a limit of ephemeral storage is not enforced
         line 22: spec.containers[0].securityContext.procMount: is not implemented yet

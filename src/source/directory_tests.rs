@@ -109,7 +109,7 @@ fn a_broken_edit_keeps_what_ran() {
         "",
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {",
         "\u{0}\u{1}binary",
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {hostPID: true, containers: [{name: c, image: \"app:2\"}]}\n",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {runtimeClassName: x, containers: [{name: c, image: \"app:2\"}]}\n",
         "apiVersion: v1\nkind: ConfigMap\n",
     ];
     for text in broken {
