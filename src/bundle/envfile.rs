@@ -123,7 +123,28 @@ mod tests {
             "A='\0'",
         ];
         let got: Vec<String> = texts.iter().map(|text| format!("{text:?} -> {}", read(text))).collect();
-        expect_test::expect![[r#""#]].assert_eq(&got.join("\n"));
+        expect_test::expect![[r#"
+            "" -> 
+            "\n  \n\t# comment with = and '\n" -> 
+            "A='1'" -> A="1"
+            "  A='1'  \r\n# x\nB='two words' # tail\nA=''" -> A="1" B="two words" A=""
+            "TEXT='one\n# two\nthree=3'\nNEXT='$HOME \\n \"x\"'" -> TEXT="one\n# two\nthree=3" NEXT="$HOME \\n \"x\""
+            "my.name-1='x'" -> my.name-1="x"
+            "A=1" -> line 1: want NAME='value'
+            "A =  'x'" -> line 1: a name has 1 to 128 printable ASCII characters without blanks, quotes and '='
+            "A= 'x'" -> line 1: want NAME='value'
+            "A=\"x\"" -> line 1: want NAME='value'
+            "word" -> line 1: want NAME='value'
+            "word\nA='x'" -> line 1: want NAME='value'
+            "a word='x'" -> line 1: a name has 1 to 128 printable ASCII characters without blanks, quotes and '='
+            "='x'" -> line 1: a name has 1 to 128 printable ASCII characters without blanks, quotes and '='
+            "é='x'" -> line 1: a name has 1 to 128 printable ASCII characters without blanks, quotes and '='
+            "OK='1'\nA='1\n2\n" -> line 2: the value's closing quote is missing
+            "A='1'B" -> line 1: only a comment may follow the value
+            "A='1'#x" -> line 1: only a comment may follow the value
+            "A='1\n2'\nB='3' x" -> line 3: only a comment may follow the value
+            "A='\0'" -> line 1: the value holds a NUL byte"#]]
+        .assert_eq(&got.join("\n"));
         assert_eq!(read(&format!("{}='x'", "n".repeat(128))).len(), 128 + 4);
         assert_eq!(parse(format!("{}='x'", "n".repeat(129)).as_bytes()), Err(Error::Name(1)));
         assert_eq!(parse(b"A='\xff'"), Err(Error::Encoding));

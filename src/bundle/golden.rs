@@ -340,10 +340,133 @@ fn refusals() {
         mountPath "/a/../b" must be a path below / without '..'
         what "/x" shows is not prepared
         mountPropagation Bidirectional of "/x" is available only to privileged containers
-        env "A=B": the name must not be empty nor hold '=', and neither name nor value may hold a NUL byte
+        env "A=B": a name is made of printable ASCII characters other than '=', and a value holds no NUL byte
         unsupported fieldPath: status.phase
-        valueFrom of variable A is not supported
+        secret "s" not found
         unknown capability "FLY"
         Cannot enforce AppArmor: AppArmor is not enabled on the host"#]]
     .assert_eq(&text.join("\n"));
+}
+
+#[test]
+fn variables_of_other_objects() {
+    let mut case = Case::new(json!({"containers": [{
+        "name": "c", "command": ["x"], "args": ["$(p_b c) $(A)"],
+        "envFrom": [
+            {"configMapRef": {"name": "one"}},
+            {"prefix": "p_", "configMapRef": {"name": "two"}},
+            {"secretRef": {"name": "keys"}},
+            {"configMapRef": {"name": "none", "optional": true}},
+            {"secretRef": {"name": "none", "optional": true}}
+        ],
+        "env": [
+            {"name": "B", "value": "[$(A)]"},
+            {"name": "A", "value": "own"},
+            {"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "one", "key": "A"}}},
+            {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "S"}}},
+            {"name": "NO1", "valueFrom": {"configMapKeyRef": {"name": "one", "key": "x", "optional": true}}},
+            {"name": "NO2", "valueFrom": {"secretKeyRef": {"name": "x", "key": "x", "optional": true}}},
+            {"name": "FILE", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "f", "key": "K"}}},
+            {"name": "NO3", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "f", "key": "E", "optional": true}}}
+        ]
+    }]}));
+    let data = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    case.sources.config_maps.insert("one".into(), data(&[("A", "1"), ("B", "1")]));
+    case.sources.config_maps.insert("two".into(), data(&[("b c", "2")]));
+    case.sources
+        .secrets
+        .insert("keys".into(), BTreeMap::from([("S".into(), b"s3".to_vec()), ("A".into(), b"3".to_vec())]));
+    case.sources.files.insert(("v".into(), "f".into()), Ok(b"K='old'\nE=''\nK='4'".to_vec()));
+    let spec = case.build().expect("spec");
+    let process = spec.process().as_ref().expect("process");
+    expect_test::expect![[r#"
+        PATH=/bin
+        VERSION=1.37
+        HOSTNAME=p-node
+        A=own
+        B=[3]
+        p_b c=2
+        S=s3
+        KEY=1
+        SECRET=s3
+        FILE=4
+        HOME=/root"#]]
+    .assert_eq(&process.env().as_ref().expect("env").join("\n"));
+    assert_eq!(process.args().as_deref().expect("args"), ["x", "2 own"]);
+}
+
+#[test]
+fn variables_that_are_not_there() {
+    let failure = |container: Value| {
+        let mut case = Case::new(json!({"containers": [container]}));
+        case.sources.config_maps.insert("here".into(), BTreeMap::new());
+        case.sources.secrets.insert("here".into(), BTreeMap::from([("bin".into(), vec![0xff])]));
+        let file = |name: &str| ("v".to_owned(), name.to_owned());
+        case.sources.files.insert(file("bad"), Ok(b"A=1".to_vec()));
+        case.sources.files.insert(file("gone"), Err("no such file".into()));
+        case.sources.files.insert(file("good"), Ok(b"A='1'".to_vec()));
+        case.build().expect_err("refused").to_string()
+    };
+    let from =
+        |source: Value| failure(json!({"name": "c", "command": ["x"], "env": [{"name": "V", "valueFrom": source}]}));
+    let all = |source: Value| failure(json!({"name": "c", "command": ["x"], "envFrom": [source]}));
+    let file = |path: &str, key: &str, optional: bool| {
+        from(json!({"fileKeyRef": {"volumeName": "v", "path": path, "key": key, "optional": optional}}))
+    };
+    let text = [
+        all(json!({"configMapRef": {"name": "x"}})),
+        all(json!({"secretRef": {"name": "x"}})),
+        all(json!({"secretRef": {"name": "here"}})),
+        from(json!({"configMapKeyRef": {"name": "x", "key": "k"}})),
+        from(json!({"configMapKeyRef": {"name": "here", "key": "k"}})),
+        from(json!({"secretKeyRef": {"name": "here", "key": "k"}})),
+        file("bad", "A", true),
+        file("gone", "A", true),
+        file("unknown", "A", true),
+        file("good", "B", false),
+        failure(json!({"name": "c", "env": [{"name": "é"}]})),
+    ];
+    expect_test::expect![[r#"
+        configmap "x" not found
+        secret "x" not found
+        key bin of a Secret is not UTF-8, as a variable must be
+        configmap "x" not found
+        couldn't find key k in ConfigMap default/here
+        couldn't find key k in Secret default/here
+        couldn't parse env file "bad" of volume "v": line 1: want NAME='value'
+        couldn't parse env file "gone" of volume "v": no such file
+        couldn't parse env file "unknown" of volume "v": it was not read
+        environment variable key "B" not found in file "good" of volume "v"
+        env "é": a name is made of printable ASCII characters other than '=', and a value holds no NUL byte"#]]
+    .assert_eq(&text.join("\n"));
+}
+
+#[test]
+fn namespaces_that_are_shared() {
+    let kinds = |pid: PidNamespace, joined: bool| {
+        let mut case = Case::new(json!({"containers": [{"name": "c", "command": ["x"]}]}));
+        case.joined =
+            if joined { Namespaces { pid, ..case.joined } } else { Namespaces { pid, ..Namespaces::default() } };
+        let spec = case.build().expect("spec");
+        let list = spec.linux().as_ref().and_then(|l| l.namespaces().clone()).unwrap_or_default();
+        let show = |n: &LinuxNamespace| match n.path() {
+            Some(path) => format!("{}={}", n.typ(), path.file_name().unwrap_or_default().to_string_lossy()),
+            None => n.typ().to_string(),
+        };
+        let shm = spec.mounts().iter().flatten().find(|m| m.destination() == Path::new("/dev/shm"));
+        let shm = shm.and_then(|m| m.typ().clone()).unwrap_or_default();
+        format!("{} shm={shm}", list.iter().map(show).collect::<Vec<_>>().join(" "))
+    };
+    let lines = [
+        kinds(PidNamespace::Private, true),
+        kinds(PidNamespace::Shared("/run/coracle/pods/0f/ns/pid".into()), true),
+        kinds(PidNamespace::Host, true),
+        kinds(PidNamespace::Host, false),
+    ];
+    expect_test::expect![[r#"
+        mnt pid net=net ipc=ipc uts=uts shm=tmpfs
+        mnt pid=pid net=net ipc=ipc uts=uts shm=tmpfs
+        mnt net=net ipc=ipc uts=uts shm=tmpfs
+        mnt shm=bind"#]]
+    .assert_eq(&lines.join("\n"));
 }

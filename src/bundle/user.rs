@@ -52,8 +52,8 @@ pub struct ResolvedUser {
     pub uid: u32,
     /// Primary group ID.
     pub gid: u32,
-    /// Supplementary group IDs, sorted, with `gid` among them: else a program with the set-group-ID bit could shed it
-    /// (CVE-2022-2990), and an empty list would leave the agent's own groups.
+    /// Supplementary group IDs, sorted, with `gid` among them: else a program with the set-group-ID bit could shed it,
+    /// and an empty list would leave the agent's own groups.
     pub groups: Vec<u32>,
     /// Home folder; `/` when the image's `/etc/passwd` knows none.
     pub home: String,
@@ -220,12 +220,12 @@ mod tests {
 
     #[test]
     fn image_users() {
-        assert_eq!(user(""), Ok((0, 0, vec![26], "/root".into())));
-        assert_eq!(user("web"), Ok((33, 33, vec![26, 40], "/var/www".into())));
-        assert_eq!(user("33"), Ok((33, 33, vec![26, 40], "/var/www".into())));
-        assert_eq!(user("1000"), Ok((1000, 0, vec![], "/".into())));
-        assert_eq!(user("1000:2000"), Ok((1000, 2000, vec![], "/".into())));
-        assert_eq!(user("web:tape"), Ok((33, 26, vec![40], "/var/www".into())));
+        assert_eq!(user(""), Ok((0, 0, vec![0, 26], "/root".into())));
+        assert_eq!(user("web"), Ok((33, 33, vec![26, 33, 40], "/var/www".into())));
+        assert_eq!(user("33"), Ok((33, 33, vec![26, 33, 40], "/var/www".into())));
+        assert_eq!(user("1000"), Ok((1000, 0, vec![0], "/".into())));
+        assert_eq!(user("1000:2000"), Ok((1000, 2000, vec![2000], "/".into())));
+        assert_eq!(user("web:tape"), Ok((33, 26, vec![26, 40], "/var/www".into())));
         assert_eq!(user("web:"), user("web"));
         assert_eq!(user("nobody"), Err(Error::NoUser("nobody".into())));
         assert_eq!(user("web:none"), Err(Error::NoGroup("none".into())));
@@ -237,9 +237,9 @@ mod tests {
     fn the_pod_spec_wins() {
         let both = serde_json::json!({"runAsUser": 1, "runAsGroup": 2, "supplementalGroups": [9, 3], "fsGroup": 4});
         let got = run(both, serde_json::json!({"runAsUser": 7}), "web:tape").expect("user");
-        assert_eq!((got.uid, got.gid, got.groups), (7, 2, vec![3, 4, 9]));
+        assert_eq!((got.uid, got.gid, got.groups), (7, 2, vec![2, 3, 4, 9]));
         let strict = serde_json::json!({"supplementalGroupsPolicy": "Strict", "supplementalGroups": [5]});
-        assert_eq!(run(strict, serde_json::json!({}), "web").expect("user").groups, [5]);
+        assert_eq!(run(strict, serde_json::json!({}), "web").expect("user").groups, [5, 33]);
         let bad = run(serde_json::json!({"runAsUser": -1}), serde_json::json!({}), "");
         assert_eq!(bad, Err(Error::Id { field: "runAsUser", value: -1 }));
     }

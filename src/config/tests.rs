@@ -25,6 +25,25 @@ fn nothing_given_is_the_design_s_defaults() {
 }
 
 #[test]
+fn unsafe_sysctls_are_allowed_by_namespaced_patterns_only() {
+    let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+    let list = "allowedUnsafeSysctls: [net.core.somaxconn, \"kernel.msg*\", \"net/ipv4/*\", kernel.sem]\n";
+    let (config, warnings) = resolve(&format!("{head}{list}")).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.allowed_unsafe_sysctls, ["net.core.somaxconn", "kernel.msg*", "net/ipv4/*", "kernel.sem"]);
+    let refused = ["[vm.swappiness]", "[\"*\"]", "[\"kernel.*\"]", "[net*]", "[\"net.*.x*\"]", "[1]", "text"];
+    let text: Vec<String> = refused.iter().map(|list| refusal(&format!("allowedUnsafeSysctls: {list}\n"))).collect();
+    expect![[r#"
+        KubeletConfiguration.allowedUnsafeSysctls[0]: "vm.swappiness" is not known to be namespaced: want a name, or a prefix that ends in *, of net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.
+        KubeletConfiguration.allowedUnsafeSysctls[0]: "*" is not known to be namespaced: want a name, or a prefix that ends in *, of net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.
+        KubeletConfiguration.allowedUnsafeSysctls[0]: "kernel.*" is not known to be namespaced: want a name, or a prefix that ends in *, of net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.
+        KubeletConfiguration.allowedUnsafeSysctls[0]: "net*" is not known to be namespaced: want a name, or a prefix that ends in *, of net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.
+        KubeletConfiguration.allowedUnsafeSysctls[0]: "net.*.x*" is not known to be namespaced: want a name, or a prefix that ends in *, of net., kernel.shm, kernel.msg, kernel.sem or fs.mqueue.
+        KubeletConfiguration.allowedUnsafeSysctls[0]: want the name of a sysctl, got a number
+        KubeletConfiguration.allowedUnsafeSysctls: want a list, got text"#]].assert_eq(&text.join("\n"));
+}
+
+#[test]
 fn a_kubeadm_file_is_taken_as_is_with_warnings() {
     let (config, warnings) = resolve(
         "apiVersion: kubelet.config.k8s.io/v1beta1

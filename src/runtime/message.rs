@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(of_log(b"f a line that was cut\n2026 stderr F next\nno line\n2026 stdout X y\n"), "next\n");
         let many: Vec<(&str, &str)> = (0..100).map(|n| ("F", if n < 20 { "early" } else { "late" })).collect();
         assert_eq!(of_log(&log(&many)), "late\n".repeat(80));
-        let long = "x".repeat(1000);
+        let long = "x".repeat(1100);
         let text = of_log(&log(&[("F", &long), ("F", &long), ("F", "last")]));
         assert!(text.len() == LOG_MOST && text.ends_with("x\nlast\n"));
         assert!(of_log(&log(&[("P", &"é".repeat(1500)), ("F", "!")])).starts_with('é'));
