@@ -262,8 +262,7 @@ impl Edits {
             if hook.timeout.is_some_and(|seconds| seconds <= 0) {
                 return fail(at("timeout"), "must be greater than 0");
             }
-            let known =
-                ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+            let known = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
             if !known.contains(&hook.hook_name.as_str()) {
                 return fail(at("hookName"), "is not the name of a hook");
             }
@@ -422,8 +421,12 @@ fn give(
         (asked, major, minor) => {
             let host = look(path).map_err(|reason| refuse(format!("{}: {reason}", path.display())))?;
             if asked.is_some_and(|kind| kind != host.number.kind) {
-                return Err(refuse(format!("{} is not of type {}", path.display(), node.kind.as_deref().unwrap_or("")))
-                    .into());
+                return Err(refuse(format!(
+                    "{} is not of type {}",
+                    path.display(),
+                    node.kind.as_deref().unwrap_or("")
+                ))
+                .into());
             }
             let of = host.number;
             (

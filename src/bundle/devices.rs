@@ -209,7 +209,10 @@ mod tests {
         assert!(!permits(&STANDARD, SDA, READ));
         assert!(!permits(&STANDARD, TUN, READ | WRITE));
         assert!(permits(&STANDARD, Number { kind: Kind::Char, major: 136, minor: 77 }, READ | WRITE));
-        assert!(!permits(&STANDARD, Number { kind: Kind::Block, major: 1, minor: 3 }, READ), "a block device of that number");
+        assert!(
+            !permits(&STANDARD, Number { kind: Kind::Block, major: 1, minor: 3 }, READ),
+            "a block device of that number"
+        );
     }
 
     #[test]

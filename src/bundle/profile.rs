@@ -57,7 +57,10 @@ pub fn apparmor_of<'a>(pod: &'a Pod, container: &'a Container) -> Result<Option<
             ("" | "runtime/default", _) => Ok(Some(AppArmor::RuntimeDefault)),
             ("unconfined", _) => Ok(Some(AppArmor::Unconfined)),
             (_, Some(name)) if !name.is_empty() => Ok(Some(AppArmor::Localhost(name))),
-            _ => Err(Error::Profile(format!("{APPARMOR_ANNOTATION}{}: invalid AppArmor profile {text:?}", container.name))),
+            _ => Err(Error::Profile(format!(
+                "{APPARMOR_ANNOTATION}{}: invalid AppArmor profile {text:?}",
+                container.name
+            ))),
         };
     }
     let Some(profile) = own.or(of_pod) else { return Ok(None) };
@@ -74,7 +77,8 @@ pub fn apparmor_of<'a>(pod: &'a Pod, container: &'a Container) -> Result<Option<
 /// kubelet, reason and words).
 #[must_use]
 pub fn apparmor_rejection(pod: &Pod, enabled: bool) -> Option<Rejection> {
-    let reject = |why: String| Some(Rejection { reason: "AppArmor", message: format!("Cannot enforce AppArmor: {why}") });
+    let reject =
+        |why: String| Some(Rejection { reason: "AppArmor", message: format!("Cannot enforce AppArmor: {why}") });
     for container in containers(pod) {
         match apparmor_of(pod, container) {
             Ok(None | Some(AppArmor::Unconfined)) => {}
@@ -244,7 +248,10 @@ mod tests {
         assert_eq!(find(level, json!({}), false), Err("seLinuxOptions: SELinux is not enabled on the host".into()));
         let policy = json!({"seLinuxChangePolicy": "Recursive"});
         assert_eq!(find(policy.clone(), json!({}), true), Ok(None));
-        assert_eq!(find(policy, json!({}), false), Err("seLinuxChangePolicy: SELinux is not enabled on the host".into()));
+        assert_eq!(
+            find(policy, json!({}), false),
+            Err("seLinuxChangePolicy: SELinux is not enabled on the host".into())
+        );
         assert!(find(json!({"seLinuxOptions": {"user": "a:b\n"}}), json!({}), true).is_err());
     }
 

@@ -171,12 +171,7 @@ pub(super) fn runtime_default(capabilities: Set) -> Result<LinuxSeccomp, OciSpec
         rules.push(rule(&deny, Action::ScmpActErrno, Some(EPERM), None)?);
     }
     for persona in PERSONALITIES {
-        rules.push(rule(
-            &["personality"],
-            Action::ScmpActAllow,
-            None,
-            Some(first(Operator::ScmpCmpEq, persona)?),
-        )?);
+        rules.push(rule(&["personality"], Action::ScmpActAllow, None, Some(first(Operator::ScmpCmpEq, persona)?))?);
     }
     rules.push(rule(&["socket"], Action::ScmpActAllow, None, Some(first(Operator::ScmpCmpNe, AF_VSOCK)?))?);
     let vsock = first(Operator::ScmpCmpEq, AF_VSOCK)?;

@@ -154,7 +154,6 @@ fn all_that_is_wrong_is_told_at_once() {
             line 45: spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive
             line 46: spec.containers[0].securityContext.capabilities.add[0]: Invalid value: "SYS_ADMIM": is no capability
             line 47: spec.containers[0].securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is Localhost
-            line 47: spec.containers[0].securityContext.seccompProfile.type: is not implemented yet
             line 50: spec.containers[0].volumeMounts[1].name: Not found: "w"
             line 50: spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/x": must be unique
             line 50: spec.containers[0].volumeMounts[1].subPath: Invalid value: "../y": must not contain '..'
@@ -213,8 +212,6 @@ fn what_is_not_implemented_is_refused() {
         line 21: spec.containers[0].resources.limits[example.com/gpu]: this resource is not implemented yet
         line 21: warning: spec.containers[0].resources.limits.ephemeral-storage: a limit of ephemeral storage is not enforced
         line 22: spec.containers[0].securityContext.procMount: is not implemented yet
-        line 22: spec.containers[0].securityContext.seccompProfile.type: is not implemented yet
-        line 22: spec.containers[0].securityContext.seccompProfile.localhostProfile: is not implemented yet
         line 23: spec.containers[0].ports[0].protocol: this protocol is not implemented yet
         line 25: spec.containers[0].volumeMounts[0].subPath: is not implemented yet
         line 25: spec.containers[0].volumeMounts[0].mountPropagation: is not implemented yet

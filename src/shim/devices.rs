@@ -1,7 +1,7 @@
 //! Device rules of a container, where libcontainer does not enforce them, or not these.
 
 use super::cgroup;
-use crate::bundle::devices::{Rule, STANDARD, TUN, READ, WRITE, permits};
+use crate::bundle::devices::{READ, Rule, STANDARD, TUN, WRITE, permits};
 use crate::sys::bpf;
 use libcontainer::oci_spec::runtime::LinuxDeviceCgroup;
 use std::fs;

@@ -57,8 +57,7 @@ const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
 
 fn op(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
-    let registers =
-        if cfg!(target_endian = "little") { destination | source << 4 } else { destination << 4 | source };
+    let registers = if cfg!(target_endian = "little") { destination | source << 4 } else { destination << 4 | source };
     Instruction { code, registers, offset, immediate }
 }
 
