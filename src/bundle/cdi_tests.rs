@@ -81,7 +81,12 @@ fn what_cannot_be_given_is_said() {
         .expect_err("no device")
         .to_string(),
     ];
-    expect_test::expect![[""]].assert_eq(&texts.join("\n"));
+    expect_test::expect![[r#"
+        unresolvable CDI device vendor.com/cam=side: no such device in /etc/cdi, /var/run/cdi; /etc/cdi/bad.json: it is not a CDI specification
+        CDI device vendor.com/cam=rear: poststop hooks are not run here
+        CDI device vendor.com/cam=net: netDevices are not supported
+        unresolvable CDI device vendor.com/cam=front: both /etc/cdi/a.yaml and /etc/cdi/b.yaml define it
+        CDI device vendor.com/cam=front: /dev/video7: no such file or directory"#]].assert_eq(&texts.join("\n"));
 }
 
 #[test]
@@ -116,7 +121,22 @@ fn files_with_mistakes() {
     ];
     let said: Vec<String> =
         all.iter().map(|v| parse(&v.to_string(), Format::Json).expect_err("a mistake").to_string()).collect();
-    expect_test::expect![[""]].assert_eq(&said.join("\n"));
+    expect_test::expect![[r#"
+        it is not a CDI specification: missing field `cdiVersion` at line 1 column 2
+        cdiVersion: "9.0" is not one of 0.1.0, 0.2.0, 0.3.0, 0.4.0, 0.5.0, 0.6.0, 0.7.0, 0.8.0, 0.8.1, 1.0.0, 1.1.0
+        kind: "v.com" is not of the form vendor.com/class
+        devices: is empty
+        devices[0].name: "-x" is not a device name
+        devices[1].name: "x" is there twice
+        it is not a CDI specification: unknown field `containerEdit`, expected one of `name`, `annotations`, `containerEdits` at line 1 column 49
+        devices[0].containerEdits.env[0]: must be NAME=value
+        devices[0].containerEdits.deviceNodes[0].path: must be a path below /dev without '..'
+        devices[0].containerEdits.deviceNodes[0].path: must be a path below /dev without '..'
+        devices[0].containerEdits.deviceNodes[0].permissions: must be letters of rwm
+        devices[0].containerEdits.deviceNodes[0].type: must be b, c or u
+        devices[0].containerEdits.mounts[0].containerPath: must be a path below / without '..', and not /dev, /proc or /sys
+        devices[0].containerEdits.hooks[0].hookName: is not the name of a hook
+        devices[0].containerEdits.hooks[0].path: must be an absolute path without '..'"#]].assert_eq(&said.join("\n"));
 }
 
 #[test]

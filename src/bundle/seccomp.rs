@@ -222,6 +222,26 @@ mod tests {
     }
 
     #[test]
+    fn no_namespace_is_made_by_clone() {
+        let set = resolve(None, false, u64::MAX, true).expect("capabilities");
+        let rules = runtime_default(set).expect("profile").syscalls().clone().expect("rules");
+        // As libcontainer reads a condition: of the argument, `value` is left behind the mask `valueTwo`.
+        let fits = |rule: &LinuxSyscall, flags: u64| {
+            let args = rule.args().as_ref().expect("a condition");
+            args.iter().all(|a| flags & a.value_two().expect("a mask") == a.value())
+        };
+        let verdicts = |flags: u64| -> Vec<Action> {
+            rules.iter().filter(|r| r.names() == &["clone"] && fits(r, flags)).map(|r| r.action()).collect()
+        };
+        const THREAD: u64 = 0x003d_0f00;
+        assert_eq!(verdicts(17), [Action::ScmpActAllow], "fork");
+        assert_eq!(verdicts(THREAD), [Action::ScmpActAllow]);
+        for flag in NAMESPACE_FLAGS {
+            assert_eq!(verdicts(flag | 17), [Action::ScmpActErrno], "{flag:#x}");
+        }
+    }
+
+    #[test]
     fn capabilities_open_doors() {
         let allow = names(Action::ScmpActAllow, true);
         for name in ["mount", "bpf", "clone", "clone3", "reboot", "syslog"] {

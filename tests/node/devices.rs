@@ -9,7 +9,8 @@ use std::path::Path;
 const DENIED: &str = "Operation not permitted";
 
 /// A shell function that says how opening a file went: `try MODE FILE`, MODE being `r` or `w`.
-const TRY: &str = r#"try() { case $1 in r) (: < "$2") 2>&1 && echo ok;; w) (: >> "$2") 2>&1 && echo ok;; esac; }; "#;
+const TRY: &str =
+    r#"try() { case $1 in r) (: < "$2") 2>&1 && echo ok;; w) (: >> "$2") 2>&1 && echo ok;; esac; true; }; "#;
 
 fn with_profile(name: &str, security: Value) -> Value {
     let mut pod = resting(name);
@@ -30,20 +31,22 @@ fn waits(node: &Node, manifest: &Value, text: &str) -> PodView {
 fn a_container_opens_the_devices_it_was_given_and_no_others() {
     let node = Node::up();
     let link = node.dir.join("share/by-id");
-    symlink("/dev/kmsg", &link).expect("link");
-    assert!(Path::new("/dev/loop0").exists(), "this test needs a block device: /dev/loop0 (modprobe loop)");
+    symlink("/dev/fuse", &link).expect("link");
+    for needed in ["/dev/fuse", "/dev/loop0"] {
+        assert!(Path::new(needed).exists(), "this test needs {needed} (modprobe fuse loop)");
+    }
 
     // Making nodes is a default capability; opening what was made is another matter.
-    let script = format!("{TRY} mknod /tmp/sda b 8 0 && try r /tmp/sda > /tmp/first; {REST}");
+    let script = format!("{TRY} mknod /dev/sda b 8 0 && try r /dev/sda > /tmp/first; {REST}");
     let mut manifest = pod("plain", &script);
-    manifest["spec"]["volumes"] = json!([{"name": "kmsg", "hostPath": {"path": "/dev/kmsg"}}]);
-    manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "kmsg", "mountPath": "/dev/kmsg"}]);
+    manifest["spec"]["volumes"] = json!([{"name": "fuse", "hostPath": {"path": "/dev/fuse"}}]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "fuse", "mountPath": "/dev/fuse"}]);
     node.run(&manifest);
-    let nodes = "mknod /tmp/mem c 1 1; mknod /tmp/tun c 10 200; mknod /tmp/null c 1 3; ";
+    let nodes = "mknod /dev/mem c 1 1; mknod /dev/tun c 10 200; mknod /dev/nil c 1 3; ";
     let tried = node.sh(
         "plain",
         &format!(
-            "{TRY}{nodes} cat /tmp/first; for f in /tmp/sda /tmp/mem /tmp/tun /dev/kmsg /tmp/null; do try r $f; done"
+            "{TRY}{nodes} cat /tmp/first; for f in /dev/sda /dev/mem /dev/tun /dev/fuse /dev/nil; do try r $f; done"
         ),
     );
     let tried: Vec<&str> = tried.lines().collect();
@@ -53,10 +56,12 @@ fn a_container_opens_the_devices_it_was_given_and_no_others() {
 
     let volume = |name: &str, path: &str, kind: &str| json!({"name": name, "hostPath": {"path": path, "type": kind}});
     let mut manifest = resting("given");
-    manifest["spec"]["volumes"] =
-        json!([volume("log", &link.display().to_string(), "CharDevice"), volume("disk", "/dev/loop0", "BlockDevice"),]);
+    manifest["spec"]["volumes"] = json!([
+        volume("serial", &link.display().to_string(), "CharDevice"),
+        volume("disk", "/dev/loop0", "BlockDevice"),
+    ]);
     manifest["spec"]["containers"][0]["volumeMounts"] = json!([
-        {"name": "log", "mountPath": "/dev/serial/log", "readOnly": true},
+        {"name": "serial", "mountPath": "/dev/serial/one", "readOnly": true},
         {"name": "disk", "mountPath": "/dev/disk"},
     ]);
     // Another container of the same pod is given nothing.
@@ -69,10 +74,10 @@ fn a_container_opens_the_devices_it_was_given_and_no_others() {
         let out = node.cli(&["exec", "given", "-c", container, "--", "sh", "-c", &format!("{TRY}{script}")]);
         out.ok().trim_end().to_owned()
     };
-    assert_eq!(sh("main", "try r /dev/serial/log; try r /dev/disk; try w /dev/disk"), "ok\nok\nok");
-    let written = sh("main", "try w /dev/serial/log");
+    assert_eq!(sh("main", "try r /dev/serial/one; try r /dev/disk; try w /dev/disk"), "ok\nok\nok");
+    let written = sh("main", "try w /dev/serial/one");
     assert!(written.contains(DENIED), "read-only: {written}");
-    let other = sh("other", "mknod /tmp/loop0 b 7 0; try r /tmp/loop0");
+    let other = sh("other", "mknod /dev/loop0 b 7 0; try r /dev/loop0");
     assert!(other.contains(DENIED), "{other}");
     node.finish();
 }
@@ -94,7 +99,7 @@ fn cdi_devices_change_the_container() {
     let hook = format!("cat > {share}/hooked");
     let edits = json!({
         "env": ["CAM=front"],
-        "deviceNodes": [{"path": "/dev/cams/front", "hostPath": "/dev/kmsg", "permissions": "r"}],
+        "deviceNodes": [{"path": "/dev/cams/front", "hostPath": "/dev/fuse", "permissions": "r"}],
         "mounts": [{"hostPath": share, "containerPath": "/opt/cam", "options": ["ro", "nosuid"]}],
         "hooks": [{"hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", hook], "env": ["PATH=/bin:/usr/bin"]}],
         "additionalGids": [4242],
