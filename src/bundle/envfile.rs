@@ -73,7 +73,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<(String, String)>, Error> {
         let end = after.split('\n').next().unwrap_or_default();
         let comment = end.trim_start_matches([' ', '\t', '\r']);
         // As in a shell: `'a'#b` is one word.
-        if !comment.is_empty() && !(comment.starts_with('#') && comment.len() < end.len()) {
+        let ends = comment.is_empty() || (comment.starts_with('#') && comment.len() < end.len());
+        if !ends {
             return Err(Error::Trailing(line));
         }
         variables.push((name.to_owned(), value.to_owned()));

@@ -13,9 +13,7 @@ pub(super) fn sources(pod: &Pod, container: &Container, volumes: &BTreeMap<Strin
     for variable in container.env.iter().flatten() {
         let Some(selector) = variable.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref()) else { continue };
         let key = (selector.volume_name.clone(), selector.path.clone());
-        if !sources.files.contains_key(&key) {
-            sources.files.insert(key, read(pod, selector, volumes));
-        }
+        sources.files.entry(key).or_insert_with(|| read(pod, selector, volumes));
     }
     sources
 }
