@@ -3,12 +3,12 @@
 
 use super::events::{Note, pod_reference};
 use super::node::Shared;
+use crate::bundle::profile::apparmor_rejection;
 use crate::pod::admission::{NodeView, Rejection, admit, admit_resize};
-use crate::pod::status::NodeFacts;
+use crate::pod::status::{self, NodeFacts};
 use crate::pod::{Key, Spec, resources};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{HostIP, Pod, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -58,7 +58,12 @@ impl Gate {
     pub fn ask(&mut self, spec: &Arc<Spec>, shared: &Shared, node: &NodeView, now: Timestamp) -> bool {
         let key = spec.key();
         let others: Vec<&Pod> = self.active(shared).filter(|(k, _)| **k != key).map(|(_, s)| s.pod()).collect();
-        match admit(spec.pod(), &others, node) {
+        let apparmor = shared.runtime.machine().apparmor;
+        let profile = || match apparmor_rejection(spec.pod(), apparmor) {
+            None => Ok(()),
+            Some(refused) => Err(Rejection::new(refused.reason, refused.message)),
+        };
+        match admit(spec.pod(), &others, node).and_then(|()| profile()) {
             Ok(()) => {
                 // What was reported of it says Failed, which would read as finished.
                 if self.refused.remove(&key).is_some() && !self.taken.contains_key(&key) {
@@ -91,7 +96,9 @@ impl Gate {
     /// What is reported of a refused pod of this name.
     #[must_use]
     pub fn refusal(&self, key: &Key, facts: &NodeFacts, now: Timestamp) -> Option<Pod> {
-        self.refused.get(key).map(|(spec, rejection)| refused(spec, rejection, facts, now))
+        self.refused
+            .get(key)
+            .map(|(spec, rejection)| status::refused(spec, &rejection.reason, &rejection.message, facts, now))
     }
 
     /// CPU requests of the active Burstable pods together, in thousandths.
@@ -123,7 +130,8 @@ fn kept(rejection: &Rejection) -> String {
 
 /// Events have fixed reasons; all that pods are refused for.
 fn reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 11] = [
+    const KNOWN: [&str; 12] = [
+        "AppArmor",
         "Evicted",
         "NodeAffinity",
         "NodePorts",
@@ -143,22 +151,4 @@ fn reason(reason: &str) -> &'static str {
 fn waiting(spec: &Spec) -> Pod {
     let status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
     Pod { status, ..spec.pod().clone() }
-}
-
-/// A refused pod as it is reported (as kubelet).
-fn refused(spec: &Spec, rejection: &Rejection, facts: &NodeFacts, now: Timestamp) -> Pod {
-    let mut pod = spec.pod().clone();
-    let start = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    pod.status = Some(PodStatus {
-        phase: Some("Failed".into()),
-        reason: Some(rejection.reason.clone()),
-        message: Some(rejection.status_message()),
-        host_ip: facts.host_ips.first().map(ToString::to_string),
-        host_ips: (!facts.host_ips.is_empty())
-            .then(|| facts.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
-        qos_class: resources::qos(spec.pod()).ok().map(|qos| qos.as_str().to_owned()),
-        start_time: Some(Time(start)),
-        ..PodStatus::default()
-    });
-    pod
 }

@@ -192,6 +192,8 @@ impl Shared {
             name: self.name.clone(),
             labels: self.all_labels(),
             allocatable: self.runtime.resources().allocatable.clone(),
+            unsafe_sysctls: self.runtime.unsafe_sysctls().to_vec(),
+            kernel: self.runtime.machine().kernel.clone(),
             pressure: pressure.iter().filter(|(_, (bad, _))| *bad).map(|(p, _)| p.as_str()).collect(),
         }
     }

@@ -376,7 +376,13 @@ impl Worker {
         match result {
             Ok(notes) => {
                 // A sandbox that fails to be made is undone in between: that is no success.
-                if !matches!(action, Action::ResetSandbox { .. }) {
+                let unrelated = match &action {
+                    Action::ResetSandbox { .. } => true,
+                    Action::Resize => false,
+                    // A resize that has to wait goes on waiting whatever else happens to the pod.
+                    _ => self.failure.as_ref().is_some_and(|f| ["Deferred", "Infeasible"].contains(&f.reason.as_str())),
+                };
+                if !unrelated {
                     self.failure = None;
                 }
                 match &action {

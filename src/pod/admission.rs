@@ -75,6 +75,10 @@ pub struct NodeView {
     pub labels: BTreeMap<String, String>,
     /// What pods may request.
     pub allocatable: NodeAmounts,
+    /// Sysctls beyond the safe ones that pods may set (`allowedUnsafeSysctls`).
+    pub unsafe_sysctls: Vec<String>,
+    /// Release of its kernel.
+    pub kernel: String,
     /// Its conditions that are bad: `MemoryPressure`, `DiskPressure`, `PIDPressure`, sorted.
     pub pressure: Vec<&'static str>,
 }
@@ -89,7 +93,9 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    fn new(reason: impl Into<String>, message: impl Into<String>) -> Rejection {
+    /// A refusal.
+    #[must_use]
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Rejection {
         Rejection { reason: reason.into(), message: message.into() }
     }
 
@@ -104,7 +110,7 @@ impl Rejection {
 type Check = fn(&Pod, &[&Pod], &NodeView) -> Result<(), Rejection>;
 
 /// In the kubelet's order: the first refusal counts.
-const CHECKS: &[Check] = &[pressure, os_label, os_name, fits, node_affinity, host_ports];
+const CHECKS: &[Check] = &[pressure, sysctls, os_label, os_name, fits, node_affinity, host_ports];
 
 /// Whether the node takes `pod` beside the pods that are `active` on it already.
 ///
@@ -136,6 +142,14 @@ fn pressure(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
         }
     }
     Err(Rejection::new("Evicted", format!("The node had condition: [{}]. ", node.pressure.join(" "))))
+}
+
+fn sysctls(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    match super::sysctl::check(spec, &node.unsafe_sysctls, &node.kernel) {
+        Ok(_) => Ok(()),
+        Err(refused) => Err(Rejection::new(refused.reason, refused.message)),
+    }
 }
 
 fn os_label(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
@@ -323,6 +337,8 @@ mod tests {
                 pods: 3,
                 huge_pages: [(2 << 20, 4 << 20)].into(),
             },
+            unsafe_sysctls: Vec::new(),
+            kernel: "6.12.0".into(),
             pressure: Vec::new(),
         }
     }

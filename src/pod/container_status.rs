@@ -91,13 +91,20 @@ impl View<'_> {
         if let Some(state) = self.obstacle(container) {
             return (state, Some(end));
         }
-        if let (true, HookState::Failed(error)) = (counts, &progress.post_start) {
-            return (waiting("PostStartHookError", Some(format!("PostStartHook failed: {error}"))), Some(end));
-        }
+        let hook = match &progress.post_start {
+            HookState::Failed(error) if counts => Some(format!("PostStartHook failed: {error}")),
+            _ => None,
+        };
         let next = start::due(have, container, role, self.node.max_backoff, self.now);
         let backs_off = next.is_some_and(|next| next.not_before > self.now);
         if backs_off && (counts || order::is_reached(have, &container.name)) {
-            return (waiting("CrashLoopBackOff", Some(self.back_off_message(container, run))), Some(end));
+            // As kubelet, and why: what a hook failed of is in no other state.
+            let message = self.back_off_message(container, run);
+            let message = hook.map_or(message.clone(), |hook| format!("{message}: {hook}"));
+            return (waiting("CrashLoopBackOff", Some(message)), Some(end));
+        }
+        if let Some(message) = hook {
+            return (waiting("PostStartHookError", Some(message)), Some(end));
         }
         if order::is_outdated(have, run) {
             return (waiting("RestartingAllContainers", None), Some(end));

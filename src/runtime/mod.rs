@@ -63,6 +63,8 @@ pub struct Runtime {
     selinux: bool,
     cdi_dirs: Vec<PathBuf>,
     shims: Mutex<HashMap<String, Arc<shim::Client>>>,
+    /// Held while a [`crate::pod::Progress`] is read and written: a hook's task and its pod's worker both do.
+    advancing: Mutex<()>,
 }
 
 impl Runtime {
@@ -125,6 +127,7 @@ impl Runtime {
             cdi_dirs: config.cdi_spec_dirs.clone(),
             container_cgroups,
             shims: Mutex::default(),
+            advancing: Mutex::default(),
             layout,
         })
     }
@@ -140,6 +143,12 @@ impl Runtime {
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Sysctls beyond the safe ones that pods may set.
+    #[must_use]
+    pub fn unsafe_sysctls(&self) -> &[String] {
+        &self.allowed_sysctls
     }
 
     /// Facts of the machine.

@@ -5,6 +5,7 @@ use super::{Error, Note, Runtime, make_dir};
 use crate::pod::{Instance, Progress, Spec, StopCause, Stopping};
 use crate::store;
 use jiff::Timestamp;
+use std::sync::PoisonError;
 
 impl Runtime {
     /// What was done with a run; `None`: nothing.
@@ -25,6 +26,7 @@ impl Runtime {
         change: impl FnOnce(&mut Progress),
     ) -> Result<(), Error> {
         let path = self.layout.progress(uid, container, attempt);
+        let _turn = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut progress = store::read::<Progress>(&path).ok().flatten().unwrap_or_default();
         let before = progress.clone();
         change(&mut progress);

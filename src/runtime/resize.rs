@@ -74,6 +74,7 @@ impl Runtime {
             record.pod.metadata.annotations.get_or_insert_default().insert(SEEN.to_owned(), seen);
         }
         self.save(&record)?;
+        crate::volume::refresh(wanted.pod(), &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
         Ok(vec![Note::normal("ResizeCompleted", "Pod resize completed")])
     }
 

@@ -217,7 +217,8 @@ pub(super) fn check(namespace: &UserNamespace, user: &ResolvedUser, mounts: &[Mo
         return Err(Error::Propagation);
     }
     let file = File::open(&namespace.path).map_err(|source| Error::Namespace(namespace.path.clone(), source))?;
-    for mount in mounts {
+    // What is put together for one container only is looked at by the shim.
+    for mount in mounts.iter().filter(|mount| mount.image.is_none()) {
         idmap::clone(&mount.source, file.as_fd())?;
     }
     Ok(())
