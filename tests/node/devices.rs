@@ -181,7 +181,10 @@ fn security_profiles_are_the_ones_asked_for() {
 
     if fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default().trim() != "Y" {
         let asks = with_profile("armoured", json!({"appArmorProfile": {"type": "RuntimeDefault"}}));
-        waits(&node, &asks, "Cannot enforce AppArmor: AppArmor is not enabled on the host");
+        let refused = node.run_to_end(&asks);
+        assert_eq!(refused.0["status"]["reason"], "AppArmor");
+        let message = refused.0["status"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains("Cannot enforce AppArmor: AppArmor is not enabled on the host"), "{message}");
         node.run(&with_profile("bare", json!({"appArmorProfile": {"type": "Unconfined"}})));
     }
     if !Path::new("/sys/fs/selinux/enforce").exists() {

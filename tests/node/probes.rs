@@ -360,7 +360,7 @@ fn the_status_follows_the_probes_and_a_dead_container_starts_anew() {
     world.answer("/startup", 500);
     let probe = |path: &str, threshold: u32| json!({ "httpGet": world.get(path), "periodSeconds": 1, "failureThreshold": threshold });
     // It does not end when asked; the probe's own grace of 2 s counts, not the pod's.
-    let mut manifest = pod("web", "trap '' TERM; while :; do sleep 1; done");
+    let mut manifest = pod("web", "trap 'test ! -e /tmp/go || exit 0' TERM; while :; do sleep 1; done");
     manifest["spec"]["terminationGracePeriodSeconds"] = json!(60);
     let main = &mut manifest["spec"]["containers"][0];
     main["startupProbe"] = probe("/startup", 600);
@@ -411,5 +411,6 @@ fn the_status_follows_the_probes_and_a_dead_container_starts_anew() {
         reason == "Killing" && message == "Container main failed startup probe, will be restarted"
     });
     node.wait_pod("slow", "restarted", |pod| pod.restarts("main") >= 1);
+    node.sh("web", "touch /tmp/go");
     node.finish();
 }

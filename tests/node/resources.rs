@@ -214,8 +214,7 @@ fn a_pod_above_its_storage_limit_leaves_and_starts_again_empty() {
         reason == "Evicted"
             && message == "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "
     });
-    let seen = node.wait_pod("full", "held back", |p| p.0["status"]["reason"] == "Evicted");
-    assert_eq!(seen.phase(), "Pending");
+    let seen = node.wait_pod("full", "held back", |p| p.phase() == "Pending" && p.0["status"]["reason"] == "Evicted");
     assert!(seen.container("main")["containerID"].is_null(), "nothing is left of the pod");
     let again = node.wait_up("full");
     assert_eq!(again.uid(), seen.uid());
