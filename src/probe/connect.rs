@@ -9,8 +9,8 @@ use tokio::sync::Semaphore;
 /// Connects; the text of an error is `dial tcp 10.0.0.1:80: connect: connection refused`.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let fail = |error: &io::Error| format!("dial tcp {}: connect: {}", address::join(host, port), reason(error));
-    let stream = match host.parse::<IpAddr>() {
-        Ok(ip) => TcpStream::connect((ip, port)).await.map_err(|error| fail(&error))?,
+    match host.parse::<IpAddr>() {
+        Ok(ip) => TcpStream::connect((ip, port)).await.map_err(|error| fail(&error)),
         Err(_) => {
             let found = lookup(host, port).await;
             let found = found.map_err(|error| format!("dial tcp: lookup {host}: {}", reason(&error)))?;
@@ -25,12 +25,9 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, String> 
                     Err(error) => last = fail(&error),
                 }
             }
-            open.ok_or(last)?
+            open.ok_or(last)
         }
-    };
-    // One small request: waiting for more to send would only delay it. Not being able to say so harms nobody.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+    }
 }
 
 /// Asks the resolver. A name server that does not answer holds a thread for longer than any probe waits: a few turns for
