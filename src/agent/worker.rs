@@ -467,8 +467,14 @@ impl Worker {
         let message = error.chain();
         // What waits for memory to be freed says each time how much is used: one event is enough, the condition has the rest.
         let told = matches!(action, Action::Resize { .. }) && last.is_some_and(|f| f.reason == error.waiting_reason());
+        let reason = match (action, error.waiting_reason()) {
+            (_, reason @ "Infeasible") | (Action::Resize { .. }, reason @ "Deferred") => reason,
+            // Whatever was in its way: the pod goes on without it.
+            (Action::Resize { .. }, _) => "Deferred",
+            (_, reason) => reason,
+        };
         let failure = Failure {
-            reason: error.waiting_reason().to_owned(),
+            reason: reason.to_owned(),
             message: message.clone(),
             count,
             retry_at: now.checked_add(pause).unwrap_or(now),

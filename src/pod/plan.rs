@@ -134,8 +134,8 @@ pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration
     let resized = desired.filter(|want| have.record.finished.is_none() && resize::is_resize(&have.spec, want));
     let same = |want: &Spec| want.uid() == have.spec.uid() && want.revision() == have.spec.revision();
     let stays = have.record.deletion.is_none() && (resized.is_some() || desired.is_some_and(same));
-    // A resize that has to wait keeps nothing else from going on.
-    let postponed = |f: &Failure| stays && resized.is_some() && matches!(f.reason.as_str(), "Deferred" | "Infeasible");
+    // A resize that has to wait keeps nothing else from going on, least of all the pod's end.
+    let postponed = |f: &Failure| matches!(f.reason.as_str(), "Deferred" | "Infeasible");
     // The worker forgets the failure when the wish changes, so a removal never waits for a creation's retry.
     if held_back(seen, now, &mut plan) && !seen.failure.as_ref().is_some_and(postponed) {
         return plan;

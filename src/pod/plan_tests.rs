@@ -524,6 +524,29 @@ fn an_agent_that_dies_right_after_a_resize_does_not_forget_the_restart() {
 }
 
 #[test]
+fn a_resize_that_can_never_be_does_not_keep_its_pod_from_going() {
+    let (old, new) = (layered("u", "Always", "1"), layered("u", "Always", "2"));
+    for reason in ["Deferred", "Infeasible"] {
+        let mut world = World::default();
+        world.settle(Some(&old), at(0), None);
+        world.seen.failure =
+            Some(Failure { reason: reason.into(), message: "no".into(), count: 1, retry_at: at(3_600_000) });
+        world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+        for now in [10, 20, 30] {
+            for _ in 0..20 {
+                let Some(action) = world.plan(Some(&new), at(now)).actions.into_iter().next() else { break };
+                if matches!(action, Action::CreateSandbox) {
+                    break;
+                }
+                world.execute(Some(&new), &action, at(now));
+            }
+            world.end_signalled(at(now));
+        }
+        assert!(world.seen.present.is_none(), "{reason}");
+    }
+}
+
+#[test]
 fn amounts_of_the_pod_as_a_whole_are_resized_too() {
     let whole = |memory: &str, image: &str| {
         pod("u", json!({"resources": {"limits": {"memory": memory}}, "containers": [{"name": "c", "image": image}]}))

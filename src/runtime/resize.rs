@@ -24,6 +24,8 @@ impl Runtime {
     pub(super) fn resize(&self, wanted: &Spec, restart: &[String]) -> Result<Vec<Note>, Error> {
         let uid = wanted.uid();
         let mut record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
+        record.resize_restarts.extend(restart.iter().cloned());
+        let restart = record.resize_restarts.clone();
         let refuse = |reason, message| Err(Error::Resize { reason, message });
         if resources::qos(&record.pod)? != resources::qos(wanted.pod())? {
             return refuse("Infeasible", "a resize must not change the QoS class of a pod".to_owned());
@@ -83,7 +85,6 @@ impl Runtime {
         if let Some(seen) = seen {
             record.pod.metadata.annotations.get_or_insert_default().insert(SEEN.to_owned(), seen);
         }
-        record.resize_restarts.extend(restart.iter().cloned());
         self.save(&record)?;
         crate::volume::refresh(wanted.pod(), &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
         Ok(vec![Note::normal("ResizeCompleted", "Pod resize completed")])
