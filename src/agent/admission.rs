@@ -6,7 +6,7 @@ use super::node::Shared;
 use crate::bundle::profile::apparmor_rejection;
 use crate::pod::admission::{NodeView, Rejection, admit, admit_resize};
 use crate::pod::status::{self, NodeFacts};
-use crate::pod::{Key, Spec, resources};
+use crate::pod::{Key, RefusedResize, Spec, is_resize, resources};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,6 +53,13 @@ impl Gate {
         gone
     }
 
+    /// A pod that was taken is wanted as it is: what was refused under its name is not wanted any more. Tells whether
+    /// anything was.
+    pub fn withdraw(&mut self, key: &Key, shared: &Shared) -> bool {
+        shared.refuse_resize(key, None);
+        self.refused.remove(key).is_some()
+    }
+
     /// Ask for room for a pod beside all others that have not finished; the one of the same name, which it would
     /// replace, does not count. Tells of a refusal once.
     pub fn ask(&mut self, spec: &Arc<Spec>, shared: &Shared, node: &NodeView, now: Timestamp) -> bool {
@@ -69,21 +76,27 @@ impl Gate {
                 if self.refused.remove(&key).is_some() && !self.taken.contains_key(&key) {
                     shared.publish(&key, Some(waiting(spec)));
                 }
+                shared.refuse_resize(&key, None);
                 self.taken.insert(key, Arc::clone(spec));
                 true
             }
             Err(rejection) => {
+                // Only what it may use changes: the words for that are others.
+                let resize = self.taken.get(&key).filter(|old| is_resize(old, spec));
+                let resize = resize.and_then(|_| admit_resize(spec.pod(), &others, node).err());
+                let refused = resize.as_ref().map(|r| RefusedResize {
+                    spec: Spec::clone(spec),
+                    reason: r.reason.clone(),
+                    message: r.message.clone(),
+                });
+                shared.refuse_resize(&key, refused);
                 let known = self.refused.get(&key).is_some_and(|(s, r)| same(s, spec) && *r == rejection);
                 if !known {
-                    let note = match self.taken.get(&key) {
-                        None => Note::warning(reason(&rejection.reason), rejection.status_message()),
-                        // Only what it may use changes: the words for that are others.
-                        Some(old) if old.uid() == spec.uid() => match admit_resize(spec.pod(), &others, node) {
-                            Err(r) if r.reason == "Infeasible" => Note::warning("ResizeInfeasible", r.message),
-                            Err(r) => Note::warning("ResizeDeferred", r.message),
-                            Ok(()) => Note::warning(reason(&rejection.reason), kept(&rejection)),
-                        },
-                        Some(_) => Note::warning(reason(&rejection.reason), kept(&rejection)),
+                    let note = match (resize, self.taken.get(&key)) {
+                        (Some(r), _) if r.reason == "Infeasible" => Note::warning("ResizeInfeasible", r.message),
+                        (Some(r), _) => Note::warning("ResizeDeferred", r.message),
+                        (None, None) => Note::warning(reason(&rejection.reason), rejection.status_message()),
+                        (None, Some(_)) => Note::warning(reason(&rejection.reason), kept(&rejection)),
                     };
                     shared.note(pod_reference(spec.pod(), None), &note, now);
                     self.refused.insert(key, (Arc::clone(spec), rejection));

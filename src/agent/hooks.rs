@@ -13,6 +13,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+/// Between two attempts to write down how a hook ended.
+const REWRITE: Duration = Duration::from_secs(2);
+
 /// A run and which of its hooks.
 type Id = (String, HookKind);
 
@@ -62,15 +65,18 @@ impl Hooks {
             let state = deliver(&shared, &job).await;
             let runtime = Arc::clone(&shared.runtime);
             let (uid, run, kind) = (job.spec.uid().to_owned(), job.run, job.kind);
-            let written = tokio::task::spawn_blocking(move || {
-                runtime.advance(&uid, &run.container, run.attempt, |progress| match kind {
-                    HookKind::PostStart => progress.post_start = state,
-                    HookKind::PreStop => progress.pre_stop = state,
-                })
-            });
-            if let Ok(Err(error)) = written.await {
-                // The next look finds it idle, and delivers it again: at least once.
-                tracing::warn!(error = error.chain(), "the end of a hook cannot be written down");
+            loop {
+                let (runtime, uid, run, state) = (Arc::clone(&runtime), uid.clone(), run.clone(), state.clone());
+                let written = tokio::task::spawn_blocking(move || {
+                    runtime.advance(&uid, &run.container, run.attempt, |progress| match kind {
+                        HookKind::PostStart => progress.post_start = state,
+                        HookKind::PreStop => progress.pre_stop = state,
+                    })
+                });
+                let Ok(Err(error)) = written.await else { break };
+                // As long as the task lives the hook counts as under way: it is not delivered again and again.
+                tracing::warn!(error = error.chain(), "the end of a hook cannot be written down yet");
+                tokio::time::sleep(REWRITE).await;
             }
             wake.notify_one();
         });

@@ -288,6 +288,7 @@ impl Agent {
         for (key, worker) in &self.workers {
             if !wanted.contains(key) && !self.unclaimed.contains(key) {
                 self.gate.release(key);
+                self.shared.refuse_resize(key, None);
                 worker.wish.send_if_modified(|wish| {
                     let new = !matches!(wish, Wish::Remove);
                     *wish = Wish::Remove;
@@ -307,10 +308,21 @@ impl Agent {
     fn admit(&mut self) {
         let (known, new): (Vec<Arc<Spec>>, Vec<_>) = self.wanted.iter().cloned().partition(|spec| self.gate.has(spec));
         let (node, now) = (self.shared.view(), Timestamp::now());
+        for spec in &known {
+            let key = spec.key();
+            if self.gate.withdraw(&key, &self.shared)
+                && let Some(worker) = self.workers.get(&key)
+            {
+                worker.wake.notify_one();
+            }
+        }
         let mut run = known;
         for spec in new {
             if self.gate.ask(&spec, &self.shared, &node, now) {
                 run.push(spec);
+            } else if let Some(worker) = self.workers.get(&spec.key()) {
+                // What is refused is part of what is reported.
+                worker.wake.notify_one();
             } else if !self.workers.contains_key(&spec.key()) {
                 let key = spec.key();
                 let since = self.shared.pod(&key).filter(|p| p.metadata.uid.as_deref() == Some(spec.uid()));

@@ -6,7 +6,7 @@ use crate::image::ImageStore;
 use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
-use crate::pod::{Eviction, Key};
+use crate::pod::{Eviction, Key, RefusedResize};
 use crate::runtime::Runtime;
 use crate::server;
 use crate::shim::exec::Target;
@@ -56,6 +56,8 @@ pub struct Shared {
     pressure: RwLock<BTreeMap<Pressure, (bool, Timestamp)>>,
     /// Pods that have to leave for what they use: uid and why.
     evictions: Mutex<BTreeMap<Key, (String, Eviction)>>,
+    /// Resizes that there is no room for.
+    refused_resizes: Mutex<BTreeMap<Key, RefusedResize>>,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -94,6 +96,7 @@ impl Shared {
             source_error: RwLock::default(),
             pressure: RwLock::default(),
             evictions: Mutex::default(),
+            refused_resizes: Mutex::default(),
         }
     }
 
@@ -155,6 +158,21 @@ impl Shared {
                 self.revision.send_modify(|r| *r += 1);
             }
         }
+    }
+
+    /// A resize of the pod of this name is refused; `None`: none is. What was refused before is forgotten.
+    pub fn refuse_resize(&self, key: &Key, refused: Option<RefusedResize>) {
+        let mut all = self.refused_resizes.lock().unwrap_or_else(PoisonError::into_inner);
+        match refused {
+            Some(refused) => all.insert(key.clone(), refused),
+            None => all.remove(key),
+        };
+    }
+
+    /// The resize of the pod of this name that is refused.
+    #[must_use]
+    pub fn refused_resize(&self, key: &Key) -> Option<RefusedResize> {
+        self.refused_resizes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     /// Have a pod leave; false when it has to already.

@@ -42,6 +42,8 @@ pub struct Handle {
 
 /// Longest pause between two attempts of a step that keeps failing.
 const MAX_RETRY: SignedDuration = SignedDuration::from_secs(10);
+/// Between two attempts of what will not work until it is wished differently.
+const NEVER: SignedDuration = SignedDuration::from_hours(1);
 /// Between two looks at a pod whose shim cannot be listened to.
 const DEAF: SignedDuration = SignedDuration::from_secs(2);
 /// First pause before a pod that had to leave starts again; it doubles with each time.
@@ -191,6 +193,7 @@ impl Worker {
         match &mut seen.present {
             Some(present) => {
                 seen.evict = self.shared.eviction(&self.key, present.spec.uid());
+                seen.refused_resize = self.shared.refused_resize(&self.key);
                 let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
                 self.hooks.keep(&running);
                 for (id, progress) in &mut present.progress {
@@ -359,7 +362,7 @@ impl Worker {
         };
         let spec = match (&action, desired, &seen.present) {
             // A creation makes what is wanted, everything else acts on what is there.
-            (Action::CreateSandbox | Action::Resize, Some(spec), _) => Arc::clone(spec),
+            (Action::CreateSandbox | Action::Resize { .. }, Some(spec), _) => Arc::clone(spec),
             (_, _, Some(present)) => Arc::new(present.spec.clone()),
             (_, Some(spec), None) => Arc::clone(spec),
             (_, None, None) => return false,
@@ -378,7 +381,7 @@ impl Worker {
                 // A sandbox that fails to be made is undone in between: that is no success.
                 let unrelated = match &action {
                     Action::ResetSandbox { .. } => true,
-                    Action::Resize => false,
+                    Action::Resize { .. } => false,
                     // A resize that has to wait goes on waiting whatever else happens to the pod.
                     _ => self.failure.as_ref().is_some_and(|f| ["Deferred", "Infeasible"].contains(&f.reason.as_str())),
                 };
@@ -456,18 +459,32 @@ impl Worker {
         };
         let count = last.map_or(0, |f| f.count).saturating_add(1);
         // 0.5 s, 1 s, 2 s … 10 s: quick enough for what heals by itself, slow enough to cost nothing.
-        let pause = SignedDuration::from_millis(250_i64 << count.min(10)).min(MAX_RETRY);
+        let pause = match error.waiting_reason() {
+            // As kubelet: only another wish could change that.
+            "Infeasible" => NEVER,
+            _ => SignedDuration::from_millis(250_i64 << count.min(10)).min(MAX_RETRY),
+        };
         let message = error.chain();
+        // What waits for memory to be freed says each time how much is used: one event is enough, the condition has the rest.
+        let told = matches!(action, Action::Resize { .. }) && last.is_some_and(|f| f.reason == error.waiting_reason());
+        let reason = match (action, error.waiting_reason()) {
+            (_, reason @ "Infeasible") | (Action::Resize { .. }, reason @ "Deferred") => reason,
+            // Whatever was in its way: the pod goes on without it.
+            (Action::Resize { .. }, _) => "Deferred",
+            (_, reason) => reason,
+        };
         let failure = Failure {
-            reason: error.waiting_reason().to_owned(),
+            reason: reason.to_owned(),
             message: message.clone(),
             count,
             retry_at: now.checked_add(pause).unwrap_or(now),
         };
         let mut note = Note::warning(error.event_reason(), message);
         note.container.clone_from(&container);
-        self.note(spec, &note, now);
-        self.shared.metrics.action_failed();
+        if !told {
+            self.note(spec, &note, now);
+            self.shared.metrics.action_failed();
+        }
         match container {
             Some(name) => {
                 self.container_failures.insert(name, failure);

@@ -1,7 +1,7 @@
 //! The conditions of a pod.
 
 use super::status::seconds;
-use super::{Observed, Present, Role, Sandbox, Spec, StopCause, order, rules};
+use super::{Observed, Present, Role, Sandbox, Spec, order, rules};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -67,10 +67,12 @@ impl Conditions<'_> {
         if rules::may_restart_all(self.spec) {
             all.push(self.make("AllContainersRestarting", self.all_restarting(), self.now));
         }
-        if let Some(failure) = self.seen.failure.as_ref().filter(|_| self.resizing) {
+        let refused = self.seen.refused_resize.as_ref().map(|r| (&r.reason, &r.message));
+        let failed = self.seen.failure.as_ref().map(|f| (&f.reason, &f.message));
+        if let Some((reason, message)) = refused.or(failed).filter(|_| self.resizing) {
             // As kubelet: what can never be is told from what may be later.
-            let reason = if failure.reason == "Infeasible" { "Infeasible" } else { "Deferred" };
-            let finding = Finding { message: Some(failure.message.clone()), ..Finding::because(true, reason) };
+            let reason = if reason == "Infeasible" { "Infeasible" } else { "Deferred" };
+            let finding = Finding { message: Some(message.clone()), ..Finding::because(true, reason) };
             all.push(self.make("PodResizePending", finding, self.now));
         }
         if present.is_some_and(resize_in_progress) {
@@ -179,8 +181,5 @@ impl Conditions<'_> {
 
 /// Whether a container is on its way to its new resources.
 fn resize_in_progress(have: &Present) -> bool {
-    have.spec
-        .all_containers()
-        .filter_map(|c| have.latest(&c.name))
-        .any(|run| have.progress(&run.id).stopping.as_ref().is_some_and(|s| s.cause == StopCause::Resize))
+    have.running().any(|run| have.record.resize_restarts.contains(&run.id))
 }

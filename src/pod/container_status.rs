@@ -2,11 +2,11 @@
 
 use super::rules::{self, Verdict};
 use super::status::{NodeFacts, seconds};
-use super::{HookState, Instance, Observed, Present, Role, Spec, order, start};
+use super::{HookState, Instance, Observed, Present, Role, Spec, User, order, start};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    VolumeMountStatus,
+    ContainerUser, LinuxContainerUser, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -56,6 +56,7 @@ impl View<'_> {
             restart_count: latest.map_or(0, |r| i32::try_from(r.attempt).unwrap_or(i32::MAX)),
             started: Some(started),
             state: Some(state),
+            user: latest.and_then(|run| run.user.as_ref()).map(identity),
             volume_mounts: latest.and_then(|_| mounts(container)),
             ..ContainerStatus::default()
         }
@@ -184,6 +185,16 @@ fn forgotten() -> ContainerState {
 fn cut(text: &str, most: usize) -> String {
     let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text[..end].to_owned()
+}
+
+fn identity(user: &User) -> ContainerUser {
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: Some(user.groups.iter().map(|group| i64::from(*group)).collect()),
+        }),
+    }
 }
 
 fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {

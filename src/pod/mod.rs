@@ -29,7 +29,9 @@ pub mod sysctl;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,
-    Progress, Record, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Unhealthy,
+    Progress, Record, RefusedResize, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Unhealthy, User,
 };
 pub use plan::{Action, Plan, plan};
+pub use resize::is_resize;
+pub use rules::restarts_failed;
 pub use spec::{Key, RestartPolicy, Role, Spec};

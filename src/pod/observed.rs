@@ -4,7 +4,7 @@ use super::Spec;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// One run of one container: the record that the shim keeps on disk, written before the container's first
@@ -45,6 +45,21 @@ pub struct Instance {
     /// How it ended; `None` while it runs.
     #[serde(default)]
     pub terminated: Option<Termination>,
+    /// Who its first process is; `None` in records of agents that did not tell.
+    #[serde(default)]
+    pub user: Option<User>,
+}
+
+/// Whose identity a container's first process has, as numbers of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// User ID.
+    pub uid: u32,
+    /// Primary group ID.
+    pub gid: u32,
+    /// Supplementary group IDs, the primary one among them.
+    pub groups: Vec<u32>,
 }
 
 /// How a container ended.
@@ -100,6 +115,10 @@ pub struct Record {
     /// Set when the pod is to go; never taken back.
     #[serde(default)]
     pub deletion: Option<Deletion>,
+    /// Runs (by container ID) that have to end so that their containers start with what a resize gave them. Written
+    /// together with the resized pod: whoever dies in between, the restart is not forgotten.
+    #[serde(default)]
+    pub resize_restarts: BTreeSet<String>,
 }
 
 /// A terminal phase, and why.
@@ -274,6 +293,17 @@ pub struct Eviction {
     pub grace_seconds: u64,
 }
 
+/// A resize that the node does not grant.
+#[derive(Debug, Clone)]
+pub struct RefusedResize {
+    /// The pod as it is wanted.
+    pub spec: Spec,
+    /// `Deferred` (it may be granted later) or `Infeasible`.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+}
+
 /// Something that did not work and will be tried again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
@@ -356,4 +386,6 @@ pub struct Observed {
     pub container_failures: BTreeMap<String, Failure>,
     /// Set when the pod uses more than it may.
     pub evict: Option<Eviction>,
+    /// A resize of the pod that the node has no room for (now).
+    pub refused_resize: Option<RefusedResize>,
 }

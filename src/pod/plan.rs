@@ -79,7 +79,10 @@ pub enum Action {
     },
     /// Take over the wanted pod's resources, which differ from the present ones in nothing else: cgroups in the right
     /// order, then the record.
-    Resize,
+    Resize {
+        /// Runs (by container ID) that have to end for it, as their `resizePolicy` says; recorded with the resize.
+        restart: Vec<String>,
+    },
     /// Write down the terminal phase.
     Finish {
         /// `Succeeded` or `Failed`.
@@ -131,8 +134,8 @@ pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration
     let resized = desired.filter(|want| have.record.finished.is_none() && resize::is_resize(&have.spec, want));
     let same = |want: &Spec| want.uid() == have.spec.uid() && want.revision() == have.spec.revision();
     let stays = have.record.deletion.is_none() && (resized.is_some() || desired.is_some_and(same));
-    // A resize that has to wait keeps nothing else from going on.
-    let postponed = |f: &Failure| stays && resized.is_some() && matches!(f.reason.as_str(), "Deferred" | "Infeasible");
+    // A resize that has to wait keeps nothing else from going on, least of all the pod's end.
+    let postponed = |f: &Failure| matches!(f.reason.as_str(), "Deferred" | "Infeasible");
     // The worker forgets the failure when the wish changes, so a removal never waits for a creation's retry.
     if held_back(seen, now, &mut plan) && !seen.failure.as_ref().is_some_and(postponed) {
         return plan;
@@ -208,21 +211,11 @@ fn converge(
     }
 }
 
-/// Last, as what comes after a failed action has to wait; the containers that start anew are stopped only once it
-/// is known to succeed.
+/// Last, as what comes after a failed action has to wait. The containers that start anew for it are stopped only once it
+/// is done, from the record.
 fn resize(have: &Present, want: &Spec, plan: &mut Plan) {
-    plan.act(Action::Resize);
-    for container in resize::restarts(&have.spec, want) {
-        let run = have.latest(&container.name).filter(|run| run.is_running());
-        if let Some(run) = run.filter(|run| have.progress(&run.id).stopping.is_none()) {
-            plan.act(Action::BeginStop {
-                container: run.container.clone(),
-                id: run.id.clone(),
-                cause: StopCause::Resize,
-                grace_ms: have.spec.grace_seconds().saturating_mul(1000),
-            });
-        }
-    }
+    let runs = resize::restarts(&have.spec, want).filter_map(|container| have.latest(&container.name));
+    plan.act(Action::Resize { restart: runs.filter(|run| run.is_running()).map(|run| run.id.clone()).collect() });
 }
 
 /// As kubelet: the present run and one before it stay readable.

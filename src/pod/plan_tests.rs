@@ -465,7 +465,7 @@ fn a_resize_keeps_the_pod_and_restarts_only_who_asks_for_it() {
     let mut world = World::default();
     world.settle(Some(&old), at(0), None);
     let resize = world.plan(Some(&new), at(1)).actions;
-    assert_eq!(resize, [Action::Resize], "nothing that restarts runs yet");
+    assert_eq!(resize, [Action::Resize { restart: vec![] }], "nothing that restarts runs yet");
     for (now, container) in [(10, "i0"), (20, "i1")] {
         world.end(at(now), container, 0);
         world.settle(Some(&old), at(now), None);
@@ -499,6 +499,77 @@ fn a_resize_keeps_the_pod_and_restarts_only_who_asks_for_it() {
     world.end_signalled(at(6_000));
     world.settle(Some(&new), at(6_000), None);
     assert_eq!(world.present().latest("c0").map(|r| (r.attempt, r.backoff_ms)), Some((1, 0)));
+}
+
+#[test]
+fn an_agent_that_dies_right_after_a_resize_does_not_forget_the_restart() {
+    let cpu = |cpu: &str| {
+        let restart = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+        let resources = json!({"requests": {"cpu": cpu}});
+        pod("u", json!({"containers": [{"name": "c", "image": "i", "resources": resources, "resizePolicy": restart}]}))
+    };
+    let (old, new) = (cpu("1"), cpu("2"));
+    let mut world = World::default();
+    world.settle(Some(&old), at(0), None);
+    let actions = world.plan(Some(&new), at(10)).actions;
+    assert!(matches!(&actions[..], [Action::Resize { restart }] if restart.len() == 1), "{actions:?}");
+    world.execute(Some(&new), &actions[0], at(10));
+    world.restart_agent();
+    // The next one sees a pod that is as it is wanted, but for this.
+    world.settle(Some(&new), at(20), None);
+    world.end_signalled(at(30));
+    world.settle(Some(&new), at(30), None);
+    assert_eq!(world.present().latest("c").map(|run| (run.attempt, run.is_running())), Some((1, true)));
+    assert_eq!(world.plan(Some(&new), at(40)), Plan::default(), "once is enough");
+}
+
+#[test]
+fn a_resize_that_can_never_be_does_not_keep_its_pod_from_going() {
+    let (old, new) = (layered("u", "Always", "1"), layered("u", "Always", "2"));
+    for reason in ["Deferred", "Infeasible"] {
+        let mut world = World::default();
+        world.settle(Some(&old), at(0), None);
+        world.seen.failure =
+            Some(Failure { reason: reason.into(), message: "no".into(), count: 1, retry_at: at(3_600_000) });
+        world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+        for now in [10, 20, 30] {
+            for _ in 0..20 {
+                let Some(action) = world.plan(Some(&new), at(now)).actions.into_iter().next() else { break };
+                if matches!(action, Action::CreateSandbox) {
+                    break;
+                }
+                world.execute(Some(&new), &action, at(now));
+            }
+            world.end_signalled(at(now));
+        }
+        assert!(world.seen.present.is_none(), "{reason}");
+    }
+}
+
+#[test]
+fn amounts_of_the_pod_as_a_whole_are_resized_too() {
+    let whole = |memory: &str, image: &str| {
+        pod("u", json!({"resources": {"limits": {"memory": memory}}, "containers": [{"name": "c", "image": image}]}))
+    };
+    let old = whole("1Gi", "i");
+    assert!(resize::is_resize(&old, &whole("2Gi", "i")));
+    assert!(!resize::is_resize(&old, &whole("2Gi", "other")));
+    assert!(!resize::is_resize(&old, &pod("u", json!({"containers": [{"name": "c", "image": "i"}]}))), "another QoS");
+}
+
+#[test]
+fn what_its_probes_gave_up_runs_again_however_politely_it_ended_unless_its_policy_is_never() {
+    for (policy, runs) in [("Always", 2), ("OnFailure", 2), ("Never", 1)] {
+        let want = spec("u", policy, 1, "i");
+        let mut world = World::default();
+        world.settle(Some(&want), at(0), None);
+        let unhealthy = Some(Unhealthy { probe: StopCause::Liveness, grace_seconds: None });
+        world.health("c0", Health { started: true, ready: false, unhealthy });
+        world.settle(Some(&want), at(10), None);
+        world.end(at(20), "c0", 0);
+        world.settle(Some(&want), at(20), None);
+        assert_eq!(world.present().containers["c0"].len(), runs, "{policy}");
+    }
 }
 
 #[test]

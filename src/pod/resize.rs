@@ -1,4 +1,4 @@
-//! Edits that need no new pod: cpu and memory of containers (as kubelet's in-place resize, for pods with a pinned uid).
+//! Edits that need no new pod: cpu and memory of containers and of the pod (as kubelet's in-place resize, for pods with a pinned uid).
 
 use super::{Spec, resources};
 use crate::manifest::{Quantity, REVISION};
@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
-/// Whether `want` is an edit of `have` that changes cpu and memory of containers and nothing else, and keeps the pod's
-/// QoS class (its place in the cgroup tree).
-pub(super) fn is_resize(have: &Spec, want: &Spec) -> bool {
+/// Whether `want` is an edit of `have` that changes cpu and memory of containers, or of the pod as a whole, and nothing
+/// else, and keeps the pod's QoS class (its place in the cgroup tree).
+#[must_use]
+pub fn is_resize(have: &Spec, want: &Spec) -> bool {
     have.uid() == want.uid()
         && have.revision() != want.revision()
         && have.key() == want.key()
@@ -58,16 +59,20 @@ fn blank(pod: &Pod) -> Pod {
     }
     pod.metadata.annotations = pod.metadata.annotations.take().filter(|a| !a.is_empty());
     if let Some(spec) = &mut pod.spec {
-        for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
-            let Some(resources) = &mut container.resources else { continue };
-            for list in [&mut resources.limits, &mut resources.requests] {
-                if let Some(map) = list {
-                    map.retain(|name, _| !RESIZABLE.contains(&name.as_str()));
-                }
-                *list = list.take().filter(|map| !map.is_empty());
-            }
-            container.resources = container.resources.take().filter(|r| *r != ResourceRequirements::default());
-        }
+        let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+        let all = containers.map(|container| &mut container.resources).chain([&mut spec.resources]);
+        all.for_each(forget_amounts);
     }
     pod
+}
+
+fn forget_amounts(all: &mut Option<ResourceRequirements>) {
+    let Some(resources) = all else { return };
+    for list in [&mut resources.limits, &mut resources.requests] {
+        if let Some(map) = list {
+            map.retain(|name, _| !RESIZABLE.contains(&name.as_str()));
+        }
+        *list = list.take().filter(|map| !map.is_empty());
+    }
+    *all = all.take().filter(|resources| *resources != ResourceRequirements::default());
 }

@@ -83,6 +83,7 @@ mod tests {
                 reason: if code == 0 { "Completed" } else { "Error" }.into(),
                 message: String::new(),
             }),
+            user: None,
         }
     }
 

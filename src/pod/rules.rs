@@ -40,16 +40,15 @@ pub(super) fn after(spec: &Spec, container: &Container, run: &Instance, progress
     if was_recycled(progress) {
         return Verdict::Restart;
     }
-    // As kubelet: rules judge what the container did, not what its probes or its hook did to it.
-    let judged = !matches!(
-        progress.stopping.as_ref().map(|s| s.cause),
-        Some(StopCause::Liveness | StopCause::Startup | StopCause::PostStart)
-    );
+    // As kubelet: what its probes gave up has failed, however politely it ended; rules judge what the container did.
+    if matches!(progress.stopping.as_ref().map(|s| s.cause), Some(StopCause::Liveness | StopCause::Startup)) {
+        return if restarts_failed(spec, container) { Verdict::Restart } else { Verdict::Done };
+    }
     let rule = container
         .restart_policy_rules
         .iter()
         .flatten()
-        .filter(|_| judged && container.restart_policy.is_some())
+        .filter(|_| container.restart_policy.is_some())
         .find(|rule| {
             rule.exit_codes.as_ref().is_some_and(|codes| {
                 let listed = codes.values.iter().flatten().any(|code| *code == end.exit_code);
@@ -75,9 +74,19 @@ pub(super) fn after(spec: &Spec, container: &Container, run: &Instance, progress
     if role == Role::Init && succeeded(run) {
         return Verdict::Done;
     }
-    let policy = match container.restart_policy.as_deref() {
+    if restart::wanted(policy(spec, container), run) { Verdict::Restart } else { Verdict::Done }
+}
+
+/// A container's own policy, or its pod's.
+fn policy(spec: &Spec, container: &Container) -> RestartPolicy {
+    match container.restart_policy.as_deref() {
         Some(own) => RestartPolicy::named(own),
         None => spec.restart_policy(),
-    };
-    if restart::wanted(policy, run) { Verdict::Restart } else { Verdict::Done }
+    }
+}
+
+/// Whether a container that its probes gave up runs again.
+#[must_use]
+pub fn restarts_failed(spec: &Spec, container: &Container) -> bool {
+    policy(spec, container) != RestartPolicy::Never
 }

@@ -40,7 +40,8 @@ pub fn report(
         pod.metadata.creation_timestamp = Some(Time(seconds(start)));
     }
     let leaving = present.is_some_and(|p| p.record.deletion.is_some() || p.record.finished.is_some());
-    let resized = desired.filter(|want| !leaving && resize::is_resize(spec, want));
+    let wanted = seen.refused_resize.as_ref().map(|refused| &refused.spec).or(desired);
+    let resized = wanted.filter(|want| !leaving && resize::is_resize(spec, want));
     if let Some(want) = resized {
         // As kubelet: what is wanted is the spec, what is so is in the status.
         pod.spec.clone_from(&want.pod().spec);
@@ -108,7 +109,7 @@ fn why(seen: &Observed, phase: &str, resizing: bool) -> (Option<String>, Option<
         return (Some("Evicted".to_owned()), Some(evict.message.clone()));
     }
     // A resize that waits has a condition of its own.
-    let failure = seen.failure.as_ref().filter(|_| !resizing);
+    let failure = seen.failure.as_ref().filter(|_| !resizing || seen.refused_resize.is_some());
     (failure.map(|f| f.reason.clone()), failure.map(|f| f.message.clone()))
 }
 

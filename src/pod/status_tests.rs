@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::pod::{
-    Deletion, Eviction, Failure, Finished, Health, HookState, ImageState, Instance, Progress, Record, SandboxRecord,
-    StopCause, Stopping, Termination, restart,
+    Deletion, Eviction, Failure, Finished, Health, HookState, ImageState, Instance, Progress, Record, RefusedResize,
+    SandboxRecord, Termination, User, restart,
 };
 use expect_test::{Expect, expect};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn at(s: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + s).unwrap()
@@ -41,6 +41,7 @@ fn run(attempt: u32, backoff_ms: u64, end: Option<(i64, i32, &str)>) -> Instance
             reason: reason.into(),
             message: String::new(),
         }),
+        user: Some(User { uid: 101, gid: 101, groups: vec![101, 2000] }),
     }
 }
 
@@ -59,6 +60,7 @@ fn seen(spec: &Spec, runs: Vec<Instance>) -> Observed {
         deletion: None,
         round: 0,
         restart_all: 0,
+        resize_restarts: BTreeSet::new(),
     };
     let containers = if runs.is_empty() { BTreeMap::new() } else { BTreeMap::from([("web".to_owned(), runs)]) };
     let present =
@@ -465,6 +467,17 @@ fn too_long_on_the_node() {
 }
 
 #[test]
+fn the_identity_of_a_container_is_told() {
+    let spec = spec("Always");
+    let pod = report(Some(&spec), &seen(&spec, vec![run(0, 0, None)]), &NodeFacts::default(), None, at(30)).unwrap();
+    let user = pod.status.unwrap().container_statuses.unwrap()[0].user.clone().unwrap();
+    let json = serde_json::to_string(&user).unwrap();
+    assert_eq!(json, r#"{"linux":{"gid":101,"supplementalGroups":[101,2000],"uid":101}}"#);
+    let absent = report(Some(&spec), &seen(&spec, vec![]), &NodeFacts::default(), None, at(30)).unwrap();
+    assert_eq!(absent.status.unwrap().container_statuses.unwrap()[0].user, None, "nothing runs yet");
+}
+
+#[test]
 fn a_resize_that_has_to_wait() {
     let old = layered();
     let mut bigger = old.pod().clone();
@@ -493,8 +506,15 @@ fn a_resize_that_has_to_wait() {
     expect![[r#"PodResizePending=True Some("Deferred") Some("Node didn't have enough cpu")"#]]
         .assert_eq(&pending(&status.conditions.unwrap()));
     seen.failure = None;
-    let stopping = Some(Stopping { cause: StopCause::Resize, begun: at(29), grace_ms: 1000, kill_at: None });
-    progress(&mut seen, "web-0", Progress { stopping, ..Progress::default() });
+    // Refused before anybody tried: the pod is wanted as it is, and still the wish shows.
+    seen.refused_resize =
+        Some(RefusedResize { spec: new.clone(), reason: "Infeasible".into(), message: "too big".into() });
+    let pod = report(Some(&old), &seen, &NodeFacts::default(), None, at(30)).unwrap();
+    assert_eq!(cpu(pod.spec.as_ref().unwrap().containers[0].resources.as_ref()).as_deref(), Some("2"));
+    expect![[r#"PodResizePending=True Some("Infeasible") Some("too big")"#]]
+        .assert_eq(&pending(&pod.status.unwrap().conditions.unwrap()));
+    seen.refused_resize = None;
+    seen.present.as_mut().unwrap().record.resize_restarts.insert("web-0".into());
     let status = report(Some(&old), &seen, &NodeFacts::default(), None, at(30)).unwrap().status.unwrap();
     expect![[r#"PodResizeInProgress=True None None"#]].assert_eq(&pending(&status.conditions.unwrap()));
 }

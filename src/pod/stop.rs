@@ -26,7 +26,7 @@ pub(super) fn all(have: &Present, since: Timestamp, grace_seconds: u64, now: Tim
 }
 
 /// Stop the containers that have to go while their pod stays: those of an earlier round, those whose postStart hook
-/// failed, those that their probes gave up, and those whose stop has begun.
+/// failed, those that their probes gave up, those that a resize restarts, and those whose stop has begun.
 pub(super) fn alone(have: &Present, now: Timestamp, plan: &mut Plan) {
     let mut stops = Vec::new();
     for run in in_order(have) {
@@ -57,8 +57,10 @@ fn cause(have: &Present, run: &Instance) -> Option<(StopCause, u64)> {
     if let HookState::Failed(_) = progress.post_start {
         return Some((StopCause::PostStart, grace_ms(None)));
     }
-    let unhealthy = progress.health.as_ref().and_then(|h| h.unhealthy.as_ref())?;
-    Some((unhealthy.probe, grace_ms(unhealthy.grace_seconds)))
+    if let Some(unhealthy) = progress.health.as_ref().and_then(|h| h.unhealthy.as_ref()) {
+        return Some((unhealthy.probe, grace_ms(unhealthy.grace_seconds)));
+    }
+    have.record.resize_restarts.contains(&run.id).then(|| (StopCause::Resize, grace_ms(None)))
 }
 
 /// The running containers, in the order of the spec.

@@ -4,7 +4,7 @@ use super::rules;
 use super::*;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn at(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(1_700_000_000_000 + ms).unwrap()
@@ -86,10 +86,12 @@ impl World {
                 present.record.round += 1;
                 present.record.restart_all = present.record.round;
             }
-            Action::Resize => {
+            Action::Resize { restart } => {
                 let want = desired.unwrap();
                 let present = self.present_mut();
                 assert_eq!(present.spec.uid(), want.uid());
+                assert!(restart.iter().all(|id| present.running().any(|run| run.id == *id)));
+                present.record.resize_restarts.extend(restart.iter().cloned());
                 present.spec = want.clone();
                 present.record.pod = want.pod().clone();
             }
@@ -125,6 +127,7 @@ impl World {
                 deletion: None,
                 round: 0,
                 restart_all: 0,
+                resize_restarts: BTreeSet::new(),
             },
             sandbox: Sandbox::Absent,
             containers: BTreeMap::new(),
@@ -166,6 +169,7 @@ impl World {
             boot_id: "b".into(),
             started: Some(now),
             terminated: None,
+            user: None,
         });
     }
 

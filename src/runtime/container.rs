@@ -2,9 +2,10 @@
 
 use super::sandbox::{SHIM_TIMEOUT, machine_name, remove_file, remove_tree, shares_processes};
 use super::{Error, Note, Runtime, make_dir, variables};
+use crate::bundle::user::ResolvedUser;
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::Image;
-use crate::pod::{Instance, Spec, StopCause, Stopping, resources};
+use crate::pod::{Instance, Spec, StopCause, Stopping, User, resources};
 use crate::shim::protocol::{Reply, Request, Rootfs, Run};
 use crate::sys::fs;
 use crate::volume;
@@ -35,7 +36,11 @@ impl Runtime {
         let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let id = container_id(uid, name, attempt);
-        let round = self.record(uid)?.map_or(0, |record| record.round);
+        let pod = self.record(uid)?;
+        let round = pod.as_ref().map_or(0, |record| record.round);
+        if let Some(pod) = pod.filter(|pod| !pod.resize_restarts.is_empty()) {
+            self.settle_resize(pod)?;
+        }
         let record = self.layout.instance(uid, name, attempt);
         let dir = self.layout.container(uid, name);
         make_dir(&dir, 0o750)?;
@@ -44,7 +49,7 @@ impl Runtime {
         let target = self.layout.rootfs(uid, name, attempt);
         let bundle = self.layout.bundle(uid, name, attempt);
         make_dir(&bundle, 0o700)?;
-        let (oci, stage) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        let (oci, stage, user) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
@@ -61,6 +66,7 @@ impl Runtime {
                 boot_id: String::new(),
                 started: None,
                 terminated: None,
+                user: Some(User { uid: user.uid, gid: user.gid, groups: user.groups }),
             },
             record,
             bundle,
@@ -183,7 +189,7 @@ impl Runtime {
         id: &str,
         attempt: u32,
         rootfs: &Path,
-    ) -> Result<(oci_spec::runtime::Spec, volume::Stage), Error> {
+    ) -> Result<(oci_spec::runtime::Spec, volume::Stage, ResolvedUser), Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
@@ -281,7 +287,7 @@ impl Runtime {
         })?;
         let mut oci = bundle::build(&bundle::Input { mounts: &mounts, ..input })?;
         self.give_devices(pod, container, &mut oci)?;
-        Ok((oci, stage))
+        Ok((oci, stage, user))
     }
 
     pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {

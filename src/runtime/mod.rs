@@ -201,7 +201,7 @@ impl Runtime {
             // The agent's: a hook goes on while other things happen.
             Action::Hook { .. } => Ok(Vec::new()),
             Action::RestartAll { trigger } => self.restart_all(spec, trigger),
-            Action::Resize => self.resize(spec),
+            Action::Resize { restart } => self.resize(spec, restart),
             Action::Finish { phase, reason, message, grace_seconds } => self.finish(
                 spec,
                 Finished {

@@ -1,10 +1,12 @@
 //! What the agent did with runs beyond starting them: small files beside the shim, for the next agent.
 
 use super::sandbox::write_private;
-use super::{Error, Note, Runtime, make_dir};
-use crate::pod::{Instance, Progress, Spec, StopCause, Stopping};
+use super::{Error, Note, Runtime};
+use crate::pod::{Instance, Progress, Spec, StopCause, Stopping, restarts_failed};
 use crate::store;
 use jiff::Timestamp;
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::sync::PoisonError;
 
 impl Runtime {
@@ -14,7 +16,8 @@ impl Runtime {
         store::read(&self.layout.progress(uid, &run.container, run.attempt)).ok().flatten()
     }
 
-    /// Write down a step of a run. Volatile: the file need not outlive the machine.
+    /// Write down a step of a run. Volatile: the file need not outlive the machine. Once the sandbox has gone, nothing is
+    /// written.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -33,7 +36,15 @@ impl Runtime {
         if progress == before {
             return Ok(());
         }
-        make_dir(&self.layout.progress_dir(uid), 0o700)?;
+        // Its parent comes and goes with the sandbox: what ends later than that has nobody to tell.
+        let dir = self.layout.progress_dir(uid);
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                return Err(Error::File { what: "make the folder", path: dir, source });
+            }
+            _ => {}
+        }
         let staged = path.with_extension("new");
         let write = || {
             write_private(&staged, &serde_json::to_vec(&progress)?)?;
@@ -58,10 +69,12 @@ impl Runtime {
             let kill_at = progress.stopping.as_ref().and_then(|s| s.kill_at);
             progress.stopping = Some(Stopping { cause, begun: now, grace_ms, kill_at });
         })?;
+        let again = spec.container(container).is_some_and(|c| restarts_failed(spec, c));
+        let again = if again { ", will be restarted" } else { "" };
         let text = match cause {
             StopCause::Pod => format!("Stopping container {container}"),
-            StopCause::Liveness => format!("Container {container} failed liveness probe, will be restarted"),
-            StopCause::Startup => format!("Container {container} failed startup probe, will be restarted"),
+            StopCause::Liveness => format!("Container {container} failed liveness probe{again}"),
+            StopCause::Startup => format!("Container {container} failed startup probe{again}"),
             StopCause::PostStart => format!("FailedPostStartHook: stopping container {container}"),
             StopCause::RestartAll => format!("Container {container} restarts with all containers of its pod"),
             StopCause::Resize => format!("Container {container} restarts to be resized"),

@@ -37,6 +37,7 @@ impl Runtime {
             deletion: None,
             round: 0,
             restart_all: 0,
+            resize_restarts: std::collections::BTreeSet::new(),
         });
         if Key::of(&record.pod) != spec.key() {
             // Two names with one pinned uid: the paths are the other's until it is gone.

@@ -100,6 +100,7 @@ impl Pod {
                 boot_id: String::new(),
                 started: None,
                 terminated: None,
+                user: None,
             },
             record: self.dir.join(format!("records/{attempt}.json")),
             bundle,
