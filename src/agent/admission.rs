@@ -6,7 +6,7 @@ use super::node::Shared;
 use crate::bundle::profile::apparmor_rejection;
 use crate::pod::admission::{NodeView, Rejection, admit, admit_resize};
 use crate::pod::status::{self, NodeFacts};
-use crate::pod::{Key, Spec, resources};
+use crate::pod::{Key, Spec, is_resize, resources};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,16 @@ use std::sync::Arc;
 pub struct Gate {
     /// The pod that runs, or is to run, under each name.
     taken: BTreeMap<Key, Arc<Spec>>,
-    refused: BTreeMap<Key, (Arc<Spec>, Rejection)>,
+    refused: BTreeMap<Key, Refused>,
+}
+
+/// A pod that is wanted and has no room.
+#[derive(Debug)]
+struct Refused {
+    spec: Arc<Spec>,
+    why: Rejection,
+    /// When it is the pod that runs with other amounts: in the words of `PodResizePending`.
+    resize: Option<Rejection>,
 }
 
 impl Gate {
@@ -31,6 +40,18 @@ impl Gate {
     #[must_use]
     pub fn has(&self, spec: &Spec) -> bool {
         self.taken.get(&spec.key()).is_some_and(|taken| same(taken, spec))
+    }
+
+    /// The pod that runs is the one that is wanted (again).
+    pub fn confirm(&mut self, key: &Key) {
+        self.refused.remove(key);
+    }
+
+    /// Reason and message of the condition `PodResizePending`, when this is the refused resize of a pod that runs.
+    #[must_use]
+    pub fn resize_refusal(&self, key: &Key) -> Option<(String, String)> {
+        let resize = self.refused.get(key)?.resize.as_ref()?;
+        Some((resize.reason.clone(), resize.message.clone()))
     }
 
     /// Whether any pod waits for room.
@@ -73,20 +94,22 @@ impl Gate {
                 true
             }
             Err(rejection) => {
-                let known = self.refused.get(&key).is_some_and(|(s, r)| same(s, spec) && *r == rejection);
+                let known = self.refused.get(&key).is_some_and(|old| same(&old.spec, spec) && old.why == rejection);
                 if !known {
-                    let note = match self.taken.get(&key) {
-                        None => Note::warning(reason(&rejection.reason), rejection.status_message()),
-                        // Only what it may use changes: the words for that are others.
-                        Some(old) if old.uid() == spec.uid() => match admit_resize(spec.pod(), &others, node) {
-                            Err(r) if r.reason == "Infeasible" => Note::warning("ResizeInfeasible", r.message),
-                            Err(r) => Note::warning("ResizeDeferred", r.message),
-                            Ok(()) => Note::warning(reason(&rejection.reason), kept(&rejection)),
-                        },
-                        Some(_) => Note::warning(reason(&rejection.reason), kept(&rejection)),
+                    let old = self.taken.get(&key);
+                    // Only what it may use changes: the words for that are others.
+                    let resize = old.filter(|old| is_resize(old, spec));
+                    let resize = resize.and_then(|_| admit_resize(spec.pod(), &others, node).err());
+                    let note = match (&resize, old) {
+                        (Some(r), _) if r.reason == "Infeasible" => {
+                            Note::warning("ResizeInfeasible", r.message.clone())
+                        }
+                        (Some(r), _) => Note::warning("ResizeDeferred", r.message.clone()),
+                        (None, Some(_)) => Note::warning(reason(&rejection.reason), kept(&rejection)),
+                        (None, None) => Note::warning(reason(&rejection.reason), rejection.status_message()),
                     };
                     shared.note(pod_reference(spec.pod(), None), &note, now);
-                    self.refused.insert(key, (Arc::clone(spec), rejection));
+                    self.refused.insert(key, Refused { spec: Arc::clone(spec), why: rejection, resize });
                 }
                 false
             }
@@ -98,7 +121,7 @@ impl Gate {
     pub fn refusal(&self, key: &Key, facts: &NodeFacts, now: Timestamp) -> Option<Pod> {
         self.refused
             .get(key)
-            .map(|(spec, rejection)| status::refused(spec, &rejection.reason, &rejection.message, facts, now))
+            .map(|old| status::refused(&old.spec, &old.why.reason, &old.why.message, facts, now))
     }
 
     /// CPU requests of the active Burstable pods together, in thousandths.

@@ -122,7 +122,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let evicted = Arc::new(Notify::new());
-    tokio::spawn(eviction::watch(Arc::clone(&shared), config.eviction.clone(), Arc::clone(&evicted)));
+    let thresholds = config.eviction.clone();
+    let thresholds = if config.enforce_pods { thresholds.with_memory_of_pods() } else { thresholds };
+    tokio::spawn(eviction::watch(Arc::clone(&shared), thresholds, Arc::clone(&evicted)));
 
     let (ended_sender, mut ended) = mpsc::unbounded_channel();
     let present = found.iter().filter_map(|(key, uid)| Some((key.clone(), Arc::new(runtime.recorded(uid)?))));
@@ -146,6 +148,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     agent.apply(&first);
     agent.reported(&adopted).await;
     tokio::spawn(listener.serve(api, shutting_down));
+    // The configuration may be another one than when they were made.
+    tokio::task::spawn_blocking(move || runtime.refresh_node_cgroups());
     tracing::info!(
         node = config.node_name,
         manifests = %config.manifest_dir.display(),
@@ -307,6 +311,9 @@ impl Agent {
     fn admit(&mut self) {
         let (known, new): (Vec<Arc<Spec>>, Vec<_>) = self.wanted.iter().cloned().partition(|spec| self.gate.has(spec));
         let (node, now) = (self.shared.view(), Timestamp::now());
+        for spec in &known {
+            self.gate.confirm(&spec.key());
+        }
         let mut run = known;
         for spec in new {
             if self.gate.ask(&spec, &self.shared, &node, now) {
@@ -316,6 +323,11 @@ impl Agent {
                 let since = self.shared.pod(&key).filter(|p| p.metadata.uid.as_deref() == Some(spec.uid()));
                 let since = since.and_then(|p| p.status.as_ref()?.start_time.as_ref().map(|t| t.0));
                 self.shared.publish(&key, self.gate.refusal(&key, &self.shared.facts, since.unwrap_or(now)));
+            }
+        }
+        for (key, worker) in &self.workers {
+            if self.shared.set_resize_refusal(key, self.gate.resize_refusal(key)) {
+                worker.wake.notify_one();
             }
         }
         // Before the first of them starts, so that its group is made with the right share.
@@ -407,6 +419,7 @@ impl Agent {
     /// A worker found nothing left to do; the wish may have changed at the same moment.
     fn ended(&mut self, key: Key) {
         if let Some(handle) = self.workers.remove(&key) {
+            self.shared.set_resize_refusal(&key, None);
             let wish = handle.wish.borrow().clone();
             if let Wish::Run(_) = wish {
                 self.start(key, None, wish);

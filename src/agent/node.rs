@@ -56,6 +56,8 @@ pub struct Shared {
     pressure: RwLock<BTreeMap<Pressure, (bool, Timestamp)>>,
     /// Pods that have to leave for what they use: uid and why.
     evictions: Mutex<BTreeMap<Key, (String, Eviction)>>,
+    /// Resizes that the node does not take (now): reason and message.
+    resizes: Mutex<BTreeMap<Key, (String, String)>>,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -94,6 +96,7 @@ impl Shared {
             source_error: RwLock::default(),
             pressure: RwLock::default(),
             evictions: Mutex::default(),
+            resizes: Mutex::default(),
         }
     }
 
@@ -182,6 +185,30 @@ impl Shared {
     /// The pod of this name has left: its uid and why it had to, once.
     pub fn take_eviction(&self, key: &Key) -> Option<(String, Eviction)> {
         self.evictions.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
+    }
+
+    /// Why the wanted resize of the pod that runs under this name is not done (reason and message of
+    /// `PodResizePending`); true when that is news.
+    pub fn set_resize_refusal(&self, key: &Key, refusal: Option<(String, String)>) -> bool {
+        let mut all = self.resizes.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = match refusal.clone() {
+            Some(refusal) => all.insert(key.clone(), refusal),
+            None => all.remove(key),
+        };
+        old != refusal
+    }
+
+    /// What [`Shared::set_resize_refusal`] was told last.
+    #[must_use]
+    pub fn resize_refusal(&self, key: &Key) -> Option<(String, String)> {
+        self.resizes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Whether the node is short of disk space.
+    #[must_use]
+    pub fn is_short_of_disk(&self) -> bool {
+        let pressure = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
+        pressure.get(&Pressure::Disk).is_some_and(|(bad, _)| *bad)
     }
 
     /// The node as admission sees it.

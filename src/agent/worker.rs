@@ -191,6 +191,8 @@ impl Worker {
         match &mut seen.present {
             Some(present) => {
                 seen.evict = self.shared.eviction(&self.key, present.spec.uid());
+                seen.resize_refused = self.shared.resize_refusal(&self.key);
+                seen.short_of_disk = self.shared.is_short_of_disk();
                 let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
                 self.hooks.keep(&running);
                 for (id, progress) in &mut present.progress {

@@ -67,10 +67,12 @@ impl Conditions<'_> {
         if rules::may_restart_all(self.spec) {
             all.push(self.make("AllContainersRestarting", self.all_restarting(), self.now));
         }
-        if let Some(failure) = self.seen.failure.as_ref().filter(|_| self.resizing) {
+        let failed = self.seen.failure.as_ref().filter(|_| self.resizing).map(|f| (&f.reason, &f.message));
+        let refused = self.seen.resize_refused.as_ref().filter(|_| present.is_some()).map(|(r, m)| (r, m));
+        if let Some((reason, message)) = failed.or(refused) {
             // As kubelet: what can never be is told from what may be later.
-            let reason = if failure.reason == "Infeasible" { "Infeasible" } else { "Deferred" };
-            let finding = Finding { message: Some(failure.message.clone()), ..Finding::because(true, reason) };
+            let reason = if reason == "Infeasible" { "Infeasible" } else { "Deferred" };
+            let finding = Finding { message: Some(message.clone()), ..Finding::because(true, reason) };
             all.push(self.make("PodResizePending", finding, self.now));
         }
         if present.is_some_and(resize_in_progress) {

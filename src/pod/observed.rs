@@ -356,4 +356,8 @@ pub struct Observed {
     pub container_failures: BTreeMap<String, Failure>,
     /// Set when the pod uses more than it may.
     pub evict: Option<Eviction>,
+    /// A resize that the node refuses or puts off: the reason of `PodResizePending`, and the sentence.
+    pub resize_refused: Option<(String, String)>,
+    /// Whether the node is short of disk space.
+    pub short_of_disk: bool,
 }

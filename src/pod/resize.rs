@@ -10,7 +10,8 @@ const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 /// Whether `want` is an edit of `have` that changes cpu and memory of containers and nothing else, and keeps the pod's
 /// QoS class (its place in the cgroup tree).
-pub(super) fn is_resize(have: &Spec, want: &Spec) -> bool {
+#[must_use]
+pub fn is_resize(have: &Spec, want: &Spec) -> bool {
     have.uid() == want.uid()
         && have.revision() != want.revision()
         && have.key() == want.key()

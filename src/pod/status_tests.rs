@@ -493,6 +493,12 @@ fn a_resize_that_has_to_wait() {
     expect![[r#"PodResizePending=True Some("Deferred") Some("Node didn't have enough cpu")"#]]
         .assert_eq(&pending(&status.conditions.unwrap()));
     seen.failure = None;
+    // The node has not let it pass at all.
+    seen.resize_refused = Some(("Infeasible".into(), "capacity: 1".into()));
+    let status = report(Some(&old), &seen, &NodeFacts::default(), None, at(30)).unwrap().status.unwrap();
+    expect![[r#"PodResizePending=True Some("Infeasible") Some("capacity: 1")"#]]
+        .assert_eq(&pending(&status.conditions.unwrap()));
+    seen.resize_refused = None;
     let stopping = Some(Stopping { cause: StopCause::Resize, begun: at(29), grace_ms: 1000, kill_at: None });
     progress(&mut seen, "web-0", Progress { stopping, ..Progress::default() });
     let status = report(Some(&old), &seen, &NodeFacts::default(), None, at(30)).unwrap().status.unwrap();
