@@ -119,9 +119,7 @@ impl Gate {
     /// What is reported of a refused pod of this name.
     #[must_use]
     pub fn refusal(&self, key: &Key, facts: &NodeFacts, now: Timestamp) -> Option<Pod> {
-        self.refused
-            .get(key)
-            .map(|old| status::refused(&old.spec, &old.why.reason, &old.why.message, facts, now))
+        self.refused.get(key).map(|old| status::refused(&old.spec, &old.why.reason, &old.why.message, facts, now))
     }
 
     /// CPU requests of the active Burstable pods together, in thousandths.

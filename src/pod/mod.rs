@@ -32,5 +32,5 @@ pub use observed::{
     Progress, Record, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Unhealthy,
 };
 pub use plan::{Action, Plan, plan};
-pub use resize::is_resize;
+pub use resize::{is_resize, restarts};
 pub use spec::{Key, RestartPolicy, Role, Spec};

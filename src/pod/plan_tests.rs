@@ -463,19 +463,20 @@ fn a_slow_post_start_delays_later_containers_and_a_failed_one_stops_its_own() {
 fn what_is_left_of_earlier_runs_goes_when_the_disk_is_nearly_full() {
     let want = spec("u", "Always", 1, "i");
     let mut world = World::default();
-    let mut attempts = |short: bool, now: i64| {
+    let mut attempts = |short: bool, minute: i64| {
+        let now = minute * 60_000;
         world.seen.short_of_disk = short;
         world.settle(Some(&want), at(now), None);
         world.end(at(now), "c0", 1);
         // Beyond any back-off.
-        world.settle(Some(&want), at(now + 1000), None);
+        world.settle(Some(&want), at(now + 600_000), None);
         let runs = &world.present().containers["c0"];
         runs.iter().map(|run| (run.attempt, run.is_running())).collect::<Vec<_>>()
     };
     assert_eq!(attempts(false, 0), [(0, false), (1, true)]);
-    assert_eq!(attempts(false, 10_000), [(1, false), (2, true)]);
-    assert_eq!(attempts(true, 20_000), [(3, true)]);
-    assert_eq!(attempts(false, 30_000), [(3, false), (4, true)]);
+    assert_eq!(attempts(false, 20), [(1, false), (2, true)]);
+    assert_eq!(attempts(true, 40), [(3, true)]);
+    assert_eq!(attempts(false, 60), [(3, false), (4, true)]);
 }
 
 #[test]

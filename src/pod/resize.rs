@@ -20,7 +20,7 @@ pub fn is_resize(have: &Spec, want: &Spec) -> bool {
 }
 
 /// The containers whose `resizePolicy` asks for a restart by what `want` changes.
-pub(super) fn restarts<'a>(have: &'a Spec, want: &'a Spec) -> impl Iterator<Item = &'a Container> {
+pub fn restarts<'a>(have: &'a Spec, want: &'a Spec) -> impl Iterator<Item = &'a Container> {
     want.all_containers().filter(|new| {
         let Some(old) = have.container(&new.name) else { return false };
         let needs = |resource: &str| {

@@ -34,6 +34,9 @@ impl Runtime {
         let reference = container.image.clone().unwrap_or_default();
         let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
+        if attempt > 0 {
+            self.settle_memory(spec);
+        }
         let id = container_id(uid, name, attempt);
         let round = self.record(uid)?.map_or(0, |record| record.round);
         let record = self.layout.instance(uid, name, attempt);

@@ -2,7 +2,7 @@
 
 use super::{Error, Note, Runtime};
 use crate::pod::resources::{self, CgroupSettings};
-use crate::pod::{Instance, Spec};
+use crate::pod::{self, Instance, Spec};
 
 /// One group to change, with what it has now and what it is to have.
 struct Change {
@@ -39,17 +39,21 @@ impl Runtime {
                 return refuse("Infeasible", message);
             }
         }
-        let changes = match &record.sandbox {
+        let (mut changes, leaving) = match &record.sandbox {
             // Nothing runs: the next sandbox is made with the wanted amounts.
-            None => Vec::new(),
+            None => (Vec::new(), Vec::new()),
             Some(sandbox) => self.changes(&record.pod, wanted, &sandbox.cgroup)?,
         };
-        for change in &changes {
+        let given_back = leaving.iter().map(|path| self.cgroups.memory_in_use(path)).sum::<u64>();
+        for change in &mut changes {
             let limit = change.new.memory_limit.and_then(|limit| u64::try_from(limit).ok());
-            let used = self.cgroups.memory_in_use(&change.path);
-            if let Some(limit) =
-                limit.filter(|limit| change.new.memory_limit != change.old.memory_limit && used > *limit)
-            {
+            let limit = limit.filter(|_| change.new.memory_limit != change.old.memory_limit);
+            let now = self.cgroups.memory_in_use(&change.path);
+            let used = if change.container { now } else { now.saturating_sub(given_back) };
+            if limit.is_some_and(|limit| now > limit && used <= limit) {
+                // As soon as what starts anew for it has gone: see `settle_memory`.
+                change.new.memory_limit = change.old.memory_limit;
+            } else if let Some(limit) = limit.filter(|limit| used > *limit) {
                 let what = if change.container { "a container" } else { "the pod" };
                 let message =
                     format!("attempting to set {what}'s memory limit ({limit}) below its current usage ({used})");
@@ -78,13 +82,28 @@ impl Runtime {
         Ok(vec![Note::normal("ResizeCompleted", "Pod resize completed")])
     }
 
-    /// The pod's group, then those of its running containers.
+    /// Before a container starts again: a resize may have left the pod more memory than it is to have while the run
+    /// before was still there.
+    pub(super) fn settle_memory(&self, spec: &Spec) {
+        let settle = || {
+            let path = self.pod_cgroup(spec.uid(), spec)?;
+            let limit = memory(&self.resources.enforcement.pod(spec.pod())?);
+            self.cgroups.update(&path, &limit, false).map_err(|source| Error::Cgroup { path, source })
+        };
+        if let Err(error) = settle() {
+            tracing::warn!(error = error.chain(), "the memory limit of pod {} is not what it should be", spec.key());
+        }
+    }
+
+    /// The pod's group, then those of its running containers; apart, the groups of those that start anew for it, and so
+    /// keep their memory for as long as they are there.
     fn changes(
         &self,
         old: &k8s_openapi::api::core::v1::Pod,
         wanted: &Spec,
         cgroup: &str,
-    ) -> Result<Vec<Change>, Error> {
+    ) -> Result<(Vec<Change>, Vec<String>), Error> {
+        let mut leaving = Vec::new();
         let enforcement = self.resources.enforcement;
         let mut changes = vec![Change {
             path: cgroup.to_owned(),
@@ -92,19 +111,22 @@ impl Runtime {
             old: enforcement.pod(old)?,
             new: enforcement.pod(wanted.pod())?,
         }];
-        let Some(before) = Spec::new(old.clone()) else { return Ok(changes) };
+        let Some(before) = Spec::new(old.clone()) else { return Ok((changes, leaving)) };
+        let anew: Vec<&str> = pod::restarts(&before, wanted).map(|container| container.name.as_str()).collect();
         for container in wanted.all_containers() {
             let Some(was) = before.container(&container.name) else { continue };
             for run in self.instances(wanted.uid(), &container.name).iter().filter(|run| Instance::is_running(run)) {
-                changes.push(Change {
-                    path: resources::container_cgroup(cgroup, &run.id),
-                    container: true,
-                    old: enforcement.container(old, was)?,
-                    new: enforcement.container(wanted.pod(), container)?,
-                });
+                let path = resources::container_cgroup(cgroup, &run.id);
+                let (old, mut new) =
+                    (enforcement.container(old, was)?, enforcement.container(wanted.pod(), container)?);
+                if anew.contains(&container.name.as_str()) {
+                    new.memory_limit = old.memory_limit;
+                    leaving.push(path.clone());
+                }
+                changes.push(Change { path, container: true, old, new });
             }
         }
-        Ok(changes)
+        Ok((changes, leaving))
     }
 }
 

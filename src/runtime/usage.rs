@@ -147,8 +147,7 @@ impl Runtime {
             true => self.set_up_node_cgroups(Qos::Guaranteed),
             // Limits of an earlier configuration.
             false => {
-                let none =
-                    CgroupSettings { memory_limit: Some(-1), pids_limit: Some(-1), ..CgroupSettings::default() };
+                let none = CgroupSettings { memory_limit: Some(-1), pids_limit: Some(-1), ..CgroupSettings::default() };
                 self.ensure_leniently(&kubepods, &none)
             }
         };

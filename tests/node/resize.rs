@@ -1,7 +1,7 @@
 //! Resizes in place, and a node that runs short.
 
-use crate::harness::{BUSYBOX, Node, PodView, REST, eventually, pod, resting, secs};
-use crate::resources::{memory, quota, with};
+use crate::harness::{BUSYBOX, Node, PodView, REST, eventually, free_port, pod, resting, secs};
+use crate::resources::{memory, quota, setting, with};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -20,7 +20,8 @@ fn elastic(cpu: &str, memory: &str) -> Value {
     manifest["spec"]["containers"] = json!([container("stays"), container("restarts")]);
     manifest["spec"]["containers"][1]["resizePolicy"] =
         json!([{ "resourceName": "memory", "restartPolicy": "RestartContainer" }]);
-    let item = json!({ "path": "memory", "resourceFieldRef": { "containerName": "stays", "resource": "limits.memory" } });
+    let item =
+        json!({ "path": "memory", "resourceFieldRef": { "containerName": "stays", "resource": "limits.memory" } });
     manifest["spec"]["volumes"] = json!([{ "name": "info", "downwardAPI": { "items": [item] } }]);
     manifest["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "info", "mountPath": "/info" }]);
     manifest
@@ -96,6 +97,32 @@ fn a_pinned_pod_is_resized_in_place() {
     eventually("more CPU", secs(20), || quota(&node, &group) == "30000 100000");
     let last = node.wait_pod("elastic", "nothing wanted", |p| pending(p).is_none() && p.up());
     assert_eq!((last.id("stays"), last.id("restarts")), (first.id("stays"), shrunk.id("restarts")));
+
+    // What a container uses that starts anew for it goes with it, and is not in the way.
+    let fill = "(x=$(head -c 14m /dev/zero | tr '\\0' x); sleep 1000) < /dev/null > /dev/null 2>&1 &";
+    node.cli(&["exec", "elastic", "-c", "restarts", "--", "sh", "-c", fill]).ok();
+    let its = format!("{group}/{}", last.id("restarts"));
+    let in_use = || setting(&node, &its, "memory.usage_in_bytes", "memory.current").parse::<u64>().unwrap_or(0);
+    eventually("14 MiB in use", secs(10), || in_use() > 14 << 20);
+    node.apply("elastic.yaml", elastic("150m", "12Mi"));
+    let lean = node.wait_pod("elastic", "three restarts", |p| p.up() && p.restarts("restarts") == 3);
+    assert_eq!(memory(&node, &format!("{group}/{}", lean.id("restarts"))), mi(12));
+    assert_eq!((memory(&node, &group), memory(&node, &own)), (mi(24), mi(12)));
+    assert_eq!((pending(&lean), lean.id("stays")), (None, first.id("stays")));
+
+    // Of two new pods in one file that want the same port, one gets it, and then the other.
+    let port = json!([{ "containerPort": 80, "hostPort": free_port() }]);
+    let [one, two] = ["one", "two"].map(|name| {
+        let mut manifest = resting(name);
+        manifest["spec"]["containers"][0]["ports"] = port.clone();
+        manifest
+    });
+    node.apply("pair.yaml", format!("{one}\n---\n{two}"));
+    node.wait_up("one");
+    let refused = node.wait_pod("two", "refused", |p| p.phase() == "Failed");
+    assert_eq!(refused.0["status"]["reason"], "NodePorts");
+    node.apply("pair.yaml", &two);
+    node.wait_up("two");
     node.finish();
 }
 
@@ -131,7 +158,8 @@ fn a_node_that_runs_short_says_so_and_keeps_its_pods() {
     let ending = node.wait_pod("ending", "two restarts", |p| p.restarts("main") >= 2);
     let runs = node.dir.join("root/pods").join(ending.uid()).join("containers/main");
     eventually("what is left of earlier runs goes", secs(10), || {
-        fs::read_dir(&runs).is_ok_and(|entries| entries.count() == 1)
+        let layers = fs::read_dir(&runs).expect("runs").flatten().filter(|e| e.path().is_dir());
+        layers.count() == 1
     });
     assert_eq!(node.wait_up("calm").id("main"), calm.id("main"));
 
@@ -163,11 +191,14 @@ fn an_eviction_goes_on_without_the_agent() {
         json!([{ "name": "share", "mountPath": "/share" }, { "name": "data", "mountPath": "/data" }]);
     node.apply("full.yaml", &manifest);
     let full = node.wait_up("full");
+    let pid = node.init_pid(&full.id("main"));
     node.wait_pod("full", "on its way out", |p| p.0["metadata"]["deletionTimestamp"].is_string());
     node.kill9();
     node.start();
-    let again = node.wait_pod("full", "a new container", |p| p.up() && p.id("main") != full.id("main"));
+    let stays = |p: &PodView| p.up() && p.0["metadata"]["deletionTimestamp"].is_null();
+    let again = node.wait_pod("full", "started anew", stays);
     assert_eq!((again.uid(), again.restarts("main")), (full.uid(), 0));
+    assert_ne!(node.init_pid(&again.id("main")), pid);
     assert_eq!(node.sh("full", "ls /data"), "", "its volume is a new one");
 
     // An edit is another pod: it does not pay for the one that had to leave.
