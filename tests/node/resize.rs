@@ -117,7 +117,7 @@ fn a_pinned_pod_is_resized_in_place() {
         manifest["spec"]["containers"][0]["ports"] = port.clone();
         manifest
     });
-    node.apply("pair.yaml", format!("{one}\n---\n{two}"));
+    node.apply("pair.yaml", format!("---\n{one}\n---\n{two}"));
     node.wait_up("one");
     let refused = node.wait_pod("two", "refused", |p| p.phase() == "Failed");
     assert_eq!(refused.0["status"]["reason"], "NodePorts");
