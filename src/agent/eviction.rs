@@ -9,14 +9,18 @@ use crate::pod::{Eviction, Key};
 use crate::server;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Between two looks (as kubelet).
 const INTERVAL: Duration = Duration::from_secs(10);
+/// The longest pause between two counts of what a pod takes of the disk (as kubelet's `volumeStatsAggPeriod`).
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// How many times as long as a count took nothing is counted again: a twentieth of one CPU at most per large pod.
+const REST: u32 = 20;
 /// Grace of a pod that leaves for what it uses (as kubelet: 1; its containers get two seconds in any case).
 const GRACE_SECONDS: u64 = 1;
 
@@ -26,16 +30,26 @@ pub async fn watch(shared: Arc<Shared>, thresholds: reserve::Eviction, changed: 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut monitor = Monitor::default();
     let mut crossed = BTreeSet::new();
+    let mut rests = Rests::default();
     loop {
         ticks.tick().await;
         let runtime = Arc::clone(&shared.runtime);
-        let limited: Vec<Arc<Pod>> = server::Node::pods(&*shared).into_iter().filter(|pod| is_limited(pod)).collect();
+        let mut limited = server::Node::pods(&*shared);
+        limited.retain(|pod| is_limited(pod));
+        let due = rests.due(limited, Instant::now());
         let job = tokio::task::spawn_blocking(move || {
-            let offence = |pod: Arc<Pod>| local_storage(&pod, &runtime.local_usage(&pod)).map(|text| (pod, text));
-            (runtime.observe_node(), limited.into_iter().filter_map(offence).collect::<Vec<_>>())
+            let (mut offenders, mut took) = (Vec::new(), Vec::new());
+            for pod in due {
+                let begin = Instant::now();
+                let usage = runtime.local_usage(&pod);
+                took.push((uid(&pod), begin.elapsed()));
+                offenders.extend(local_storage(&pod, &usage).map(|text| (pod, text)));
+            }
+            (runtime.observe_node(), offenders, took)
         });
         // An error means that the agent is shutting down.
-        let Ok((seen, offenders)) = job.await else { return };
+        let Ok((seen, offenders, took)) = job.await else { return };
+        rests.counted(took, Instant::now());
         let now = Timestamp::now();
         let findings = monitor.observe(&thresholds, &seen, now);
         for signal in findings.crossed.difference(&crossed) {
@@ -49,16 +63,44 @@ pub async fn watch(shared: Arc<Shared>, thresholds: reserve::Eviction, changed: 
             shared.note(shared.events.node_reference(), &Note::warning("EvictionThresholdMet", message), now);
         }
         crossed = findings.crossed;
+        let was_short = shared.is_short_of_disk();
         shared.set_pressure(&findings.pressure, now);
+        if !was_short && shared.is_short_of_disk() {
+            // What is left of earlier runs goes.
+            changed.notify_one();
+        }
         for (pod, message) in offenders {
-            let uid = pod.metadata.uid.clone().unwrap_or_default();
             let eviction = Eviction { message: message.clone(), grace_seconds: GRACE_SECONDS };
-            if shared.evict(&Key::of(&pod), uid, eviction) {
+            if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
                 shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), now);
                 changed.notify_one();
             }
         }
     }
+}
+
+/// When pods, by uid, that took long to be counted are counted again.
+#[derive(Debug, Default)]
+struct Rests(BTreeMap<String, Instant>);
+
+impl Rests {
+    /// Of these pods, those to be counted now; what is known of others is forgotten.
+    fn due(&mut self, mut pods: Vec<Arc<Pod>>, now: Instant) -> Vec<Arc<Pod>> {
+        let present: BTreeSet<String> = pods.iter().map(|pod| uid(pod)).collect();
+        self.0.retain(|uid, _| present.contains(uid));
+        pods.retain(|pod| self.0.get(&uid(pod)).is_none_or(|next| *next <= now));
+        pods
+    }
+
+    fn counted(&mut self, took: Vec<(String, Duration)>, now: Instant) {
+        for (uid, took) in took {
+            self.0.insert(uid, now + took.saturating_mul(REST).min(MAX_PAUSE));
+        }
+    }
+}
+
+fn uid(pod: &Pod) -> String {
+    pod.metadata.uid.clone().unwrap_or_default()
 }
 
 /// Whether a pod has to be measured: it limits local storage, and has not ended.
@@ -67,4 +109,31 @@ fn is_limited(pod: &Pod) -> bool {
     matches!(phase, Some("Running" | "Pending"))
         && pod.metadata.deletion_timestamp.is_none()
         && limits_local_storage(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_takes_long_to_count_is_counted_less_often() {
+        let pod = |uid: &str| {
+            let mut pod = Pod::default();
+            pod.metadata.uid = Some(uid.to_owned());
+            Arc::new(pod)
+        };
+        let names = |pods: Vec<Arc<Pod>>| pods.iter().map(|pod| uid(pod)).collect::<Vec<_>>().join(" ");
+        let (mut rests, begin) = (Rests::default(), Instant::now());
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let all = || vec![pod("small"), pod("large"), pod("huge")];
+        assert_eq!(names(rests.due(all(), begin)), "small large huge");
+        let took = |uid: &str, millis: u64| (uid.to_owned(), Duration::from_millis(millis));
+        rests.counted(vec![took("small", 1), took("large", 1000), took("huge", 5000)], begin);
+        assert_eq!(names(rests.due(all(), at(10))), "small");
+        assert_eq!(names(rests.due(all(), at(20))), "small large");
+        assert_eq!(names(rests.due(all(), at(60))), "small large huge", "never less than once a minute");
+        // A pod that has gone is unknown when it comes back.
+        assert_eq!(names(rests.due(vec![pod("small")], at(1))), "small");
+        assert_eq!(names(rests.due(all(), at(1))), "small large huge");
+    }
 }

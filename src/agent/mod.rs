@@ -122,7 +122,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let evicted = Arc::new(Notify::new());
-    tokio::spawn(eviction::watch(Arc::clone(&shared), config.eviction.clone(), Arc::clone(&evicted)));
+    let thresholds = config.eviction.clone();
+    let thresholds = if config.enforce_pods { thresholds.with_memory_of_pods() } else { thresholds };
+    tokio::spawn(eviction::watch(Arc::clone(&shared), thresholds, Arc::clone(&evicted)));
 
     let (ended_sender, mut ended) = mpsc::unbounded_channel();
     let present = found.iter().filter_map(|(key, uid)| Some((key.clone(), Arc::new(runtime.recorded(uid)?))));
@@ -146,6 +148,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     agent.apply(&first);
     agent.reported(&adopted).await;
     tokio::spawn(listener.serve(api, shutting_down));
+    // The configuration may be another one than when they were made.
+    tokio::task::spawn_blocking(move || runtime.refresh_node_cgroups());
     tracing::info!(
         node = config.node_name,
         manifests = %config.manifest_dir.display(),
@@ -419,6 +423,7 @@ impl Agent {
     /// A worker found nothing left to do; the wish may have changed at the same moment.
     fn ended(&mut self, key: Key) {
         if let Some(handle) = self.workers.remove(&key) {
+            self.shared.refuse_resize(&key, None);
             let wish = handle.wish.borrow().clone();
             if let Wish::Run(_) = wish {
                 self.start(key, None, wish);

@@ -202,6 +202,13 @@ impl Shared {
         self.evictions.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
     }
 
+    /// Whether the node is short of disk space.
+    #[must_use]
+    pub fn is_short_of_disk(&self) -> bool {
+        let pressure = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
+        pressure.get(&Pressure::Disk).is_some_and(|(bad, _)| *bad)
+    }
+
     /// The node as admission sees it.
     #[must_use]
     pub fn view(&self) -> NodeView {

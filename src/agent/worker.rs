@@ -194,6 +194,7 @@ impl Worker {
             Some(present) => {
                 seen.evict = self.shared.eviction(&self.key, present.spec.uid());
                 seen.refused_resize = self.shared.refused_resize(&self.key);
+                seen.short_of_disk = self.shared.is_short_of_disk();
                 let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
                 self.hooks.keep(&running);
                 for (id, progress) in &mut present.progress {

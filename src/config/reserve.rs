@@ -57,6 +57,8 @@ impl Reserved {
 pub enum Signal {
     /// Memory that could be had at once.
     MemoryAvailable,
+    /// What pods may still take of the memory that they may have together.
+    AllocatableMemoryAvailable,
     /// Bytes of the file system with the pods.
     NodefsAvailable,
     /// Inodes of the file system with the pods.
@@ -71,8 +73,9 @@ pub enum Signal {
 
 impl Signal {
     /// All of them.
-    pub const ALL: [Signal; 6] = [
+    pub const ALL: [Signal; 7] = [
         Signal::MemoryAvailable,
+        Signal::AllocatableMemoryAvailable,
         Signal::NodefsAvailable,
         Signal::NodefsInodesFree,
         Signal::ImagefsAvailable,
@@ -85,6 +88,7 @@ impl Signal {
     pub fn as_str(self) -> &'static str {
         match self {
             Signal::MemoryAvailable => "memory.available",
+            Signal::AllocatableMemoryAvailable => "allocatableMemory.available",
             Signal::NodefsAvailable => "nodefs.available",
             Signal::NodefsInodesFree => "nodefs.inodesFree",
             Signal::ImagefsAvailable => "imagefs.available",
@@ -192,6 +196,19 @@ impl Default for Eviction {
     }
 }
 
+impl Eviction {
+    /// As kubelet where the cgroup of all pods is limited: what has to be left of the machine's memory has to be left of
+    /// the pods', too.
+    #[must_use]
+    pub fn with_memory_of_pods(mut self) -> Eviction {
+        let of_pods = |t: &&Threshold| t.signal == Signal::MemoryAvailable && t.grace.is_none();
+        let added = self.thresholds.iter().filter(of_pods);
+        let added = added.map(|t| Threshold { signal: Signal::AllocatableMemoryAvailable, ..*t });
+        self.thresholds.extend(added.collect::<Vec<_>>());
+        self
+    }
+}
+
 const DEFAULT_HARD: [(Signal, Amount); 5] = [
     (Signal::MemoryAvailable, Amount::Absolute(100 << 20)),
     (Signal::NodefsAvailable, Amount::Share(0.10)),
@@ -242,25 +259,17 @@ pub(super) fn thresholds(maps: &Maps<'_>) -> Result<Vec<Threshold>, (&'static st
     Ok(all)
 }
 
-fn signal_of(name: &str) -> Result<Option<Signal>, String> {
+fn signal_of(name: &str) -> Result<Signal, String> {
     // As kubelet: containerfs cannot be set by hand; what it says is that of nodefs or imagefs.
-    if let Some(signal) = Signal::ALL.into_iter().find(|s| s.as_str() == name) {
-        return Ok(Some(signal));
-    }
-    match name {
-        // Known to the kubelet; the node as a whole is watched instead.
-        "allocatableMemory.available" => Ok(None),
-        _ => Err(format!("{name:?} is not an eviction signal")),
-    }
+    let signal = Signal::ALL.into_iter().find(|s| s.as_str() == name);
+    signal.ok_or_else(|| format!("{name:?} is not an eviction signal"))
 }
 
 fn read(map: &[(&str, &str)]) -> Result<Vec<(Signal, Amount)>, String> {
     let mut all = Vec::new();
     for (name, text) in map {
         let amount = Amount::parse(text).map_err(|e| format!("{name}: {e}"))?;
-        if let Some(signal) = signal_of(name)? {
-            all.push((signal, amount));
-        }
+        all.push((signal_of(name)?, amount));
     }
     Ok(all)
 }
@@ -321,6 +330,16 @@ mod tests {
         assert_eq!(reserved, expected);
         assert_eq!(reserved.plus(reserved).cpu_milli, 500);
         assert!(reserved.add("gpu", "1").is_err() && reserved.add("cpu", "-1").is_err());
+    }
+
+    #[test]
+    fn what_pods_may_still_take_can_be_watched() {
+        let hard = Some(vec![("allocatableMemory.available", "5%")]);
+        let found = thresholds(&Maps { hard, ..Maps::default() }).unwrap();
+        assert_eq!(found, [Threshold::hard(Signal::AllocatableMemoryAvailable, Amount::Share(0.05))]);
+        let all = Eviction::default().with_memory_of_pods().thresholds;
+        assert_eq!(all.len(), 6);
+        assert_eq!(all[5], Threshold::hard(Signal::AllocatableMemoryAvailable, Amount::Absolute(100 << 20)));
     }
 
     proptest! {

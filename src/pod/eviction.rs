@@ -125,7 +125,7 @@ impl Pressure {
 #[must_use]
 pub fn pressure_of(signal: Signal) -> Pressure {
     match signal {
-        Signal::MemoryAvailable => Pressure::Memory,
+        Signal::MemoryAvailable | Signal::AllocatableMemoryAvailable => Pressure::Memory,
         Signal::PidAvailable => Pressure::Pid,
         Signal::NodefsAvailable | Signal::NodefsInodesFree | Signal::ImagefsAvailable | Signal::ImagefsInodesFree => {
             Pressure::Disk
@@ -137,7 +137,7 @@ pub fn pressure_of(signal: Signal) -> Pressure {
 #[must_use]
 pub fn resource_of(signal: Signal) -> &'static str {
     match signal {
-        Signal::MemoryAvailable => "memory",
+        Signal::MemoryAvailable | Signal::AllocatableMemoryAvailable => "memory",
         Signal::PidAvailable => "pids",
         Signal::NodefsAvailable | Signal::ImagefsAvailable => "ephemeral-storage",
         Signal::NodefsInodesFree | Signal::ImagefsInodesFree => "inodes",

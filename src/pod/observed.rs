@@ -388,4 +388,6 @@ pub struct Observed {
     pub evict: Option<Eviction>,
     /// A resize of the pod that the node has no room for (now).
     pub refused_resize: Option<RefusedResize>,
+    /// Whether the node is short of disk space.
+    pub short_of_disk: bool,
 }

@@ -205,7 +205,7 @@ fn converge(
     if !have.running().any(|run| order::is_outdated(have, run)) {
         start::start(have, seen, max_backoff, now, plan);
     }
-    forget(have, plan);
+    forget(have, seen.short_of_disk, plan);
     if let Some(want) = resized.filter(|_| seen.failure.as_ref().is_none_or(|f| f.retry_at <= now)) {
         resize(have, want, plan);
     }
@@ -218,10 +218,12 @@ fn resize(have: &Present, want: &Spec, plan: &mut Plan) {
     plan.act(Action::Resize { restart: runs.filter(|run| run.is_running()).map(|run| run.id.clone()).collect() });
 }
 
-/// As kubelet: the present run and one before it stay readable.
-fn forget(have: &Present, plan: &mut Plan) {
+/// As kubelet: the present run and one before it stay readable. What is left of the latter goes when the disk is nearly
+/// full.
+fn forget(have: &Present, short_of_disk: bool, plan: &mut Plan) {
+    let keep = if short_of_disk { 1 } else { 2 };
     for (name, runs) in &have.containers {
-        let old = runs.len().saturating_sub(2);
+        let old = runs.len().saturating_sub(keep);
         for run in runs.iter().take(old).filter(|r| !r.is_running()) {
             plan.act(Action::Forget { container: name.clone(), attempt: run.attempt });
         }

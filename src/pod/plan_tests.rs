@@ -460,6 +460,26 @@ fn a_slow_post_start_delays_later_containers_and_a_failed_one_stops_its_own() {
 }
 
 #[test]
+fn what_is_left_of_earlier_runs_goes_when_the_disk_is_nearly_full() {
+    let want = spec("u", "Always", 1, "i");
+    let mut world = World::default();
+    let mut attempts = |short: bool, minute: i64| {
+        let now = minute * 60_000;
+        world.seen.short_of_disk = short;
+        world.settle(Some(&want), at(now), None);
+        world.end(at(now), "c0", 1);
+        // Beyond any back-off.
+        world.settle(Some(&want), at(now + 600_000), None);
+        let runs = &world.present().containers["c0"];
+        runs.iter().map(|run| (run.attempt, run.is_running())).collect::<Vec<_>>()
+    };
+    assert_eq!(attempts(false, 0), [(0, false), (1, true)]);
+    assert_eq!(attempts(false, 20), [(1, false), (2, true)]);
+    assert_eq!(attempts(true, 40), [(3, true)]);
+    assert_eq!(attempts(false, 60), [(3, false), (4, true)]);
+}
+
+#[test]
 fn a_resize_keeps_the_pod_and_restarts_only_who_asks_for_it() {
     let (old, new) = (layered("u", "Always", "1"), layered("u", "Always", "2"));
     let mut world = World::default();

@@ -233,7 +233,7 @@ impl Runtime {
         format!("{}/coracle-shim/{uid}", self.cgroup_root.trim_end_matches('/'))
     }
 
-    fn pod_cgroup(&self, uid: &str, spec: &Spec) -> Result<String, Error> {
+    pub(super) fn pod_cgroup(&self, uid: &str, spec: &Spec) -> Result<String, Error> {
         let recorded = self.record(uid).ok().flatten().and_then(|r| r.sandbox).map(|s| s.cgroup);
         Ok(match recorded.filter(|c| !c.is_empty()) {
             Some(cgroup) => cgroup,

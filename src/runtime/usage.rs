@@ -137,6 +137,25 @@ impl Runtime {
         Ok(())
     }
 
+    /// Give the groups above the pods what the present configuration says, where they exist already.
+    pub fn refresh_node_cgroups(&self) {
+        let kubepods = resources::kubepods_cgroup(&self.cgroup_root);
+        if !self.cgroups.exists(&kubepods) {
+            return;
+        }
+        let refreshed = match self.resources.enforce_pods {
+            true => self.set_up_node_cgroups(Qos::Guaranteed),
+            // Limits of an earlier configuration.
+            false => {
+                let none = CgroupSettings { memory_limit: Some(-1), pids_limit: Some(-1), ..CgroupSettings::default() };
+                self.ensure_leniently(&kubepods, &none)
+            }
+        };
+        if let Err(error) = refreshed {
+            tracing::warn!(error = error.chain(), "the cgroup of all pods does not take its settings");
+        }
+    }
+
     /// Take in the CPU requests (in thousandths) of all active Burstable pods; true when [`Runtime::share_burstable`] has
     /// something to do.
     pub fn set_burstable(&self, cpu_milli: i64) -> bool {
@@ -162,6 +181,15 @@ impl Runtime {
         if let Some(memory) = memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default()) {
             seen.insert(Signal::MemoryAvailable, memory);
         }
+        // As kubelet: of what is not reserved, the eviction reserve included.
+        let capacity = self.resources.capacity.for_pods(self.resources.reserved).memory;
+        let used = match self.cgroups.usage(&resources::kubepods_cgroup(&self.cgroup_root)) {
+            Ok(usage) => i64::try_from(usage.memory_bytes).unwrap_or(i64::MAX),
+            // No pod yet.
+            Err(_) => 0,
+        };
+        let left = Observation { available: capacity.saturating_sub(used), capacity };
+        seen.insert(Signal::AllocatableMemoryAvailable, left);
         // Images are kept on the same file system as pods.
         if let Ok(disk) = rustix::fs::statvfs(&self.layout.root) {
             let bytes = Observation {

@@ -153,7 +153,7 @@ impl Cgroups {
                 Version::V2 => self.make_v2(&hierarchy.mount, name)?,
             }
         }
-        self.apply(path, settings, weight_linear)
+        self.apply(path, settings, false)
     }
 
     /// Whether a group exists in the hierarchy of the cpu controller.
@@ -168,10 +168,11 @@ impl Cgroups {
     /// # Errors
     /// [`Error::Name`], [`Error::Io`]. A controller that is missing is logged once, and is no error.
     pub fn update(&self, path: &str, settings: &CgroupSettings, container: bool) -> Result<(), Error> {
-        self.apply(path, settings, if container { weight_quadratic } else { weight_linear })
+        self.apply(path, settings, container)
     }
 
-    fn apply(&self, path: &str, settings: &CgroupSettings, weight: fn(u64) -> u64) -> Result<(), Error> {
+    fn apply(&self, path: &str, settings: &CgroupSettings, container: bool) -> Result<(), Error> {
+        let weight = if container { weight_quadratic } else { weight_linear };
         let or_max = |v: i64| if v < 0 { "max".to_owned() } else { v.to_string() };
         match self.version {
             Version::V1 => {
@@ -185,7 +186,7 @@ impl Cgroups {
                     self.write("cpu", path, "cpu.cfs_quota_us", &quota.max(-1).to_string())?;
                 }
                 if let Some(limit) = settings.memory_limit {
-                    self.limit_memory_v1(path, page_down(limit))?;
+                    self.limit_memory_v1(path, page_down(limit), container)?;
                 }
             }
             Version::V2 => {
@@ -216,13 +217,14 @@ impl Cgroups {
         }
     }
 
-    /// Where memory and swap are limited together, that limit may at no time be below the one of memory alone.
-    fn limit_memory_v1(&self, path: &str, limit: Option<u64>) -> Result<(), Error> {
+    /// Where memory and swap are limited together, that limit may at no time be below the one of memory alone. A container
+    /// with a memory limit gets no swap.
+    fn limit_memory_v1(&self, path: &str, limit: Option<u64>, container: bool) -> Result<(), Error> {
         const BOTH: &str = "memory.memsw.limit_in_bytes";
         let text = limit.map_or("-1".into(), |l| l.to_string());
         let both = self.dir("memory", path)?.and_then(|dir| fs::read_to_string(dir.join(BOTH)).ok());
         // A limit that nobody set is a huge number.
-        let both = both.map(|text| number(&text)).filter(|n| *n < 1 << 62);
+        let both = both.map(|text| number(&text)).filter(|n| container || *n < 1 << 62);
         match both {
             Some(present) if limit.is_none_or(|limit| limit > present) => {
                 self.write("memory", path, BOTH, &text)?;
@@ -802,6 +804,46 @@ mod tests {
         assert_eq!(cgroups.procs("/k/p").expect("pids"), [7, 12, 13]);
         assert_eq!(cgroups.procs("/none").expect("pids"), [0; 0]);
         assert!(!cgroups.limits_swap("/k/p"));
+    }
+
+    /// The kernel refuses a limit of memory above the one of memory and swap: the order of the two writes is what counts.
+    /// Where the limit of memory alone cannot be written, it shows whether the other one was written before.
+    #[test]
+    fn memory_and_swap_are_limited_in_the_order_the_kernel_takes() {
+        let group = "sys/fs/cgroup/memory/k/p";
+        let of = |name: &str, present: &str, blocked: bool| {
+            let both = format!("{group}/memory.memsw.limit_in_bytes");
+            let alone = format!("{group}/memory.limit_in_bytes");
+            let fake = Fake::new(name, &[(&both, present), (&alone, present)]);
+            if blocked {
+                fs::remove_file(fake.0.join(&alone)).expect("file");
+                fs::create_dir(fake.0.join(&alone)).expect("folder");
+            }
+            (Cgroups::from_mountinfo(HYBRID, &fake.0).expect("mounted"), fake)
+        };
+        let limit = |bytes: i64| CgroupSettings { memory_limit: Some(bytes), ..CgroupSettings::default() };
+        let both = |fake: &Fake| fake.read(&format!("{group}/memory.memsw.limit_in_bytes"));
+        for (name, present, wanted, raised) in [
+            ("memsw-up", "8192\n", 16384, "16384"),
+            ("memsw-off", "8192\n", -1, "-1"),
+            // Lowering begins with memory alone, and ends there.
+            ("memsw-down", "8192\n", 4096, "8192\n"),
+        ] {
+            let (cgroups, fake) = of(name, present, true);
+            cgroups.update("/k/p", &limit(wanted), true).expect_err("the limit of memory alone cannot be written");
+            assert_eq!(both(&fake), raised, "{name}");
+        }
+        let alone = |fake: &Fake| fake.read(&format!("{group}/memory.limit_in_bytes"));
+        for (name, present, container, expected) in [
+            ("memsw-container", "9223372036854771712\n", true, ("4096", "4096")),
+            // A pod's group has no limit for both unless somebody gave it one.
+            ("memsw-pod", "9223372036854771712\n", false, ("4096", "9223372036854771712\n")),
+            ("memsw-limited-pod", "8192\n", false, ("4096", "4096")),
+        ] {
+            let (cgroups, fake) = of(name, present, false);
+            cgroups.update("/k/p", &limit(4096), container).expect("limits");
+            assert_eq!((alone(&fake).as_str(), both(&fake).as_str()), expected, "{name}");
+        }
     }
 
     #[test]

@@ -278,12 +278,17 @@ impl Node {
     }
 
     /// Adds a `KubeletConfiguration` with these fields.
-    pub fn configure(&mut self, mut fields: Value) {
+    pub fn configure(&mut self, fields: Value) {
+        self.reconfigure(fields);
+        let path = self.dir.join("config.yaml");
+        self.args.extend(["--config".to_owned(), path.display().to_string()]);
+    }
+
+    /// Other fields for the next start.
+    pub fn reconfigure(&self, mut fields: Value) {
         fields["apiVersion"] = json!("kubelet.config.k8s.io/v1beta1");
         fields["kind"] = json!("KubeletConfiguration");
-        let path = self.dir.join("config.yaml");
-        fs::write(&path, fields.to_string()).expect("config");
-        self.args.extend(["--config".to_owned(), path.display().to_string()]);
+        fs::write(self.dir.join("config.yaml"), fields.to_string()).expect("config");
     }
 
     fn agent_command(&self) -> Command {

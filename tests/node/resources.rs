@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// The content of a setting of a cgroup below the node's, under its v1 or its v2 name, whichever this machine has.
-fn setting(node: &Node, group: &str, v1: &str, v2: &str) -> String {
+pub fn setting(node: &Node, group: &str, v1: &str, v2: &str) -> String {
     let below = format!("{}/{group}", node.cgroup_root.trim_start_matches('/'));
     let found = hierarchies()
         .into_iter()
@@ -14,25 +14,25 @@ fn setting(node: &Node, group: &str, v1: &str, v2: &str) -> String {
     found.unwrap_or_else(|| panic!("no {v1} or {v2} in {group}")).trim().to_owned()
 }
 
-fn unified() -> bool {
+pub fn unified() -> bool {
     !hierarchies().iter().any(|mount| mount.join("cpu.shares").exists())
 }
 
 /// As the kernel shows it: shares of v1, or the kubelet's weight of them.
-fn shares(shares: u64) -> String {
+pub fn shares(shares: u64) -> String {
     if unified() { (1 + (shares - 2) * 9999 / 262_142).to_string() } else { shares.to_string() }
 }
 
-fn cpu(node: &Node, group: &str) -> String {
+pub fn cpu(node: &Node, group: &str) -> String {
     setting(node, group, "cpu.shares", "cpu.weight")
 }
 
-fn memory(node: &Node, group: &str) -> String {
+pub fn memory(node: &Node, group: &str) -> String {
     setting(node, group, "memory.limit_in_bytes", "memory.max")
 }
 
 /// Quota and period.
-fn quota(node: &Node, group: &str) -> String {
+pub fn quota(node: &Node, group: &str) -> String {
     if unified() {
         return setting(node, group, "", "cpu.max");
     }
@@ -40,10 +40,19 @@ fn quota(node: &Node, group: &str) -> String {
     both.join(" ").replace("-1 ", "max ")
 }
 
-fn with(name: &str, resources: Value) -> Value {
+pub fn with(name: &str, resources: Value) -> Value {
     let mut manifest = resting(name);
     manifest["spec"]["containers"][0]["resources"] = resources;
     manifest
+}
+
+/// The lowest `oom_score_adj` that a child of this process can be given.
+fn lowest_oom_score_adj() -> i64 {
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let capabilities = status.lines().find_map(|l| l.strip_prefix("CapEff:")).expect("CapEff");
+    let sys_resource = u64::from_str_radix(capabilities.trim(), 16).expect("hex") & (1 << 24) != 0;
+    let own = fs::read_to_string("/proc/self/oom_score_adj").expect("score");
+    if sys_resource { -1000 } else { own.trim().parse().expect("number") }
 }
 
 #[test]
@@ -117,6 +126,29 @@ fn cgroups_say_what_the_manifest_says() {
         let all = status["conditions"].as_array().expect("conditions");
         assert!(all.iter().any(|c| c["type"] == condition), "{condition}");
     }
+
+    // Who is killed first when the machine runs out of memory, as far as this process may say so.
+    let least = lowest_oom_score_adj();
+    let score = |pod: &PodView| {
+        let pid = node.init_pid(&pod.id("main"));
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("score");
+        text.trim().parse::<i64>().expect("number")
+    };
+    assert_eq!((score(&guaranteed), score(&free)), ((-997).max(least), 1000));
+    // It requests nothing for memory but has the pod's limit, of which there is much more on the machine.
+    assert!((least.max(3)..1000).contains(&score(&whole)), "{}", score(&whole));
+
+    // Another configuration counts for the groups that are there already.
+    node.reconfigure(json!({ "kubeReserved": { "cpu": "200m", "memory": "128Mi" } }));
+    node.restart();
+    eventually("other reserves", secs(10), || {
+        memory(&node, "kubepods").parse::<u64>().is_ok_and(|n| n >> 12 == (kib("capacity") - 128 * 1024) / 4)
+            && cpu(&node, "kubepods") == shares((cores * 1000 - 200) * 1024 / 1000)
+    });
+    node.reconfigure(json!({ "enforceNodeAllocatable": ["none"] }));
+    node.restart();
+    eventually("no limit", secs(10), || no_limit(memory(&node, "kubepods")));
+    assert_eq!(node.wait_up("sure").id("main"), guaranteed.id("main"));
     node.finish();
 }
 

@@ -30,6 +30,8 @@ const APPLETS: &[&str] = &[
     "rm",
     "test",
     "tail",
+    "tr",
+    "sort",
 ];
 /// Folders of the kernel's modules that the checks need something of.
 const MODULES: &[&str] = &["net", "fs/overlayfs", "drivers/net/veth.ko", "lib", "crypto"];
@@ -45,7 +47,7 @@ pub fn run() -> Result<()> {
         .find(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
         .context("the kernel package has no kernel")?;
     let mut qemu = Command::new("timeout");
-    qemu.args(["300", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+    qemu.args(["600", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
         .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 panic=-1 quiet", "-kernel"])
         .arg(image)
         .arg("-initrd")
@@ -112,9 +114,9 @@ fn initrd(work: &Path, kernel: &Path, binary: &Path) -> Result<PathBuf> {
     fs::copy(binary, root.join("bin/coracle"))?;
     fs::copy(image::make("busybox")?, root.join("images/busybox.tar"))?;
     let scripts = shell::root().join("xtask/vm");
-    for script in ["init", "checks"] {
-        fs::copy(scripts.join(script), root.join(script))?;
-        fs::set_permissions(root.join(script), fs::Permissions::from_mode(0o755))?;
+    for file in ["init", "checks", "resources", "config.yaml", "resources.yaml", "elastic.yaml"] {
+        fs::copy(scripts.join(file), root.join(file))?;
+        fs::set_permissions(root.join(file), fs::Permissions::from_mode(0o755))?;
     }
     fs::copy(scripts.join("pods.yaml"), root.join("manifests/pods.yaml"))?;
     let versions = kernel.join("lib/modules");
