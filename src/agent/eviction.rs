@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Between two looks (as kubelet).
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -22,22 +22,27 @@ const GRACE_SECONDS: u64 = 1;
 
 /// Watch for ever; `changed` is told when pods have to leave.
 pub async fn watch(shared: Arc<Shared>, thresholds: reserve::Eviction, changed: Arc<Notify>) {
+    // Beside each other: to count what pods take may take long, and whoever wants that has only to make many files.
+    tokio::join!(watch_node(&shared, &thresholds), watch_pods(&shared, &changed));
+}
+
+fn ticks() -> Interval {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn watch_node(shared: &Arc<Shared>, thresholds: &reserve::Eviction) {
+    let mut ticks = ticks();
     let mut monitor = Monitor::default();
     let mut crossed = BTreeSet::new();
     loop {
         ticks.tick().await;
         let runtime = Arc::clone(&shared.runtime);
-        let limited: Vec<Arc<Pod>> = server::Node::pods(&*shared).into_iter().filter(|pod| is_limited(pod)).collect();
-        let job = tokio::task::spawn_blocking(move || {
-            let offence = |pod: Arc<Pod>| local_storage(&pod, &runtime.local_usage(&pod)).map(|text| (pod, text));
-            (runtime.observe_node(), limited.into_iter().filter_map(offence).collect::<Vec<_>>())
-        });
         // An error means that the agent is shutting down.
-        let Ok((seen, offenders)) = job.await else { return };
+        let Ok(seen) = tokio::task::spawn_blocking(move || runtime.observe_node()).await else { return };
         let now = Timestamp::now();
-        let findings = monitor.observe(&thresholds, &seen, now);
+        let findings = monitor.observe(thresholds, &seen, now);
         for signal in findings.crossed.difference(&crossed) {
             let left = seen.get(signal).copied().unwrap_or_default();
             let message = format!(
@@ -50,11 +55,23 @@ pub async fn watch(shared: Arc<Shared>, thresholds: reserve::Eviction, changed: 
         }
         crossed = findings.crossed;
         shared.set_pressure(&findings.pressure, now);
-        for (pod, message) in offenders {
+    }
+}
+
+async fn watch_pods(shared: &Arc<Shared>, changed: &Notify) {
+    let mut ticks = ticks();
+    loop {
+        ticks.tick().await;
+        for pod in server::Node::pods(&**shared).into_iter().filter(|pod| is_limited(pod)) {
+            let (runtime, measured) = (Arc::clone(&shared.runtime), Arc::clone(&pod));
+            let job = tokio::task::spawn_blocking(move || local_storage(&measured, &runtime.local_usage(&measured)));
+            // As above.
+            let Ok(found) = job.await else { return };
+            let Some(message) = found else { continue };
             let uid = pod.metadata.uid.clone().unwrap_or_default();
             let eviction = Eviction { message: message.clone(), grace_seconds: GRACE_SECONDS };
             if shared.evict(&Key::of(&pod), uid, eviction) {
-                shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), now);
+                shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), Timestamp::now());
                 changed.notify_one();
             }
         }
