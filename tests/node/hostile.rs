@@ -27,9 +27,9 @@ fn containers_hold_no_descriptors_but_their_streams() {
     for manifest in [manifest("plain"), own_users, shared, parts, privileged] {
         let running = node.run(&manifest);
         let name = running.name();
-        eventually("it has listed them", PATIENCE, || !node.cli(&["logs", name]).stdout.is_empty());
-        assert_eq!(node.cli(&["logs", name]).ok().trim(), "0 1 2", "{name}");
-        assert_eq!(node.sh(name, list).trim(), "0 1 2", "exec in {name}");
+        eventually("it has listed them", PATIENCE, || node.cli(&["logs", name]).stdout.ends_with("end\n"));
+        assert_eq!(node.cli(&["logs", name]).ok(), "0\n1\n2\nend\n", "{name}");
+        assert_eq!(node.sh(name, list), "0\n1\n2\nend", "exec in {name}");
     }
     // The first process of a shared PID namespace belongs to nobody.
     assert_eq!(node.sh("shared", "ls /proc/1/fd 2>&1 | grep -c . ; cat /proc/1/cmdline | tr -d '\\0'"), "1\npause");
