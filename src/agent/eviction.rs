@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 /// Between two looks (as kubelet).
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -26,32 +26,27 @@ const GRACE_SECONDS: u64 = 1;
 
 /// Watch for ever; `changed` is told when pods have to leave.
 pub async fn watch(shared: Arc<Shared>, thresholds: reserve::Eviction, changed: Arc<Notify>) {
+    // Beside each other: to count what pods take may take long, and whoever wants that has only to make many files.
+    tokio::join!(watch_node(&shared, &thresholds, &changed), watch_pods(&shared, &changed));
+}
+
+fn ticks() -> Interval {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn watch_node(shared: &Arc<Shared>, thresholds: &reserve::Eviction, changed: &Notify) {
+    let mut ticks = ticks();
     let mut monitor = Monitor::default();
     let mut crossed = BTreeSet::new();
-    let mut rests = Rests::default();
     loop {
         ticks.tick().await;
         let runtime = Arc::clone(&shared.runtime);
-        let mut limited = server::Node::pods(&*shared);
-        limited.retain(|pod| is_limited(pod));
-        let due = rests.due(limited, Instant::now());
-        let job = tokio::task::spawn_blocking(move || {
-            let (mut offenders, mut took) = (Vec::new(), Vec::new());
-            for pod in due {
-                let begin = Instant::now();
-                let usage = runtime.local_usage(&pod);
-                took.push((uid(&pod), begin.elapsed()));
-                offenders.extend(local_storage(&pod, &usage).map(|text| (pod, text)));
-            }
-            (runtime.observe_node(), offenders, took)
-        });
         // An error means that the agent is shutting down.
-        let Ok((seen, offenders, took)) = job.await else { return };
-        rests.counted(took, Instant::now());
+        let Ok(seen) = tokio::task::spawn_blocking(move || runtime.observe_node()).await else { return };
         let now = Timestamp::now();
-        let findings = monitor.observe(&thresholds, &seen, now);
+        let findings = monitor.observe(thresholds, &seen, now);
         for signal in findings.crossed.difference(&crossed) {
             let left = seen.get(signal).copied().unwrap_or_default();
             let message = format!(
@@ -69,10 +64,27 @@ pub async fn watch(shared: Arc<Shared>, thresholds: reserve::Eviction, changed: 
             // What is left of earlier runs goes.
             changed.notify_one();
         }
-        for (pod, message) in offenders {
+    }
+}
+
+async fn watch_pods(shared: &Arc<Shared>, changed: &Notify) {
+    let mut ticks = ticks();
+    let mut rests = Rests::default();
+    loop {
+        ticks.tick().await;
+        let mut limited = server::Node::pods(&**shared);
+        limited.retain(|pod| is_limited(pod));
+        for pod in rests.due(limited, Instant::now()) {
+            let (runtime, measured) = (Arc::clone(&shared.runtime), Arc::clone(&pod));
+            let begin = Instant::now();
+            let job = tokio::task::spawn_blocking(move || local_storage(&measured, &runtime.local_usage(&measured)));
+            // As above.
+            let Ok(found) = job.await else { return };
+            rests.counted(vec![(uid(&pod), begin.elapsed())], Instant::now());
+            let Some(message) = found else { continue };
             let eviction = Eviction { message: message.clone(), grace_seconds: GRACE_SECONDS };
             if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
-                shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), now);
+                shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), Timestamp::now());
                 changed.notify_one();
             }
         }

@@ -25,6 +25,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// How many starts may be under way at once: enough to keep two cores busy.
 const SLOW_ACTIONS: usize = 6;
+/// How many ends: a pod may leave millions of files behind, or processes that do not go.
+const SLOW_ENDS: usize = 10;
 
 /// The agent's common ground.
 pub struct Shared {
@@ -48,6 +50,8 @@ pub struct Shared {
     pub rescan: Rescan,
     /// Turns for actions that may take long.
     pub slow: Semaphore,
+    /// Turns for what ends sandboxes and removes files.
+    pub ends: Semaphore,
     pods: RwLock<BTreeMap<Key, Arc<Pod>>>,
     revision: watch::Sender<u64>,
     /// The source's state, for the Node's condition: `None` is well.
@@ -91,6 +95,7 @@ impl Shared {
             manifest_dir: parts.manifest_dir,
             rescan: parts.rescan,
             slow: Semaphore::new(SLOW_ACTIONS),
+            ends: Semaphore::new(SLOW_ENDS),
             pods: RwLock::default(),
             revision: watch::Sender::new(1),
             source_error: RwLock::default(),
@@ -175,8 +180,13 @@ impl Shared {
         self.refused_resizes.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
-    /// Have a pod leave; false when it has to already.
+    /// Have a pod leave; false when it has to already, or is leaving or gone: a word that nobody takes would meet the next
+    /// pod of its name.
     pub fn evict(&self, key: &Key, uid: String, eviction: Eviction) -> bool {
+        let stays = |pod: &Pod| pod.metadata.uid.as_deref() == Some(&uid) && pod.metadata.deletion_timestamp.is_none();
+        if !self.pod(key).is_some_and(|pod| stays(&pod)) {
+            return false;
+        }
         let mut all = self.evictions.lock().unwrap_or_else(PoisonError::into_inner);
         match all.get(key) {
             Some((known, _)) if *known == uid => false,

@@ -359,6 +359,9 @@ impl Worker {
         // What may take long takes turns, so that there is always a thread for looking at pods and stopping them.
         let _turn = match action {
             Action::CreateSandbox | Action::Run { .. } => shared.slow.acquire().await.ok(),
+            Action::StopSandbox | Action::ResetSandbox { .. } | Action::RemovePod | Action::Forget { .. } => {
+                shared.ends.acquire().await.ok()
+            }
             _ => None,
         };
         let spec = match (&action, desired, &seen.present) {

@@ -5,7 +5,7 @@
 //! Null means unset, as in Go.
 
 use super::Severity;
-use super::report::Report;
+use super::report::{self, Report};
 use super::suggest;
 use super::tree::{Entry, Node, Place, Value};
 use k8s_openapi::api::core::v1::Pod;
@@ -341,7 +341,9 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
             && !fields.contains(&entry.key.as_str())
         {
             let path = Path { parent: Some(self.reader.path), step: Step::Field(&entry.key) };
-            let reason = match suggest::closest(&entry.key, fields) {
+            // To look for what was meant takes long, and of very many findings the later ones are not told.
+            let told = self.reader.findings.borrow().len() < report::MOST;
+            let reason = match told.then(|| suggest::closest(&entry.key, fields)).flatten() {
                 Some(meant) => format!("unknown field, ignored; did you mean \"{meant}\"?"),
                 None => "unknown field, ignored".to_owned(),
             };

@@ -4,7 +4,7 @@ use super::tree::{Node, Place};
 use super::{Problem, Severity, join};
 
 /// Most problems that are told of one document.
-const MOST: usize = 100;
+pub(super) const MOST: usize = 100;
 
 /// The problems of one document.
 pub(super) struct Report<'a> {
@@ -43,15 +43,11 @@ impl<'a> Report<'a> {
     }
 
     pub(super) fn error(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        let field = field.into();
-        let place = self.document.find(&field);
-        self.push(place, field, reason.into(), Severity::Error);
+        self.look_up(field.into(), reason.into(), Severity::Error);
     }
 
     pub(super) fn warning(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        let field = field.into();
-        let place = self.document.find(&field);
-        self.push(place, field, reason.into(), Severity::Warning);
+        self.look_up(field.into(), reason.into(), Severity::Warning);
     }
 
     /// `Required value`, with a detail unless that is empty.
@@ -92,14 +88,23 @@ impl<'a> Report<'a> {
         self.push(place, field, reason, Severity::Warning);
     }
 
+    fn look_up(&mut self, field: String, reason: String, severity: Severity) {
+        // To find a place goes through all fields beside it.
+        if !self.is_full(severity) {
+            let place = self.document.find(&field);
+            self.push(place, field, reason, severity);
+        }
+    }
+
+    /// Whether a problem would not be taken. Nobody reads more, and finding repetitions among very many takes very long; but
+    /// there is always room for the first error.
+    fn is_full(&self, severity: Severity) -> bool {
+        self.problems.len() >= MOST && (severity != Severity::Error || self.failed())
+    }
+
     fn push(&mut self, place: Place, field: String, reason: String, severity: Severity) {
-        // Nobody reads more, and finding repetitions among very many takes very long.
-        if self.problems.len() >= MOST {
-            if severity == Severity::Error && self.problems.iter().all(|p| p.severity != Severity::Error) {
-                self.problems.pop();
-            } else {
-                return;
-            }
+        if self.is_full(severity) {
+            return;
         }
         if severity == Severity::Error && self.undecoded.iter().any(|undecoded| is_within(&field, undecoded)) {
             return;
@@ -107,6 +112,7 @@ impl<'a> Report<'a> {
         if self.problems.iter().any(|known| known.field == field && known.reason == reason) {
             return;
         }
+        self.problems.truncate(MOST - 1);
         let (line, column) = (Some(place.line), Some(place.column));
         self.problems.push(Problem { line, column, field, reason, severity, pod: None });
     }

@@ -685,3 +685,23 @@ fn what_cannot_be_mounted_is_told() {
         "#]],
     );
 }
+
+#[test]
+fn a_document_of_nothing_but_mistakes_is_told_of_soon_and_in_part() {
+    use std::fmt::Write as _;
+    let mut fields = String::from("{");
+    let mut resources = String::from("{");
+    for n in 0..40_000 {
+        let _ = write!(fields, "imagePulPolicy{n}: 1, ");
+        let _ = write!(resources, "resource{n}: 1, ");
+    }
+    let mistakes =
+        format!("{}      resources: {{limits: {resources}}}}}\n      env: [{fields}}}]\n", with_container(""));
+    let at = std::time::Instant::now();
+    let loaded = read(&mistakes);
+    let took = at.elapsed();
+    assert_eq!(loaded.problems.len(), 100);
+    assert!(loaded.pods.is_empty());
+    // Less than a second by itself; minutes, were each mistake looked up in the document.
+    assert!(took < std::time::Duration::from_secs(20), "{took:?}");
+}

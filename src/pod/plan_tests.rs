@@ -642,3 +642,19 @@ fn a_removal_shortens_a_stop_that_has_begun_and_never_makes_one_longer() {
         assert_eq!(kill_at(&world), Some(at(if shortened { 20 + 5_000 } else { 10 + 2_000 })));
     }
 }
+
+#[test]
+fn a_pod_with_the_longest_grace_there_is_stops_once() {
+    let spec =
+        pod("a", json!({"terminationGracePeriodSeconds": i64::MAX, "containers": [{"name": "c", "image": "i"}]}));
+    let mut world = World::default();
+    world.settle(Some(&spec), at(0), None);
+    // Begins to stop, is signalled, and waits for as long as it takes.
+    for now in [10, 11, 5000, i64::from(u32::MAX)] {
+        world.settle(None, at(now), None);
+    }
+    assert_eq!(world.seen.present.as_ref().map(|p| p.running().count()), Some(1));
+    world.end_all(at(i64::from(u32::MAX)), 0);
+    world.settle(None, at(i64::from(u32::MAX)), None);
+    assert!(world.seen.present.is_none());
+}

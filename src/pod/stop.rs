@@ -17,7 +17,8 @@ pub(super) fn all(have: &Present, since: Timestamp, grace_seconds: u64, now: Tim
     let mut stops = Vec::new();
     for run in in_order(have) {
         let present = have.progress(&run.id).stopping.as_ref();
-        let shorter = present.filter(|s| left_ms(s.begun, s.grace_ms, now) <= left.max(MIN_STOP_GRACE_MS) + SLACK_MS);
+        let most = left.max(MIN_STOP_GRACE_MS).saturating_add(SLACK_MS);
+        let shorter = present.filter(|s| left_ms(s.begun, s.grace_ms, now) <= most);
         stops.push((run, begin(run, shorter, StopCause::Pod, left, now, plan)));
     }
     for (run, stopping) in stops {

@@ -11,7 +11,8 @@ pub(super) fn at(ms: i64) -> Timestamp {
 }
 
 fn later(now: Timestamp, ms: u64) -> Timestamp {
-    now.checked_add(SignedDuration::from_millis(ms as i64)).unwrap()
+    let ms = SignedDuration::from_millis(i64::try_from(ms).unwrap_or(i64::MAX));
+    now.checked_add(ms).unwrap_or(Timestamp::MAX)
 }
 
 /// A pod of the given JSON `spec`.

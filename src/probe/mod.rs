@@ -49,6 +49,8 @@ pub enum Answer {
     Error(String),
 }
 
+/// Longest text of an answer in bytes: it comes from the container, and is kept with the node's events.
+const MAX_TEXT: usize = 10 * 1024;
 /// How often a probe that cannot be made is tried (as kubelet).
 const ATTEMPTS: usize = 3;
 
@@ -59,7 +61,14 @@ pub async fn check(probe: &Probe, target: &Target) -> Answer {
         let Answer::Error(_) = answer else { break };
         answer = ask(probe, target).await;
     }
+    if let Answer::Warning(text) | Answer::Failure(text) | Answer::Error(text) = &mut answer {
+        cut(text);
+    }
     answer
+}
+
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
 }
 
 async fn ask(probe: &Probe, target: &Target) -> Answer {

@@ -98,6 +98,7 @@ fn oracle(path: &str, port: u16) -> String {
         "/absolute" => page(301, &format!("Location: http://127.0.0.1:{port}/200\r\n"), ""),
         "/away" => page(302, "Location: http://other.invalid/\r\n", "over there"),
         "/nowhere" => page(302, "", ""),
+        "/bad-and-long" => page(302, &format!("Location: mailto:{}\r\n", "x".repeat(50_000)), ""),
         "/bad" => page(302, "Location: mailto:x\r\n", ""),
         "/short" => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nab".to_owned(),
         "/long" => page(200, "", &"x".repeat(100_000)),
@@ -157,8 +158,9 @@ fn an_http_status_from_200_to_399_passes() {
         ] {
             assert_eq!(ask_http(http(path, port)).await, want, "{path}");
         }
-        for path in ["/bad", "/noise"] {
-            assert!(matches!(ask_http(http(path, port)).await, Answer::Failure(_)), "{path}");
+        for path in ["/bad", "/bad-and-long", "/noise"] {
+            let answer = ask_http(http(path, port)).await;
+            assert!(matches!(&answer, Answer::Failure(text) if text.len() <= MAX_TEXT), "{path}: {answer:?}");
         }
         assert!(
             matches!(ask_http(http("/short", port)).await, Answer::Error(_)),
@@ -366,6 +368,36 @@ fn grpc_passes_when_the_service_serves() {
 }
 
 #[test]
+fn a_connection_ends_with_its_probe_whatever_the_server_does() {
+    use std::io::Write as _;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Accepted connections take it over: the answers fill it soon.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Settings, then pings without end, which have to be answered; nobody reads the answers.
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0];
+        loop {
+            if stream.write_all(&frames).is_err() {
+                return;
+            }
+            frames = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(1000);
+        }
+    });
+    block_on(async {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let before = metrics.num_alive_tasks();
+        let action = GRPCAction { port: port.into(), service: None };
+        let probe = Probe { grpc: Some(action), timeout_seconds: Some(3), ..Probe::default() };
+        assert!(matches!(check(&probe, &target()).await, Answer::Failure(_)));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(metrics.num_alive_tasks(), before);
+    });
+    server.join().unwrap();
+}
+
+#[test]
 fn commands_expand_literal_variables_only() {
     let variable = |name: &str, value: Option<&str>, from: bool| EnvVar {
         name: name.into(),
@@ -409,6 +441,8 @@ fn hooks_take_any_answer_and_tell_what_failed() {
         assert_eq!(hook(&get(https), &target(), None).await, Ok(()));
         assert!(requests.lock().unwrap()[0].contains("secret"));
 
+        let error = hook(&get(http("/bad-and-long", port)), &target(), None).await.unwrap_err();
+        assert_eq!(error.len(), MAX_TEXT, "{error}");
         let error = hook(&get(http("/loop", port)), &target(), None).await.unwrap_err();
         assert_eq!(error, format!("Get \"http://127.0.0.1:{port}/loop\": stopped after 10 redirects"));
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();

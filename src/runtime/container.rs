@@ -135,7 +135,7 @@ impl Runtime {
             let now = Timestamp::now();
             self.advance(spec.uid(), name, run.attempt, |progress| {
                 let begun = Stopping { cause: StopCause::Pod, begun: now, grace_ms, kill_at: None };
-                progress.stopping.get_or_insert(begun).kill_at = Some(now.checked_add(grace).unwrap_or(now));
+                progress.stopping.get_or_insert(begun).kill_at = Some(now.checked_add(grace).unwrap_or(Timestamp::MAX));
             })?;
         }
         let image = run.and_then(|r| self.images.resolve(&r.image_id));

@@ -260,10 +260,21 @@ fn tasks(loadavg: &str) -> Option<i64> {
     loadavg.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }
 
-/// Where a walk is: the names still to be looked at in one folder, and which folder it is.
+/// Where a walk is: the folders still to be looked at in one folder, and which folder it is.
 struct Level {
-    names: Vec<(CString, FileType)>,
+    folders: Vec<CString>,
     identity: (u64, u64),
+}
+
+/// A count under way. What it remembers is bounded, whatever a container makes.
+struct Count {
+    device: u64,
+    bytes: u64,
+    deadline: Instant,
+    /// Files of more than one name that are counted.
+    linked: HashSet<u64>,
+    /// Folders that wait in all levels.
+    waiting: usize,
 }
 
 /// Bytes of the blocks that a tree occupies (as `du -x`): hard links count once, mounts are not entered, links not
@@ -276,15 +287,13 @@ fn disk_usage(top: &Path, deadline: Instant) -> Result<u64, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut dir = rustix::fs::openat(CWD, top, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&dir)?;
-    let device = stat.st_dev;
-    let mut total = blocks(&stat);
-    let mut linked: HashSet<u64> = HashSet::new();
-    let mut levels = vec![Level { names: names(&dir)?, identity: (stat.st_dev, stat.st_ino) }];
+    let mut count = Count { device: stat.st_dev, bytes: blocks(&stat), deadline, linked: HashSet::new(), waiting: 0 };
+    let mut levels = vec![Level { folders: count.files(&dir)?, identity: (stat.st_dev, stat.st_ino) }];
     while let Some(level) = levels.last_mut() {
         if Instant::now() >= deadline {
             break;
         }
-        let Some((name, kind)) = level.names.pop() else {
+        let Some(name) = level.folders.pop() else {
             levels.pop();
             let Some(parent) = levels.last() else { break };
             // `..` may lead elsewhere by now: only the folder it came from counts.
@@ -295,39 +304,73 @@ fn disk_usage(top: &Path, deadline: Instant) -> Result<u64, Errno> {
             }
             continue;
         };
-        if kind == FileType::Directory || kind == FileType::Unknown {
-            let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-            if let Ok(child) = rustix::fs::openat2(&dir, &name, flags, Mode::empty(), inside) {
-                let (Ok(stat), Ok(found)) = (rustix::fs::fstat(&child), names(&child)) else { continue };
-                total = total.saturating_add(blocks(&stat));
-                levels.push(Level { names: found, identity: (stat.st_dev, stat.st_ino) });
-                dir = child;
+        count.waiting = count.waiting.saturating_sub(1);
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        // Gone meanwhile, or a mount.
+        let Ok(child) = rustix::fs::openat2(&dir, &name, flags, Mode::empty(), inside) else { continue };
+        let Ok(stat) = rustix::fs::fstat(&child) else { continue };
+        count.bytes = count.bytes.saturating_add(blocks(&stat));
+        let folders = count.files(&child).unwrap_or_default();
+        levels.push(Level { folders, identity: (stat.st_dev, stat.st_ino) });
+        dir = child;
+    }
+    Ok(count.bytes)
+}
+
+impl Count {
+    /// Most folders that wait to be entered; of more only they themselves are counted.
+    const MAX_WAITING: usize = 200_000;
+    /// Most files of more than one name that are remembered; of more each name counts for its part.
+    const MAX_LINKED: usize = 200_000;
+
+    /// Counts what is in a folder but its folders, whose names it returns.
+    fn files(&mut self, dir: &OwnedFd) -> Result<Vec<CString>, Errno> {
+        let mut folders = Vec::new();
+        for entry in rustix::fs::Dir::read_from(dir.as_fd())? {
+            if Instant::now() >= self.deadline {
+                break;
+            }
+            let entry = entry?;
+            let (name, kind) = (entry.file_name(), entry.file_type());
+            if [c".", c".."].contains(&name) {
                 continue;
             }
+            let room = self.waiting < Count::MAX_WAITING;
+            let mut folder = kind == FileType::Directory;
+            if !folder || !room {
+                let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) else {
+                    continue; // gone meanwhile
+                };
+                folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                if !folder || !room {
+                    self.add(&stat, folder);
+                    continue;
+                }
+            }
+            self.waiting += 1;
+            folders.push(name.to_owned());
         }
-        let Ok(stat) = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT) else {
-            continue; // gone meanwhile
-        };
-        if stat.st_dev == device && (stat.st_nlink <= 1 || linked.insert(stat.st_ino)) {
-            total = total.saturating_add(blocks(&stat));
-        }
+        Ok(folders)
     }
-    Ok(total)
+
+    fn add(&mut self, stat: &rustix::fs::Stat, folder: bool) {
+        let bytes = match stat.st_nlink {
+            _ if stat.st_dev != self.device || self.linked.contains(&stat.st_ino) => 0,
+            links if !folder && links > 1 && self.linked.len() >= Count::MAX_LINKED => {
+                blocks(stat) / u64::try_from(links).unwrap_or(1).max(1)
+            }
+            links if !folder && links > 1 => {
+                self.linked.insert(stat.st_ino);
+                blocks(stat)
+            }
+            _ => blocks(stat),
+        };
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
 }
 
 fn blocks(stat: &rustix::fs::Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512)
-}
-
-fn names(dir: &OwnedFd) -> Result<Vec<(CString, FileType)>, Errno> {
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir.as_fd())? {
-        let entry = entry?;
-        if ![c".", c".."].contains(&entry.file_name()) {
-            names.push((entry.file_name().to_owned(), entry.file_type()));
-        }
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

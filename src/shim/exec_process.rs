@@ -25,6 +25,10 @@ use std::sync::Arc;
 /// Largest order: what a socket takes by default.
 const MAX_ORDER: usize = 208 * 1024;
 
+/// How long it may take, in seconds, until a command runs: in a container that is frozen, or that has no memory left,
+/// libcontainer waits for ever, and nobody would end that.
+const START: u32 = 15;
+
 /// The role `coracle exec-helper`. Standard input is the control socket. Returns the exit code.
 pub fn helper_main(_args: impl Iterator<Item = OsString>) -> i32 {
     process::set_name("coracle-exec");
@@ -49,7 +53,10 @@ fn serve() -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "an order without descriptors"));
     }
     let mut status = File::from(fds.remove(0));
-    let outcome = match begin(&order, fds, &control) {
+    process::end_after(START);
+    let begun = begin(&order, fds, &control);
+    process::end_after(0);
+    let outcome = match begun {
         Ok(pid) => wait(pid, &control)?,
         Err(refusal) => refusal,
     };
@@ -247,13 +254,29 @@ impl StateView {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{:?} is not a container ID", target.id)));
         }
         let state = fs::read(target.state_root.join(&target.id).join("state.json"))?;
-        let root = target.state_root.join(format!(".exec-{}", std::process::id()));
+        sweep(&target.state_root);
+        let root = target.state_root.join(format!("{VIEW}{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
         let view = StateView { root };
         let dir: &Path = &view.root.join(&target.id);
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         fs::write(dir.join("state.json"), state)?;
         Ok(view)
+    }
+}
+
+/// What the folder of a [`StateView`] begins with; the PID of its process follows.
+const VIEW: &str = ".exec-";
+
+/// Removes the copies of processes that were killed.
+fn sweep(state_root: &Path) {
+    for entry in fs::read_dir(state_root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(VIEW)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Another one may be at it too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! handles names from outside (image layers, volumes) works with a `Dir` and single names below it, or asks the kernel
 //! (`openat2`) to resolve a path as if the `Dir` were `/`, so that no symlink and no `..` can lead out of it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -469,36 +469,43 @@ impl Dir {
             Err(e) => return Err(e.into()),
         }
         let top = self.child(name)?;
-        // Depth costs neither stack nor descriptors: a subdirectory two levels down is first moved up one level.
+        // Depth costs neither stack nor descriptors: a subdirectory two levels down is first moved up one level. Nor do names
+        // cost memory: there may be more of them than this process may hold. What the file system does not show of a
+        // directory that changes meanwhile, it shows in the next round.
         let mut serial = 0u64;
         loop {
-            let entries = top.entries()?;
-            if entries.is_empty() {
-                break;
-            }
-            for (entry, _) in entries {
-                if top.unlink_or_rmdir(&entry)? {
+            let mut empty = true;
+            for entry in fs::Dir::read_from(&top.0)? {
+                let entry = entry?;
+                let Some(entry) = proper(entry.file_name()) else { continue };
+                empty = false;
+                if top.unlink_or_rmdir(entry)? {
                     continue;
                 }
-                let dir = top.child(&entry)?;
-                for (inner, _) in dir.entries()? {
-                    if dir.unlink_or_rmdir(&inner)? {
+                let dir = top.child(entry)?;
+                for inner in fs::Dir::read_from(&dir.0)? {
+                    let inner = inner?;
+                    let Some(inner) = proper(inner.file_name()) else { continue };
+                    if dir.unlink_or_rmdir(inner)? {
                         continue;
                     }
                     loop {
                         serial += 1;
-                        match dir.rename_new(&inner, &top, OsStr::new(&format!("{serial}"))) {
+                        match dir.rename_new(inner, &top, OsStr::new(&format!("{serial}"))) {
                             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                             other => break other?,
                         }
                     }
                 }
                 drop(dir);
-                match fs::unlinkat(&top.0, entry.as_os_str(), AtFlags::REMOVEDIR) {
+                match fs::unlinkat(&top.0, entry, AtFlags::REMOVEDIR) {
                     // Not empty: it is looked at again in the next round.
                     Ok(()) | Err(Errno::NOTEMPTY | Errno::NOENT) => {}
                     Err(e) => return Err(e.into()),
                 }
+            }
+            if empty {
+                break;
             }
         }
         drop(top);
@@ -520,6 +527,11 @@ impl Dir {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// A name in a directory that is not the directory itself or its parent.
+fn proper(name: &CStr) -> Option<&OsStr> {
+    (name != c"." && name != c"..").then(|| OsStr::from_bytes(name.to_bytes()))
 }
 
 /// `openat2` gives `EAGAIN` when a rename anywhere on the system raced with a resolution that has to stay inside.

@@ -52,6 +52,40 @@ pub fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
     Ok(pid)
 }
 
+/// Ends this single-threaded process and its children in so many seconds; 0: not any more. Children do not inherit that.
+pub fn end_after(seconds: u32) {
+    // SAFETY: sigaction is plain data; the handler is async-signal-safe and lives as long as the program.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = end_with_children as *const () as usize;
+        libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+        libc::alarm(seconds);
+    }
+}
+
+extern "C" fn end_with_children(_signal: libc::c_int) {
+    let mut list = [0_u8; 4096];
+    // SAFETY: async-signal-safe system calls; `list` has room for what is read.
+    let count = unsafe {
+        let fd = libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        libc::read(fd, list.as_mut_ptr().cast(), list.len())
+    };
+    let mut pid = 0_i32;
+    for byte in list.into_iter().take(usize::try_from(count).unwrap_or(0)) {
+        if byte.is_ascii_digit() {
+            pid = pid.saturating_mul(10).saturating_add(i32::from(byte - b'0'));
+            continue;
+        }
+        // Each number is followed by a blank.
+        if pid > 1 {
+            // SAFETY: plain system call; a child that has not been waited for keeps its PID.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        pid = 0;
+    }
+    exit_now(1)
+}
+
 /// Ends this process at once, without exit handlers.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: ends the process; nothing after it runs.

@@ -4,7 +4,7 @@
 use super::{Error, io_error};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use std::ffi::CString;
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -24,19 +24,25 @@ pub(super) fn tree(path: &Path) -> Result<(), Error> {
         Err(e) => return Err(io_error("open", path)(e)),
     };
     let mut moved = 0_u64;
+    // One name at a time: a list of all of them could be larger than this process may become. What the file system does not
+    // show of a folder that changes meanwhile, it shows the next time.
     loop {
-        let names = entries(top.as_fd()).map_err(io_error("list", path))?;
-        if names.is_empty() {
-            break;
+        let mut empty = true;
+        for entry in Dir::read_from(&top).map_err(io_error("list", path))? {
+            let entry = entry.map_err(io_error("list", path))?;
+            if let Some(name) = proper(entry.file_name()) {
+                empty = false;
+                remove_entry(top.as_fd(), name, &mut moved).map_err(|e| explain(e, path, name))?;
+            }
         }
-        for name in names {
-            remove_entry(top.as_fd(), &name, &mut moved).map_err(|e| explain(e, path, &name))?;
+        if empty {
+            break;
         }
     }
     std::fs::remove_dir(path).map_err(io_error("remove", path))
 }
 
-fn explain(e: Errno, path: &Path, name: &CString) -> Error {
+fn explain(e: Errno, path: &Path, name: &CStr) -> Error {
     let path = path.join(std::ffi::OsStr::new(&*name.to_string_lossy()));
     // BUSY: unlink or rename of a mount point; XDEV: openat2 refused to cross into one.
     match e {
@@ -45,42 +51,42 @@ fn explain(e: Errno, path: &Path, name: &CString) -> Error {
     }
 }
 
-fn entries(dir: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(dir)? {
-        let name = entry?.file_name().to_owned();
-        if name.as_bytes() != b"." && name.as_bytes() != b".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
+/// A name that is not the folder itself or its parent.
+fn proper(name: &CStr) -> Option<&CStr> {
+    (name != c"." && name != c"..").then_some(name)
 }
 
 /// Removes one entry of `top`; folders that it holds end up in `top`.
-fn remove_entry(top: BorrowedFd<'_>, name: &CString, moved: &mut u64) -> Result<(), Errno> {
+fn remove_entry(top: BorrowedFd<'_>, name: &CStr, moved: &mut u64) -> Result<(), Errno> {
     if unlink(top, name)? {
         return Ok(());
     }
     let dir = enter(top, name)?;
-    for child in entries(dir.as_fd())? {
-        if unlink(dir.as_fd(), &child)? {
+    for child in Dir::read_from(&dir)? {
+        let child = child?;
+        let Some(child) = proper(child.file_name()) else { continue };
+        if unlink(dir.as_fd(), child)? {
             continue;
         }
         loop {
             *moved += 1;
             let target = format!(".removing.{moved}");
-            match rustix::fs::renameat_with(&dir, &child, top, &target, rustix::fs::RenameFlags::NOREPLACE) {
+            match rustix::fs::renameat_with(&dir, child, top, &target, rustix::fs::RenameFlags::NOREPLACE) {
                 Ok(()) => break,
                 Err(Errno::EXIST) => {}
                 Err(e) => return Err(e),
             }
         }
     }
-    rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)
+    match rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR) {
+        // It is looked at again.
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(()),
+        other => other,
+    }
 }
 
 /// Removes a file, a link or an empty folder; says whether it is gone, or a folder that holds something.
-fn unlink(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
+fn unlink(dir: BorrowedFd<'_>, name: &CStr) -> Result<bool, Errno> {
     match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(true),
         // PERM is what POSIX says for folders; Linux says ISDIR. An immutable file gives PERM again below.
@@ -95,7 +101,7 @@ fn unlink(dir: BorrowedFd<'_>, name: &CString) -> Result<bool, Errno> {
     }
 }
 
-fn enter(top: BorrowedFd<'_>, name: &CString) -> Result<OwnedFd, Errno> {
+fn enter(top: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
     match rustix::fs::openat2(top, name, flags, Mode::empty(), resolve) {

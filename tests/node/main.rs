@@ -8,6 +8,7 @@ mod containers;
 mod devices;
 mod faults;
 mod harness;
+mod hostile;
 mod images;
 mod lifecycle;
 mod net;
