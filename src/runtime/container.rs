@@ -5,7 +5,7 @@ use super::{Error, Note, Runtime, make_dir, variables};
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::Image;
 use crate::pod::{Instance, Spec, StopCause, Stopping, resources};
-use crate::shim::protocol::{Reply, Request, Rootfs, Run};
+use crate::shim::protocol::{Devices, Reply, Request, Rootfs, Run};
 use crate::sys::fs;
 use crate::volume;
 use jiff::{SignedDuration, Timestamp};
@@ -44,7 +44,7 @@ impl Runtime {
         let target = self.layout.rootfs(uid, name, attempt);
         let bundle = self.layout.bundle(uid, name, attempt);
         make_dir(&bundle, 0o700)?;
-        let (oci, stage) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        let (oci, stage, devices) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
@@ -71,6 +71,7 @@ impl Runtime {
                 target,
             },
             stage,
+            devices,
             log: log.clone(),
             log_max_bytes: self.log_max_bytes,
             log_max_files: self.log_max_files,
@@ -95,7 +96,9 @@ impl Runtime {
                 Ok(vec![Note::warning("Failed", format!("Error: {message}")).about(name)])
             }
             Reply::Error { message } => Err(Error::Start(message)),
-            Reply::Done | Reply::List { .. } => Err(Error::Start("the shim gave a wrong answer".into())),
+            Reply::Done | Reply::List { .. } | Reply::Devices { .. } => {
+                Err(Error::Start("the shim gave a wrong answer".into()))
+            }
         }
     }
 
@@ -183,7 +186,7 @@ impl Runtime {
         id: &str,
         attempt: u32,
         rootfs: &Path,
-    ) -> Result<(oci_spec::runtime::Spec, volume::Stage), Error> {
+    ) -> Result<(oci_spec::runtime::Spec, volume::Stage, Devices), Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
@@ -280,8 +283,8 @@ impl Runtime {
             Ok::<_, Error>(image.layers.clone())
         })?;
         let mut oci = bundle::build(&bundle::Input { mounts: &mounts, ..input })?;
-        self.give_devices(pod, container, &mut oci)?;
-        Ok((oci, stage))
+        let devices = self.give_devices(pod, container, &mut oci)?;
+        Ok((oci, stage, devices))
     }
 
     pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {
