@@ -114,8 +114,11 @@ impl Tree {
     /// # Errors
     /// What the kernel says.
     pub fn replace(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-        // Not known to the library yet.
-        let beneath = MoveMountFlags::from_bits_retain(0x200);
+        // MOVE_MOUNT_BENEATH, which the library does not know yet.
+        self.replace_with(parent, name, MoveMountFlags::from_bits_retain(0x200))
+    }
+
+    fn replace_with(&self, parent: BorrowedFd<'_>, name: &OsStr, beneath: MoveMountFlags) -> io::Result<()> {
         let put = |flags| move_mount(&self.0, "", parent, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | flags);
         rustix::process::fchdir(parent)?;
         let take_off = || unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
@@ -378,6 +381,45 @@ pub(super) fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_takes_the_place_of_another_also_on_old_kernels() {
+        assert!(nix::unistd::geteuid().is_root(), "to mount needs root");
+        let dir = std::env::temp_dir().join(format!("coracle-replace-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("folder");
+        for name in ["one", "two", "place"] {
+            std::fs::write(dir.join(name), name).expect("file");
+        }
+        let (known, unknown) = (MoveMountFlags::from_bits_retain(0x200), MoveMountFlags::from_bits_retain(1 << 30));
+        for beneath in [known, unknown] {
+            let dir = dir.clone();
+            // A namespace of the thread's own.
+            let thread = std::thread::spawn(move || {
+                private_namespace().expect("namespace");
+                let place = dir.join("place");
+                let read = || std::fs::read_to_string(&place).expect("read");
+                let tree = |name: &str| {
+                    let open =
+                        |path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("open");
+                    (Tree::copy(open(dir.join(name)).as_fd()).expect("copy"), open(dir.clone()))
+                };
+                let (one, _) = tree("one");
+                move_mount(&one, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).expect("mount");
+                assert_eq!(read(), "one");
+                let (two, parent) = tree("two");
+                two.set_peers(Peers::None).expect("private");
+                two.set_read_only().expect("read-only");
+                two.replace_with(parent.as_fd(), OsStr::new("place"), beneath).expect("replace");
+                assert_eq!(read(), "two");
+                let written = std::fs::write(&place, "").expect_err("read-only");
+                assert_eq!(written.kind(), io::ErrorKind::ReadOnlyFilesystem);
+                unmount(&place, UnmountFlags::DETACH).expect("unmount");
+                assert_eq!(read(), "place", "the first one is gone");
+            });
+            thread.join().expect("the thread");
+        }
+        std::fs::remove_dir_all(&dir).expect("remove");
+    }
 
     #[test]
     fn mounts_of_others() {
