@@ -113,6 +113,8 @@ fn exception(line: &str) -> Option<(Number, u8)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn what_went_is_forbidden_before_what_came_is_permitted() {
@@ -132,6 +134,33 @@ mod tests {
             ]
         );
         assert_eq!(steps("a *:* rwm\n", &[]), []);
+    }
+
+    proptest! {
+        #[test]
+        fn after_the_steps_the_exceptions_are_those_of_the_rules(
+            listed in proptest::collection::btree_map(0..5_u32, 1..=FULL, 0..5),
+            given in proptest::collection::vec((0..5_u32, any::<bool>()), 0..5),
+        ) {
+            let tty = |minor| Number { kind: Kind::Char, major: 188, minor };
+            let rules: Vec<Rule> = given.iter().map(|(minor, read_only)| Rule::device(tty(*minor), *read_only)).collect();
+            let list: String = listed.iter().map(|(minor, access)| format!("c 188:{minor} {}\n", letters(*access))).collect();
+            let mut kernel = listed;
+            let mut allowing = false;
+            for (file, line) in steps(&list, &rules) {
+                let (number, access) = exception(&line).expect("about one device");
+                let has = kernel.entry(number.minor).or_default();
+                allowing |= file == "devices.allow";
+                prop_assert_eq!(allowing, file == "devices.allow", "first what went");
+                *has = if allowing { *has | access } else { *has & !access };
+            }
+            kernel.retain(|_, access| *access != 0);
+            let mut wanted = BTreeMap::new();
+            for rule in rules {
+                *wanted.entry(rule.minor.expect("a device")).or_insert(0) |= rule.access;
+            }
+            prop_assert_eq!(kernel, wanted);
+        }
     }
 
     #[test]

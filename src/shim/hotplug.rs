@@ -176,22 +176,26 @@ fn change(held: &Held, wanted: &[Node], pid: i32, cgroup: Option<&str>, machine:
     if let Some(cgroup) = cgroup {
         devices::change(cgroup, &held.rules(wanted)).map_err(|e| named("change the device rules", &e))?;
     }
+    let present = held.nodes.iter().zip(wanted);
+    let present = present.filter_map(|(held, node)| node.found.map(|found| (held, node, found)));
     let trees = machine.visit(|| {
-        let present = held.nodes.iter().zip(wanted);
-        let present = present.filter_map(|(held, node)| node.found.map(|found| (held, node, found)));
-        let taken = present.map(|(held, node, found)| {
-            take(node, found, users.as_ref())
-                .map(|tree| (held, node, found, tree))
-                .map_err(|e| named(&format!("open {}", node.source.display()), &e))
-        });
-        taken.collect::<io::Result<Vec<_>>>()
+        let take = |(held, node, found): (_, &Node, Found)| {
+            let tree = take(node, found, users.as_ref());
+            (held, node, found, tree.map_err(|e| named(&format!("open {}", node.source.display()), &e)))
+        };
+        Ok(present.map(take).collect::<Vec<(&HeldNode, _, _, _)>>())
     })?;
     container.enter()?;
+    // One that fails is no reason for the others to be away.
+    let mut result = Ok(());
     for (held, node, found, tree) in trees {
-        put(&held.mounted, node, found, &tree)
-            .map_err(|e| named(&format!("replace the device at {}", node.destination.display()), &e))?;
+        let done = tree.and_then(|tree| {
+            put(&held.mounted, node, found, &tree)
+                .map_err(|e| named(&format!("replace the device at {}", node.destination.display()), &e))
+        });
+        result = result.and(done);
     }
-    Ok(())
+    result
 }
 
 /// The user namespace of a process, if it is not ours.

@@ -194,6 +194,17 @@ fn a_device_that_comes_back_is_seen_at_its_path_without_a_restart() {
 fn a_pod_starts_as_soon_as_its_device_comes() {
     let node = Node::up();
     let devices = Devices(node.dir.join("dev"));
+    let watches = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", node.agent_pid())).expect("descriptors").flatten();
+        open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|of| of.ends_with("anon_inode:inotify"))).count()
+    };
+    let before = watches();
+    let mut manifest = resting("plain");
+    manifest["spec"]["volumes"] = json!([{"name": "dev", "hostPath": {"path": "/dev", "type": "Directory"}}]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "dev", "mountPath": "/mnt"}]);
+    node.run(&manifest);
+    assert_eq!((watches(), before > 0), (before, true), "only a pod with devices is watched");
+
     let mut manifest = resting("early");
     manifest["spec"]["volumes"] = json!([devices.volume("late")]);
     manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "late", "mountPath": "/dev/late"}]);
@@ -208,6 +219,10 @@ fn a_pod_starts_as_soon_as_its_device_comes() {
     devices.plug("ttyA", FUSE, "late");
     eventually("the pod is up", secs(2), || node.pod("early").is_some_and(|pod| pod.up()));
     assert_eq!(node.sh("early", &format!("{TRY}try r /dev/late")).trim_end(), "ok");
+    assert_eq!(watches(), before + 1);
+    node.remove("early.yaml");
+    node.wait_gone("early");
+    eventually("its watch is gone", secs(2), || watches() == before);
     node.finish();
 }
 
