@@ -6,6 +6,7 @@
 mod admission;
 mod events;
 mod hooks;
+mod hotplug;
 mod eviction;
 mod images;
 mod metrics;

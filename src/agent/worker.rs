@@ -2,6 +2,7 @@
 
 use super::events::{Note, pod_reference};
 use super::hooks::{self, Hooks};
+use super::hotplug::{self, Hotplug};
 use super::node::Shared;
 use super::prober::{self, Prober};
 use crate::pod::{
@@ -75,6 +76,7 @@ pub fn start(
         container_failures: BTreeMap::new(),
         hooks: Hooks::default(),
         prober: Prober::new(Arc::clone(&wake)),
+        hotplug: Hotplug::default(),
         evicted: None,
         told: BTreeSet::new(),
         first: true,
@@ -103,6 +105,7 @@ struct Worker {
     container_failures: BTreeMap<String, Failure>,
     hooks: Hooks,
     prober: Prober,
+    hotplug: Hotplug,
     /// How many times in a row the pod had to leave, and when it last had.
     evicted: Option<(u32, Timestamp)>,
     /// Ends of runs (by container ID) that were reported.
@@ -129,6 +132,7 @@ impl Worker {
             };
             let now = Timestamp::now();
             self.tell_exits(&seen, now);
+            let look_again = self.plug(desired.as_deref(), &seen, now).await;
             self.publish(desired.as_deref(), &seen, now);
             let plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
             if plan.actions.is_empty() {
@@ -140,6 +144,7 @@ impl Worker {
                     true => now.checked_add(DEAF).ok().map(|at| plan.wake_at.map_or(at, |wake| wake.min(at))),
                     false => plan.wake_at,
                 };
+                let wake_at = wake_at.into_iter().chain(look_again).min();
                 if !self.sleep(wake_at).await {
                     return;
                 }
@@ -281,6 +286,29 @@ impl Worker {
         }
     }
 
+    /// Give the running containers the devices that are there now. Returns when to look again at the latest.
+    async fn plug(&mut self, desired: Option<&Spec>, seen: &Observed, now: Timestamp) -> Option<Timestamp> {
+        let present = seen.present.as_ref();
+        let spec = present.map(|p| &p.spec).or(desired)?;
+        // Without its shim nobody knows what still runs.
+        let ready = present.filter(|p| p.sandbox == Sandbox::Ready);
+        let running = ready.into_iter().flat_map(Present::running).filter(|run| run.started.is_some()).cloned();
+        let runtime = Arc::clone(&self.shared.runtime);
+        let (notes, again) = self.hotplug.sync(&runtime, spec, running.collect()).await;
+        for note in notes {
+            self.note(spec, &note, now);
+        }
+        again.then(|| now.checked_add(hotplug::AGAIN).unwrap_or(now))
+    }
+
+    /// A device may have come: what waited for it is tried now.
+    fn retry_mounts(&mut self, now: Timestamp) {
+        let failures = self.failure.iter_mut().chain(self.container_failures.values_mut());
+        for failure in failures.filter(|failure| failure.reason == "FailedMount") {
+            failure.retry_at = failure.retry_at.min(now);
+        }
+    }
+
     /// Where probes and hooks of a run go.
     fn target(&self, present: &Present, run: &Instance) -> Option<probe::Target> {
         let container = present.spec.container(&run.container)?;
@@ -343,6 +371,7 @@ impl Worker {
             }
             () = self.wake.notified() => {}
             () = timer => {}
+            () = self.hotplug.changed() => self.retry_mounts(Timestamp::now()),
             event = shim => {
                 if event == shim::Event::Gone
                     && let Some((uid, _)) = self.events.take()

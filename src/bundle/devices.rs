@@ -3,6 +3,8 @@
 
 use super::Error;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, Spec};
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Making a node of the device, as the kernel numbers it in device programs.
 pub const MKNOD: u8 = 1;
@@ -17,7 +19,8 @@ pub const FULL: u8 = MKNOD | READ | WRITE;
 const MAX_NUMBER: i64 = i32::MAX as i64;
 
 /// What a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Kind {
     /// A stream of bytes.
     Char,
@@ -43,7 +46,7 @@ impl Kind {
 }
 
 /// A device of the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Number {
     /// What it is.
     pub kind: Kind,
@@ -53,8 +56,15 @@ pub struct Number {
     pub minor: u32,
 }
 
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.kind == Kind::Char { "character" } else { "block" };
+        write!(f, "{kind} device {}:{}", self.major, self.minor)
+    }
+}
+
 /// One rule. `None` fits everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Whether it permits or forbids.
     pub allow: bool,
@@ -138,7 +148,9 @@ pub fn access(text: &str) -> Option<u8> {
     bits.filter(|bits| *bits != 0)
 }
 
-fn letters(access: u8) -> String {
+/// Bits as letters.
+#[must_use]
+pub fn letters(access: u8) -> String {
     [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')].iter().filter(|(bit, _)| access & bit != 0).map(|(_, l)| *l).collect()
 }
 
@@ -169,6 +181,16 @@ pub fn permits(rules: &[Rule], device: Number, access: u8) -> bool {
     [MKNOD, READ, WRITE].into_iter().filter(|bit| access & bit != 0).all(|bit| {
         rules.iter().rev().find(|rule| rule.access & bit != 0 && rule.fits(device)).is_some_and(|rule| rule.allow)
     })
+}
+
+/// The rules of a container; none when none are enforced.
+///
+/// # Errors
+/// [`Error::DeviceRule`].
+pub fn rules(spec: &Spec) -> Result<Vec<Rule>, Error> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let rules = resources.and_then(|resources| resources.devices().as_ref());
+    rules.into_iter().flatten().map(Rule::of_spec).collect()
 }
 
 /// The first rules of a container: nothing, or when privileged everything. Without anything that enforces rules there

@@ -17,7 +17,7 @@ pub mod user;
 mod golden;
 
 pub use env::{Sources, expand};
-pub use mounts::{Mount, Propagation, SubPath, Volume, expand_sub_paths, of_container};
+pub use mounts::{Mount, Propagation, SubPath, Volume, destination, expand_sub_paths, of_container};
 pub use user::ResolvedUser;
 
 use crate::pod::resources::{self, Allocatable, Enforcement};

@@ -143,7 +143,10 @@ pub fn expand_sub_paths(input: &Input<'_>) -> Result<Vec<Mount>, Error> {
 }
 
 /// An absolute, normal form of a mount path (a relative one counts from `/`, as kubelet does).
-fn destination(path: &str) -> Result<PathBuf, Error> {
+///
+/// # Errors
+/// [`Error::Destination`] for one with `..`, or that is `/`.
+pub fn destination(path: &str) -> Result<PathBuf, Error> {
     let mut out = PathBuf::from("/");
     for part in Path::new(path).components() {
         match part {

@@ -6,7 +6,7 @@ use crate::bundle::user::ResolvedUser;
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::Image;
 use crate::pod::{Instance, Spec, StopCause, Stopping, User, resources};
-use crate::shim::protocol::{Reply, Request, Rootfs, Run};
+use crate::shim::protocol::{Devices, Reply, Request, Rootfs, Run};
 use crate::sys::fs;
 use crate::volume;
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +21,14 @@ use std::time::Duration;
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most bytes of an image's `/etc/passwd` or `/etc/group` that are read.
 const ACCOUNTS_MAX: u64 = 4 * 1024 * 1024;
+
+/// A container's spec, and what goes to the shim besides it.
+struct Made {
+    oci: oci_spec::runtime::Spec,
+    stage: volume::Stage,
+    user: ResolvedUser,
+    devices: Devices,
+}
 
 impl Runtime {
     pub(super) fn run_container(
@@ -49,7 +57,7 @@ impl Runtime {
         let target = self.layout.rootfs(uid, name, attempt);
         let bundle = self.layout.bundle(uid, name, attempt);
         make_dir(&bundle, 0o700)?;
-        let (oci, stage, user) = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        let Made { oci, stage, user, devices } = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
@@ -77,6 +85,7 @@ impl Runtime {
                 target,
             },
             stage,
+            devices,
             log: log.clone(),
             log_max_bytes: self.log_max_bytes,
             log_max_files: self.log_max_files,
@@ -101,7 +110,9 @@ impl Runtime {
                 Ok(vec![Note::warning("Failed", format!("Error: {message}")).about(name)])
             }
             Reply::Error { message } => Err(Error::Start(message)),
-            Reply::Done | Reply::List { .. } => Err(Error::Start("the shim gave a wrong answer".into())),
+            Reply::Done | Reply::List { .. } | Reply::Devices { .. } => {
+                Err(Error::Start("the shim gave a wrong answer".into()))
+            }
         }
     }
 
@@ -189,7 +200,7 @@ impl Runtime {
         id: &str,
         attempt: u32,
         rootfs: &Path,
-    ) -> Result<(oci_spec::runtime::Spec, volume::Stage, ResolvedUser), Error> {
+    ) -> Result<Made, Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
@@ -286,8 +297,8 @@ impl Runtime {
             Ok::<_, Error>(image.layers.clone())
         })?;
         let mut oci = bundle::build(&bundle::Input { mounts: &mounts, ..input })?;
-        self.give_devices(pod, container, &mut oci)?;
-        Ok((oci, stage, user))
+        let devices = self.give_devices(pod, container, &mut oci)?;
+        Ok(Made { oci, stage, user, devices })
     }
 
     pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {

@@ -1,17 +1,22 @@
 //! What a container is given of the machine beyond folders: device nodes of hostPath volumes, and security profiles
 //! that are files.
 
-use super::{Error, Runtime};
+use super::{Error, Note, Runtime};
 use crate::bundle::devices::{self, Kind, Rule};
 use crate::bundle::profile::{self, AppArmorFacts};
 use crate::bundle::{self, seccomp_file};
+use crate::pod::{Instance, Spec as PodSpec};
+use crate::shim::protocol::{Devices, Node, Reply, Request};
 use crate::sys::fs;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How long a shim may take to change a container's devices: a little longer than it gives itself.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Folder of `Localhost` seccomp profiles below the root folder (as kubelet).
 const SECCOMP_DIR: &str = "seccomp";
 /// Loaded AppArmor profiles, a line each: name and mode.
@@ -28,22 +33,87 @@ fn host_device(volume: &Volume) -> Option<(&str, Kind)> {
     }
 }
 
+/// Paths of the machine's devices that a pod has as volumes.
+#[must_use]
+pub fn device_paths(pod: &Pod) -> Vec<PathBuf> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| Some(host_device(volume)?.0.into())).collect()
+}
+
+/// The devices that a container has of its pod's volumes, as they are now.
+///
+/// # Errors
+/// When the machine does not tell what is there.
+pub fn device_nodes(pod: &Pod, container: &Container) -> Result<Vec<Node>, Error> {
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
+    let mut nodes = Vec::new();
+    for mount in container.volume_mounts.iter().flatten() {
+        let volume = volumes.and_then(|all| all.iter().find(|v| v.name == mount.name));
+        let Some((path, kind)) = volume.and_then(host_device) else { continue };
+        let found = crate::volume::devices::find(Path::new(path), kind)
+            .map_err(|e| bundle::Error::Device { path: path.into(), reason: e.to_string() })?;
+        nodes.push(Node {
+            destination: bundle::destination(&mount.mount_path)?,
+            source: path.into(),
+            read_only: mount.read_only == Some(true),
+            found,
+        });
+    }
+    Ok(nodes)
+}
+
+/// It was there a moment ago, when the volume was set up.
+fn gone(path: &Path) -> bundle::Error {
+    bundle::Error::Device { path: path.to_owned(), reason: "it has just gone".into() }
+}
+
 impl Runtime {
     /// Adds to a container's spec what its pod asks of devices: the right to use those of its hostPath volumes (the nodes
-    /// are mounted with the volumes), and CDI devices.
-    pub(super) fn give_devices(&self, pod: &Pod, container: &Container, oci: &mut Spec) -> Result<(), Error> {
-        let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_ref());
-        for mount in container.volume_mounts.iter().flatten() {
-            let volume = volumes.and_then(|all| all.iter().find(|v| v.name == mount.name));
-            let Some((path, kind)) = volume.and_then(host_device) else { continue };
-            let failed = |reason: String| bundle::Error::Device { path: path.into(), reason };
-            let node = crate::volume::devices::look(Path::new(path)).map_err(|e| failed(e.to_string()))?;
-            if node.number.kind != kind {
-                return Err(failed("it is of the other type (character or block)".into()).into());
-            }
-            devices::allow(oci, Rule::device(node.number, mount.read_only == Some(true)))?;
+    /// are mounted with the volumes), and CDI devices. Returns what may change of that while it runs.
+    pub(super) fn give_devices(&self, pod: &Pod, container: &Container, oci: &mut Spec) -> Result<Devices, Error> {
+        super::cdi::give(pod, &self.cdi_dirs, oci)?;
+        let nodes = device_nodes(pod, container)?;
+        if nodes.is_empty() {
+            return Ok(Devices::default());
         }
-        super::cdi::give(pod, &self.cdi_dirs, oci)
+        let rules = devices::rules(oci)?;
+        for node in &nodes {
+            let Some(found) = node.found else {
+                return Err(gone(&node.source).into());
+            };
+            devices::allow(oci, Rule::device(found.number, node.read_only))?;
+        }
+        Ok(Devices { rules, nodes })
+    }
+
+    /// Lets a running container see and use the devices that are there now: `nodes`, of [`device_nodes`].
+    ///
+    /// # Errors
+    /// [`Error::Devices`] when the shim could not do it.
+    pub fn change_devices(&self, spec: &PodSpec, run: &Instance, nodes: &[Node]) -> Result<Vec<Note>, Error> {
+        let uid = spec.uid();
+        let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
+        let found = nodes.iter().map(|node| (node.destination.clone(), node.found)).collect();
+        let reply = shim.call(&Request::Devices { id: run.id.clone(), found }, CHANGE_TIMEOUT)?;
+        let (gone, back) = match reply {
+            Reply::Devices { gone, back } => (gone, back),
+            Reply::Error { message } => return Err(Error::Devices(message)),
+            _ => return Err(Error::Devices("the shim gave a wrong answer".into())),
+        };
+        let name = &run.container;
+        let told = |node: &&Node| gone.contains(&node.destination) || back.contains(&node.destination);
+        let note = |node: &Node| {
+            let (path, at) = (node.source.display(), node.destination.display());
+            let note = match node.found {
+                None => Note::warning("DeviceGone", format!("{path} is gone: container {name} cannot open {at}")),
+                Some(found) => {
+                    let number = found.number;
+                    Note::normal("DeviceBack", format!("{path} is {number} now: container {name} has it at {at}"))
+                }
+            };
+            note.about(name)
+        };
+        Ok(nodes.iter().filter(told).map(note).collect())
     }
 
     /// The `Localhost` seccomp profile that a container names, read anew for each start.

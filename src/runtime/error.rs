@@ -79,6 +79,9 @@ pub enum Error {
     /// The image of a volume is not here, and must not be fetched.
     #[error("Container image {0:?} is not present with pull policy of Never")]
     NeverPull(String),
+    /// A running container's devices could not be brought in line with the machine's.
+    #[error("{0}")]
+    Devices(String),
     /// The plan asked for something that is not there (any more).
     #[error("{0} is not there")]
     Missing(String),

@@ -25,6 +25,7 @@ use crate::pod::{Action, Finished, Spec};
 use crate::shim;
 use crate::shim::exec::Target;
 use crate::sys::cgroup::{Cgroups, Version};
+pub use devices::{device_nodes, device_paths};
 pub use error::{Error, chain};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;

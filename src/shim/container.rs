@@ -1,6 +1,7 @@
 //! One container of a shim: from the request to run it to the record of how it ended.
 
 use super::console::Console;
+use super::hotplug::Held;
 use super::log::{Encoder, Log, Stream};
 use super::program::Refusal;
 use super::protocol::Run;
@@ -65,6 +66,8 @@ pub(super) struct Container {
     target: PathBuf,
     cgroup: Option<String>,
     console: Option<Console>,
+    /// Its devices that may go and come back.
+    pub(super) devices: Held,
     /// Kept open so that a container with `stdin: true` waits for input instead of seeing its end.
     _stdin: Option<OwnedFd>,
 }
@@ -138,6 +141,7 @@ impl Container {
             target: run.rootfs.target,
             cgroup: None,
             console,
+            devices: Held::new(run.devices),
             _stdin: kept_stdin,
         })
     }
@@ -338,6 +342,11 @@ impl Container {
         self.phase = Phase::Ended;
         self.write_end();
         true
+    }
+
+    /// Absolute path of its cgroup, when it is known.
+    pub(super) fn cgroup(&self) -> Option<&str> {
+        self.cgroup.as_deref()
     }
 
     /// `<root>/pods/<uid>`, of which the record is `containers/<name>/<attempt>.json`.

@@ -14,6 +14,7 @@ mod container;
 mod devices;
 pub mod exec;
 mod exec_process;
+mod hotplug;
 mod log;
 mod pause;
 mod program;

@@ -3,9 +3,12 @@
 //! packet (an empty JSON object) each time any record changed; its end-of-file means that the shim is gone. Events
 //! are hints, the truth is in the records on disk.
 
+use crate::bundle::devices::Rule;
 use crate::pod::Instance;
 use crate::volume::Stage;
+use crate::volume::devices::Found;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Largest packet either side accepts, in bytes.
@@ -28,6 +31,10 @@ pub enum Request {
     List,
     /// Close and open the log file again (after a rotation by name).
     ReopenLog { id: String },
+    /// The machine's devices that a container was given ([`Run::devices`]) are now these, by path in the container; `None`
+    /// is one that is away. Answered by [`Reply::Devices`] once the container sees and may open them, and no longer those
+    /// that went. Asking again is harmless; for a container that has ended nothing is done.
+    Devices { id: String, found: BTreeMap<PathBuf, Option<Found>> },
     /// From now on this connection gets a packet per change.
     Subscribe,
     /// Kill everything, delete everything, answer, exit.
@@ -49,6 +56,9 @@ pub struct Run {
     /// What the mounts of `config.json` are made of.
     #[serde(default)]
     pub stage: Stage,
+    /// Devices that may go and come back.
+    #[serde(default)]
+    pub devices: Devices,
     /// CRI log file (`<podLogsDir>/<ns>_<pod>_<uid>/<container>/<attempt>.log`).
     pub log: PathBuf,
     /// Rotate the log when it reaches this many bytes (0 = never).
@@ -61,6 +71,30 @@ pub struct Run {
     pub stdin_once: bool,
     /// Allocate a terminal.
     pub tty: bool,
+}
+
+/// What may change about a container's devices while it runs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Devices {
+    /// Its rules without those for `nodes`; none when none are enforced.
+    pub rules: Vec<Rule>,
+    /// Device nodes of the machine that are mounted in it.
+    pub nodes: Vec<Node>,
+}
+
+/// A device node of the machine, mounted in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Path in the container.
+    pub destination: PathBuf,
+    /// Path on the machine, which stays; links are followed anew each time.
+    pub source: PathBuf,
+    /// Mounted read-only, and may only be read.
+    pub read_only: bool,
+    /// What is there; `None` when nothing is.
+    pub found: Option<Found>,
 }
 
 /// An overlay mount: the shim mounts it in its own mount namespace, so that it vanishes with the pod.
@@ -82,8 +116,19 @@ pub struct Rootfs {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "type")]
 pub enum Reply {
-    Started { instance: Instance },
+    Started {
+        instance: Instance,
+    },
     Done,
-    List { instances: Vec<Instance> },
-    Error { message: String },
+    List {
+        instances: Vec<Instance>,
+    },
+    /// Paths in the container of devices that went, and that came (back).
+    Devices {
+        gone: Vec<PathBuf>,
+        back: Vec<PathBuf>,
+    },
+    Error {
+        message: String,
+    },
 }

@@ -1,6 +1,7 @@
 //! The shim's process: one thread that waits for requests, output, exits and deadlines.
 
 use super::container::{Container, Phase, Site};
+use super::hotplug::{self, Change, Seen};
 use super::pause::Pause;
 use super::protocol::{MAX_PACKET, Reply, Request, Run};
 use super::{IDENTITY, Identity, SOCKET, STATE, cgroup, record, socket};
@@ -89,6 +90,8 @@ struct Shim {
     pause: Option<Pause>,
     /// Ended children that no container knew yet: an init can end before its start was reported.
     unclaimed: Vec<(i32, Exit)>,
+    /// Devices of containers that are being changed.
+    changes: Vec<Change>,
     tidy_at: Option<Instant>,
     in_cgroup: bool,
     /// The copies of other pods' mounts are gone.
@@ -153,6 +156,7 @@ impl Shim {
             containers: Vec::new(),
             pause,
             unclaimed: Vec::new(),
+            changes: Vec::new(),
             tidy_at: Some(Instant::now() + TIDY_AFTER),
             in_cgroup: false,
             alone: false,
@@ -318,6 +322,11 @@ impl Shim {
                 self.containers[index].before_reap();
             }
             let Ok(exit) = process::reap(pid) else { continue };
+            if let Some(index) = self.changes.iter().position(|change| change.child == pid) {
+                let change = self.changes.swap_remove(index);
+                self.devices_changed(&change, exit);
+                continue;
+            }
             if self.pause.as_ref().is_some_and(|pause| pause.pid() == pid) {
                 self.pause = None;
                 continue;
@@ -420,6 +429,11 @@ impl Shim {
             Request::ReopenLog { id } => {
                 self.container(&id).and_then(|c| c.reopen_log().map_err(|e| format!("cannot open the log: {e}")))
             }
+            Request::Devices { id, found } => {
+                return self
+                    .change_devices(&id, found, connection)
+                    .unwrap_or_else(|message| Some(Reply::Error { message }));
+            }
             Request::Subscribe => {
                 self.connections[connection].subscribed = true;
                 Ok(())
@@ -473,6 +487,41 @@ impl Shim {
                 Some(Reply::Error { message })
             }
         }
+    }
+
+    /// Begins to change a container's devices; `None` when that has to be waited for.
+    fn change_devices(&mut self, id: &str, found: Seen, connection: usize) -> Result<Option<Reply>, String> {
+        let asked_by = self.connections[connection].fd.try_clone().map_err(|e| e.to_string())?;
+        if self.changes.iter().any(|change| change.id == id) {
+            return Err(format!("the devices of container {id} are being changed"));
+        }
+        let Some(container) = self.containers.iter_mut().find(|c| c.instance.id == id) else {
+            return Err(format!("no container {id}"));
+        };
+        let nothing = Reply::Devices { gone: Vec::new(), back: Vec::new() };
+        match container.phase {
+            Phase::Running => {}
+            Phase::Starting { .. } => return Err(format!("container {id} has not started")),
+            Phase::Draining { .. } | Phase::Ended => return Ok(Some(nothing)),
+        }
+        let Some(wanted) = container.devices.wanted(found)? else { return Ok(Some(nothing)) };
+        let (pid, cgroup) = (container.instance.pid, container.cgroup());
+        let begun = hotplug::begin(&container.devices, &wanted, pid, cgroup, &self.site.machine);
+        let (child, report) = begun.map_err(|e| format!("cannot change the devices of container {id}: {e}"))?;
+        container.devices.expect(&wanted);
+        self.changes.push(Change { child, report, asked_by, id: id.to_owned(), wanted });
+        Ok(None)
+    }
+
+    fn devices_changed(&mut self, change: &Change, exit: Exit) {
+        let reply = match change.outcome(exit) {
+            Err(message) => Reply::Error { message },
+            Ok(()) => match self.containers.iter_mut().find(|c| c.instance.id == change.id) {
+                Some(container) => container.devices.settle(&change.wanted),
+                None => Reply::Devices { gone: Vec::new(), back: Vec::new() },
+            },
+        };
+        answer(&change.asked_by, &reply);
     }
 
     fn delete(&mut self, id: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@ pub mod bpf;
 pub mod cgroup;
 pub mod fs;
 pub mod idmap;
+pub mod inotify;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -8,7 +8,7 @@ use rustix::mount::{
     UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, mount_change, move_mount, open_tree,
     unmount,
 };
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -37,6 +37,23 @@ impl Namespace {
     pub fn current() -> io::Result<Namespace> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         Ok(Namespace(rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty())?))
+    }
+
+    /// The one of another process.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn of(pid: i32) -> io::Result<Namespace> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Namespace(rustix::fs::open(format!("/proc/{pid}/ns/mnt"), flags, Mode::empty())?))
+    }
+
+    /// Moves this single-threaded process into it for good. Its working directory and root are then the namespace's root.
+    ///
+    /// # Errors
+    /// `EPERM` without CAP_SYS_ADMIN.
+    pub fn enter(&self) -> io::Result<()> {
+        Ok(nix::sched::setns(&self.0, nix::sched::CloneFlags::CLONE_NEWNS)?)
     }
 
     /// Runs `work` in it, then returns to the one from before. For a single-threaded process only; its working directory is
@@ -80,7 +97,45 @@ impl Tree {
             Peers::None => libc::MS_PRIVATE,
             Peers::Receive => libc::MS_SLAVE,
         };
-        let attributes = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 };
+        self.set(libc::mount_attr { attr_set: 0, attr_clr: 0, propagation, userns_fd: 0 })
+    }
+
+    /// Makes all of it read-only.
+    pub fn set_read_only(&self) -> io::Result<()> {
+        self.set(libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 })
+    }
+
+    /// Puts it in the place of what is mounted at `name` in the folder `parent`; links are not followed. That something is
+    /// mounted there is the caller's to know. The working directory is `parent` afterwards.
+    ///
+    /// There is no moment with nothing mounted there, unless the kernel is older than 6.5. What cannot be taken off, for
+    /// it belongs to a more powerful user namespace, is covered.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn replace(&self, parent: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        // MOVE_MOUNT_BENEATH, which the library does not know yet.
+        self.replace_with(parent, name, MoveMountFlags::from_bits_retain(0x200))
+    }
+
+    fn replace_with(&self, parent: BorrowedFd<'_>, name: &OsStr, beneath: MoveMountFlags) -> io::Result<()> {
+        let put = |flags| move_mount(&self.0, "", parent, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | flags);
+        rustix::process::fchdir(parent)?;
+        let take_off = || unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        match put(beneath) {
+            Ok(()) => Ok(take_off()?),
+            Err(Errno::INVAL) => {
+                match take_off() {
+                    Ok(()) | Err(Errno::INVAL) => {}
+                    Err(e) => return Err(e.into()),
+                }
+                Ok(put(MoveMountFlags::empty())?)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn set(&self, attributes: libc::mount_attr) -> io::Result<()> {
         // SAFETY: an empty NUL-terminated path and a mount_attr of the size given, both valid for the call.
         let result = unsafe {
             libc::syscall(
@@ -103,6 +158,13 @@ impl Tree {
             _ => drop(std::fs::File::create_new(target)?),
         }
         Ok(move_mount(&self.0, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
+    }
+}
+
+impl From<OwnedFd> for Tree {
+    /// Of a detached mount.
+    fn from(tree: OwnedFd) -> Tree {
+        Tree(tree)
     }
 }
 
@@ -319,6 +381,45 @@ pub(super) fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_takes_the_place_of_another_also_on_old_kernels() {
+        assert!(nix::unistd::geteuid().is_root(), "to mount needs root");
+        let dir = std::env::temp_dir().join(format!("coracle-replace-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("folder");
+        for name in ["one", "two", "place"] {
+            std::fs::write(dir.join(name), name).expect("file");
+        }
+        let (known, unknown) = (MoveMountFlags::from_bits_retain(0x200), MoveMountFlags::from_bits_retain(1 << 30));
+        for beneath in [known, unknown] {
+            let dir = dir.clone();
+            // A namespace of the thread's own.
+            let thread = std::thread::spawn(move || {
+                private_namespace().expect("namespace");
+                let place = dir.join("place");
+                let read = || std::fs::read_to_string(&place).expect("read");
+                let tree = |name: &str| {
+                    let open =
+                        |path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("open");
+                    (Tree::copy(open(dir.join(name)).as_fd()).expect("copy"), open(dir.clone()))
+                };
+                let (one, _) = tree("one");
+                move_mount(&one, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).expect("mount");
+                assert_eq!(read(), "one");
+                let (two, parent) = tree("two");
+                two.set_peers(Peers::None).expect("private");
+                two.set_read_only().expect("read-only");
+                two.replace_with(parent.as_fd(), OsStr::new("place"), beneath).expect("replace");
+                assert_eq!(read(), "two");
+                let written = std::fs::write(&place, "").expect_err("read-only");
+                assert_eq!(written.kind(), io::ErrorKind::ReadOnlyFilesystem);
+                unmount(&place, UnmountFlags::DETACH).expect("unmount");
+                assert_eq!(read(), "place", "the first one is gone");
+            });
+            thread.join().expect("the thread");
+        }
+        std::fs::remove_dir_all(&dir).expect("remove");
+    }
 
     #[test]
     fn mounts_of_others() {

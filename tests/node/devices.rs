@@ -1,10 +1,10 @@
 //! Devices without privilege, CDI, and security profiles: what a container may do, and what it may not.
 
-use crate::harness::{BUSYBOX, Node, PodView, REST, pod, resting};
+use crate::harness::{BUSYBOX, Node, PodView, REST, eventually, pod, resting, secs};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const DENIED: &str = "Operation not permitted";
 
@@ -79,6 +79,150 @@ fn a_container_opens_the_devices_it_was_given_and_no_others() {
     assert!(written.contains(DENIED), "read-only: {written}");
     let other = sh("other", "mknod /dev/loop0 b 7 0; try r /dev/loop0");
     assert!(other.contains(DENIED), "{other}");
+    node.finish();
+}
+
+/// Devices that the standard rules do not permit: fuse, tun and loop-control.
+const FUSE: (u32, u32) = (10, 229);
+const TUN: (u32, u32) = (10, 200);
+const LOOP: (u32, u32) = (10, 237);
+
+/// A folder of device nodes with stable links, as udev keeps one.
+struct Devices(PathBuf);
+
+impl Devices {
+    fn plug(&self, name: &str, (major, minor): (u32, u32), link: &str) {
+        let mode = rustix::fs::Mode::from_raw_mode(0o660);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let number = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(rustix::fs::CWD, self.0.join(name), kind, mode, number).expect("mknod");
+        let temporary = self.0.join(".link");
+        symlink(format!("../{name}"), &temporary).expect("link");
+        fs::create_dir_all(self.0.join("by-id")).expect("folder");
+        fs::rename(temporary, self.0.join("by-id").join(link)).expect("rename");
+    }
+
+    fn unplug(&self, name: &str) {
+        fs::remove_file(self.0.join(name)).expect("remove the node");
+        // udev removes its folders with the last link in them.
+        fs::remove_dir_all(self.0.join("by-id")).expect("remove the links");
+    }
+
+    fn volume(&self, link: &str) -> Value {
+        json!({"name": link, "hostPath": {"path": self.0.join("by-id").join(link), "type": "CharDevice"}})
+    }
+}
+
+#[test]
+fn a_device_that_comes_back_is_seen_at_its_path_without_a_restart() {
+    let mut node = Node::up();
+    let devices = Devices(node.dir.join("dev"));
+    fs::create_dir(&devices.0).expect("folder");
+    devices.plug("ttyA", FUSE, "sensor");
+
+    let container = |name: &str, at: &str, read_only: bool| {
+        json!({"name": name, "image": BUSYBOX, "command": ["sh", "-c", REST],
+            "volumeMounts": [{"name": "sensor", "mountPath": at, "readOnly": read_only}]})
+    };
+    let mut manifest = resting("plugged");
+    manifest["spec"]["volumes"] = json!([devices.volume("sensor")]);
+    manifest["spec"]["containers"] =
+        json!([container("main", "/dev/sensor", false), container("reader", "/opt/in/sensor", true)]);
+    let before = node.run(&manifest);
+    let sh = |node: &Node, container: &str, script: &str| {
+        let out = node.cli(&["exec", "plugged", "-c", container, "--", "sh", "-c", &format!("{TRY}{script}")]);
+        out.ok().trim_end().to_owned()
+    };
+    let number = |node: &Node, path: &str| {
+        let container = if path == "/dev/sensor" { "main" } else { "reader" };
+        sh(node, container, &format!("stat -c %t:%T {path}"))
+    };
+    let nodes = "mknod /dev/fuse c 10 229; mknod /dev/tun c 10 200; mknod /dev/loop c 10 237; ";
+    assert_eq!(number(&node, "/dev/sensor"), "a:e5");
+    assert_eq!(sh(&node, "main", &format!("{nodes}try w /dev/sensor; try r /dev/fuse")), "ok\nok");
+    sh(&node, "reader", nodes);
+
+    devices.unplug("ttyA");
+    node.wait_event("the device went", |reason, message| reason == "DeviceGone" && message.contains("/dev/sensor"));
+    let gone = sh(&node, "main", "try r /dev/sensor; try r /dev/fuse; stat -c %F /dev/sensor");
+    assert_eq!(gone.matches(DENIED).count(), 2, "whoever has the number now, it is not the sensor: {gone}");
+    assert!(gone.ends_with("character special file"), "never the file below: {gone}");
+
+    devices.plug("ttyB", TUN, "sensor");
+    eventually("the container sees the device", secs(2), || number(&node, "/dev/sensor") == "a:c8");
+    let tried =
+        sh(&node, "main", "try w /dev/sensor; try r /dev/tun; try r /dev/fuse; grep -c /dev/sensor /proc/mounts");
+    let tried: Vec<&str> = tried.lines().collect();
+    assert_eq!((tried[0], tried[1], tried[3]), ("ok", "ok", "1"), "{tried:?}");
+    assert!(tried[2].contains(DENIED), "{tried:?}");
+    node.wait_event("the device came", |reason, message| {
+        reason == "DeviceBack" && message.contains("character device 10:200") && message.contains("reader")
+    });
+    let tried = sh(&node, "reader", "try r /opt/in/sensor; try w /opt/in/sensor; grep /opt/in/sensor /proc/mounts");
+    let tried: Vec<&str> = tried.lines().collect();
+    assert!(tried[0] == "ok" && tried[1].contains(DENIED) && tried[2].contains(" ro,"), "{tried:?}");
+
+    // While there is no agent nobody follows; the next one makes up for it.
+    node.kill9();
+    devices.unplug("ttyB");
+    devices.plug("ttyC", LOOP, "sensor");
+    node.start();
+    eventually("the next agent repairs it", secs(5), || number(&node, "/dev/sensor") == "a:ed");
+    let tried = sh(&node, "main", "try r /dev/loop; try r /dev/tun");
+    assert!(tried.starts_with("ok\n") && tried.contains(DENIED), "{tried}");
+
+    // What a container does to its files is its own affair, and nobody else's.
+    eventually("the reader too", secs(2), || number(&node, "/opt/in/sensor") == "a:ed");
+    sh(&node, "reader", "mv /opt/in /opt/moved && mkdir /opt/in && mknod /opt/in/sensor c 10 237");
+    devices.unplug("ttyC");
+    devices.plug("ttyD", FUSE, "sensor");
+    node.wait_event("the reader's device is not found", |reason, message| {
+        reason == "FailedDevice" && message.contains("/opt/in/sensor: what is there is not the device")
+    });
+    eventually("the other container has it", secs(2), || number(&node, "/dev/sensor") == "a:e5");
+    sh(&node, "reader", "rm -r /opt/in && mv /opt/moved /opt/in");
+    eventually("the reader has it, too", secs(5), || number(&node, "/opt/in/sensor") == "a:e5");
+
+    let after = node.pod("plugged").expect("the pod");
+    for name in ["main", "reader"] {
+        assert_eq!((after.id(name), after.restarts(name)), (before.id(name), 0), "{name} was not restarted");
+    }
+    node.finish();
+}
+
+#[test]
+fn a_pod_starts_as_soon_as_its_device_comes() {
+    let node = Node::up();
+    let devices = Devices(node.dir.join("dev"));
+    let watches = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", node.agent_pid())).expect("descriptors").flatten();
+        open.filter(|fd| fs::read_link(fd.path()).is_ok_and(|of| of.ends_with("anon_inode:inotify"))).count()
+    };
+    let before = watches();
+    let mut manifest = resting("plain");
+    manifest["spec"]["volumes"] = json!([{"name": "dev", "hostPath": {"path": "/dev", "type": "Directory"}}]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "dev", "mountPath": "/mnt"}]);
+    node.run(&manifest);
+    assert_eq!((watches(), before > 0), (before, true), "only a pod with devices is watched");
+
+    let mut manifest = resting("early");
+    manifest["spec"]["volumes"] = json!([devices.volume("late")]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "late", "mountPath": "/dev/late"}]);
+    node.apply("early.yaml", &manifest);
+    // By then the next attempt would be seconds away.
+    eventually("four attempts", secs(15), || {
+        let events = node.events();
+        let failed = events.iter().filter(|event| event["reason"] == "FailedMount");
+        failed.filter_map(|event| event["count"].as_i64()).sum::<i64>() >= 4
+    });
+    fs::create_dir(&devices.0).expect("folder");
+    devices.plug("ttyA", FUSE, "late");
+    eventually("the pod is up", secs(2), || node.pod("early").is_some_and(|pod| pod.up()));
+    assert_eq!(node.sh("early", &format!("{TRY}try r /dev/late")).trim_end(), "ok");
+    assert_eq!(watches(), before + 1);
+    node.remove("early.yaml");
+    node.wait_gone("early");
+    eventually("its watch is gone", secs(2), || watches() == before);
     node.finish();
 }
 

@@ -105,6 +105,7 @@ impl Pod {
             record: self.dir.join(format!("records/{attempt}.json")),
             bundle,
             rootfs,
+            devices: Default::default(),
             stage: coracle::volume::Stage::default(),
             log: self.dir.join(format!("logs/{attempt}.log")),
             log_max_bytes: 0,
