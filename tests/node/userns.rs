@@ -186,12 +186,53 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     assert_eq!(first_id(&node, &again), first);
     assert_eq!(sh_in(&node, "id -u; cat /disk/root; stat -c %u /disk/user"), "0\n1000");
     let mut other = pod("other", false);
-    other["spec"]["containers"] = json!([containers()[0]]);
-    assert_ne!(first_id(&node, &node.run(&other)), first);
+    other["spec"]["shareProcessNamespace"] = json!(true);
+    other["spec"]["containers"] = json!([containers()[0], containers()[2]]);
+    let other = node.run(&other);
+    assert_ne!(first_id(&node, &other), first);
+    assert_processes_are_shared(&node, &other);
     node.remove("own.yaml");
     node.wait_gone("own");
     eventually("its IDs are free", secs(5), || !pod_dir.exists());
     node.finish();
+}
+
+/// The PID namespace that the containers `main` and `user` share belongs to the pod's user namespace, and so does its first
+/// process, which has no rights even there.
+fn assert_processes_are_shared(node: &Node, seen: &PodView) {
+    let sh = |container: &str, script: &str| {
+        node.cli(&["exec", "other", "-c", container, "--", "sh", "-c", script]).ok().trim_end().to_owned()
+    };
+    for container in ["main", "user"] {
+        let processes = sh(container, "ps -o pid,user,args");
+        let all: Vec<Vec<&str>> = processes.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(all.contains(&vec!["1", "65535", "pause"]), "{processes}");
+        let rests = |user: &str| all.iter().any(|fields| fields[1] == user && fields[2..] == ["sleep", "3600"]);
+        assert!(rests("root") && rests("1000"), "{processes}");
+    }
+    let status = sh("main", "cat /proc/1/status");
+    let expected = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| format!("{set}:\t0000000000000000"));
+    for line in
+        expected.iter().map(String::as_str).chain(["Uid:\t65535\t65535\t65535\t65535", "NoNewPrivs:\t1", "Seccomp:\t1"])
+    {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert_eq!(sh("main", "kill -9 1; kill -9 1; echo still"), "still");
+    let cgroup = node.container_cgroup(&seen.id("main"), "cgroup.procs").expect("its cgroup");
+    let first = fs::read_to_string(cgroup.join("cgroup.procs")).expect("processes");
+    let first = first.lines().next().and_then(|pid| pid.parse().ok()).expect("a process");
+    let pids = node.cgroup_pids();
+    let mut pauses =
+        pids.iter().filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "pause\n"));
+    let pause = pauses.next().expect("the first process");
+    for kind in ["user", "pid", "net", "ipc", "uts"] {
+        let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("namespace");
+        assert_eq!(of(*pause), of(first), "{kind}");
+    }
+    // With its end the sandbox is over, and another is as good.
+    signal(*pause, Signal::KILL);
+    node.wait_pod("other", "up again", |p| p.up() && p.restarts("main") == 1);
+    assert!(sh("main", "ps -o user,args").contains("65535    pause"));
 }
 
 fn sh_in(node: &Node, script: &str) -> String {
