@@ -187,6 +187,11 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     assert_eq!(sh_in(&node, "id -u; cat /disk/root; stat -c %u /disk/user"), "0\n1000");
     let mut other = pod("other", false);
     other["spec"]["shareProcessNamespace"] = json!(true);
+    other["spec"]["securityContext"]["sysctls"] = json!([
+        { "name": "kernel.shm_rmid_forced", "value": "1" },
+        { "name": "net.ipv4.ping_group_range", "value": "7 1000" },
+        { "name": "net.ipv4.tcp_syncookies", "value": "2" },
+    ]);
     other["spec"]["containers"] = json!([containers()[0], containers()[2]]);
     let other = node.run(&other);
     assert_ne!(first_id(&node, &other), first);
@@ -210,6 +215,10 @@ fn assert_processes_are_shared(node: &Node, seen: &PodView) {
         let rests = |user: &str| all.iter().any(|fields| fields[1] == user && fields[2..] == ["sleep", "3600"]);
         assert!(rests("root") && rests("1000"), "{processes}");
     }
+    // Groups in a value are the pod's.
+    let sysctls =
+        "cd /proc/sys; cat kernel/shm_rmid_forced net/ipv4/ping_group_range net/ipv4/tcp_syncookies | tr '\\t' ' '";
+    assert_eq!(sh("main", sysctls), "1\n7 1000\n2");
     let status = sh("main", "cat /proc/1/status");
     let expected = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| format!("{set}:\t0000000000000000"));
     for line in
