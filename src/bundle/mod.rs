@@ -75,15 +75,9 @@ pub enum Error {
         "mountPath /dev is not supported (mount single devices or folders below it; privileged containers have all)"
     )]
     MountOverDev,
-    /// A mount at a device or link that every container has.
-    #[error("mountPath {0:?} is not supported: every container has a device or link of its own there")]
-    MountOverDevice(PathBuf),
-    /// A mount in the container's `/proc`.
-    #[error(
-        "mountPath {0:?} is not supported: what is in /proc is the kernel's (only a hostPath of /proc may be mounted at \
-         /proc, and files over those that say how much the machine has)"
-    )]
-    MountInProc(PathBuf),
+    /// A mount at a place that is not free.
+    #[error("mountPath {place:?} is not supported: {rule}")]
+    Place { place: PathBuf, rule: &'static str },
     /// `Bidirectional` needs a privileged container.
     #[error("mountPropagation Bidirectional of {0:?} is available only to privileged containers")]
     BidirectionalUnprivileged(PathBuf),

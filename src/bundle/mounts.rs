@@ -1,6 +1,7 @@
 //! What a container sees of file systems beyond its image.
 
 use super::{CgroupFs, Error, Input, env};
+use crate::manifest::places;
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use oci_spec::runtime::{Mount as SpecMount, MountBuilder};
 use std::cell::RefCell;
@@ -224,7 +225,9 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
             }
             return Err(Error::MountOverDev);
         }
-        check_place(m)?;
+        if let Some(taken) = places::taken(&m.destination, Some(&m.source).filter(|_| m.volume).map(PathBuf::as_path)) {
+            return Err(Error::Place { place: m.destination.clone(), rule: taken.rule() });
+        }
         given.push(m);
         if !m.destination.is_absolute() || m.destination == Path::new("/") {
             return Err(Error::Destination(m.destination.clone()));
@@ -257,29 +260,6 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
         );
     }
     Ok(defaults)
-}
-
-/// What libcontainer makes in `/dev` after it has mounted the volumes, and would fail at.
-const IN_DEV: [&str; 11] =
-    ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "fd", "stdin", "stdout", "stderr"];
-/// Files in `/proc` that nothing of the container's confinement hangs on, as runc allows: lxcfs covers them.
-const IN_PROC: [&str; 9] =
-    ["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime", "sys/kernel/ns_last_pid"];
-
-/// Refuses mounts over what confines a container, as runc does, and those that libcontainer fails at without a word that
-/// would help.
-fn check_place(mount: &Mount) -> Result<(), Error> {
-    let place = &mount.destination;
-    if let Ok(name) = place.strip_prefix("/proc") {
-        let whole = name.as_os_str().is_empty() && mount.source == Path::new("/proc") && mount.volume;
-        if !whole && !IN_PROC.iter().any(|allowed| name == Path::new(allowed)) {
-            return Err(Error::MountInProc(place.clone()));
-        }
-    }
-    if place.strip_prefix("/dev").is_ok_and(|name| IN_DEV.iter().any(|made| name.starts_with(made))) {
-        return Err(Error::MountOverDevice(place.clone()));
-    }
-    Ok(())
 }
 
 /// Propagation of the container's whole mount tree: libcontainer ignores that of single mounts.
