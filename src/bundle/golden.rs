@@ -284,6 +284,32 @@ fn sub_path_expressions_mean_the_containers_environment() {
 }
 
 #[test]
+fn what_confines_a_container_is_not_mounted_over() {
+    let at = |place: &str, source: &str| {
+        let mounts = json!([{"name": "v", "mountPath": place}]);
+        let mut case = Case::new(json!({"containers": [{"name": "c", "volumeMounts": mounts}]}));
+        case.volumes.insert("v".into(), Volume { path: source.into(), read_only: false, image: None });
+        case.build().map(drop).map_err(|e| e.to_string())
+    };
+    for place in ["/proc", "/proc/self/attr", "/proc/sys", "/proc/../proc/kcore", "/proc//kcore", "/proc/sys/kernel"] {
+        let error = at(place, "/srv").expect_err(place);
+        assert!(error.contains("/proc") || error.contains(".."), "{place}: {error}");
+    }
+    assert!(at("/proc/1", "/proc").expect_err("below").contains("is the kernel's"));
+    for (place, source) in
+        [("/proc", "/proc"), ("/proc/meminfo", "/srv/x"), ("/process", "/srv"), ("/host/proc", "/proc")]
+    {
+        assert_eq!(at(place, source), Ok(()), "{place}");
+    }
+    for place in ["/dev/null", "/dev/fd", "/dev/stdin", "/dev/ptmx", "/dev/fd/3"] {
+        assert!(at(place, "/srv").expect_err(place).contains("of its own"), "{place}");
+    }
+    for place in ["/dev/shm", "/dev/pts", "/dev/fuse", "/dev/nullx", "/dev/net/tun"] {
+        assert_eq!(at(place, "/srv"), Ok(()), "{place}");
+    }
+}
+
+#[test]
 fn a_privileged_containers_own_dev_stands_for_the_machines() {
     let mut case = Case::new(json!({"containers": [{
         "name": "c", "securityContext": {"privileged": true}, "volumeMounts": [{"name": "v", "mountPath": "/dev"}]

@@ -75,6 +75,9 @@ pub enum Error {
         "mountPath /dev is not supported (mount single devices or folders below it; privileged containers have all)"
     )]
     MountOverDev,
+    /// A mount at a place that is not free.
+    #[error("mountPath {place:?} is not supported: {rule}")]
+    Place { place: PathBuf, rule: &'static str },
     /// `Bidirectional` needs a privileged container.
     #[error("mountPropagation Bidirectional of {0:?} is available only to privileged containers")]
     BidirectionalUnprivileged(PathBuf),

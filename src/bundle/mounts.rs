@@ -1,6 +1,7 @@
 //! What a container sees of file systems beyond its image.
 
 use super::{CgroupFs, Error, Input, env};
+use crate::manifest::places;
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use oci_spec::runtime::{Mount as SpecMount, MountBuilder};
 use std::cell::RefCell;
@@ -226,6 +227,9 @@ pub(super) fn all(input: &Input<'_>, privileged: bool) -> Result<Vec<SpecMount>,
                 continue;
             }
             return Err(Error::MountOverDev);
+        }
+        if let Some(taken) = places::taken(&m.destination, Some(&m.source).filter(|_| m.volume).map(PathBuf::as_path)) {
+            return Err(Error::Place { place: m.destination.clone(), rule: taken.rule() });
         }
         given.push(m);
         if !m.destination.is_absolute() || m.destination == Path::new("/") {

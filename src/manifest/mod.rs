@@ -14,6 +14,7 @@ mod decode;
 mod default;
 mod identity;
 mod pattern;
+pub mod places;
 pub mod quantity;
 mod references;
 mod report;

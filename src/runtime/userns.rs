@@ -178,7 +178,6 @@ impl Runtime {
             ("hostPID", pod.host_pid == Some(true)),
             ("hostIPC", pod.host_ipc == Some(true)),
             ("volumeDevices", spec.all_containers().any(|c| c.volume_devices.as_ref().is_some_and(|d| !d.is_empty()))),
-            ("shareProcessNamespace on this node", pod.share_process_namespace == Some(true)),
         ];
         if let Some((field, _)) = excluded.into_iter().find(|(_, set)| *set) {
             return Err(Error::Excluded(field));

@@ -1,6 +1,7 @@
 //! The PID namespace that a pod's containers share, and the process that keeps it.
 
 use super::cgroup;
+use crate::sys::idmap;
 use crate::sys::pause::{self, Paused, Setup};
 use crate::sys::process;
 use nix::sched::CloneFlags;
@@ -18,7 +19,7 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// Makes the namespace, in the pod's other namespaces (`<run_dir>/ns`) and the cgroup `cgroup`, and binds it to
+    /// Makes the namespace, in the pod's other namespaces (`<run_dir>/ns`, its user namespace as the owner) and the cgroup `cgroup`, and binds it to
     /// `<run_dir>/ns/pid` in this process' mount namespace, which is where containers are made.
     ///
     /// # Errors
@@ -31,7 +32,8 @@ impl Pause {
             (namespaces.join("ipc"), CloneFlags::CLONE_NEWIPC),
             (namespaces.join("uts"), CloneFlags::CLONE_NEWUTS),
         ];
-        let setup = Setup { namespaces: &joined, folder: run_dir };
+        let users = Some(namespaces.join(idmap::FILE)).filter(|path| path.exists());
+        let setup = Setup { namespaces: &joined, users, folder: run_dir };
         let process = pause::start(&setup, || cgroup::join(cgroup)).map_err(named)?;
         let started = Pause { process, cgroup: cgroup.to_owned() };
         match pause::bind_namespace(started.pid(), &namespaces.join("pid")) {

@@ -157,7 +157,6 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
     // Raising is always allowed: a container must not inherit the shim's protection.
     let _ = process::set_oom_score_adj(order.oom_score_adj);
     prepare_root(&run.rootfs)?;
-    volumes::stage(&run.stage, order.machine).map_err(|e| failed("cannot prepare the volumes", &e))?;
     let path = run.bundle.join("config.json");
     let text = fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))?;
     let unread = |e| failed(&format!("cannot read {}", path.display()), &e);
@@ -168,6 +167,8 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
         let spec = serde_json::from_slice(&text).map_err(unread)?;
         users = Users::of(&spec).map_err(|e| failed(prepare, &e))?.map(|users| (users, spec));
     }
+    let namespace = users.as_ref().map(|(users, _)| users.path.as_path());
+    volumes::stage(&run.stage, order.machine, namespace).map_err(|e| failed("cannot prepare the volumes", &e))?;
     let (users, stage) = match users {
         Some((users, spec)) => {
             let stage = Stage::set(run, order.state, &users, spec).map_err(|e| failed(prepare, &e))?;

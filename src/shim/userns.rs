@@ -9,6 +9,7 @@
 
 use super::protocol::{Rootfs, Run};
 use crate::sys::{idmap, mount};
+use crate::volume::Source;
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{LinuxNamespaceType, RootBuilder, Spec};
 use std::fs::{self, DirBuilder, File};
@@ -109,7 +110,7 @@ impl Stage {
                 && !needed.iter().any(|path| path.starts_with(place))
         });
         let place = place.ok_or(Error::NoPlace)?;
-        let copies = Copies::take(&run.rootfs, users, &spec)?;
+        let copies = Copies::take(run, users, &spec)?;
         let home = idmap::step_aside().map_err(Error::Namespace)?;
         let failed = |what, path: &Path| {
             let path = path.to_owned();
@@ -174,7 +175,11 @@ fn names(rootfs: &Rootfs) -> Option<(&Path, &Path)> {
 }
 
 impl Copies {
-    fn take(rootfs: &Rootfs, users: &Users, spec: &Spec) -> Result<Copies, Error> {
+    fn take(run: &Run, users: &Users, spec: &Spec) -> Result<Copies, Error> {
+        let rootfs = &run.rootfs;
+        let staged = run.stage.items.iter().enumerate();
+        let images = staged.filter(|(_, item)| matches!(item.source, Source::Layers(_)));
+        let images: Vec<_> = images.map(|(index, _)| run.stage.dir.join(index.to_string())).collect();
         let namespace =
             File::open(&users.path).map_err(|source| Error::File { what: "open", path: users.path.clone(), source })?;
         let copy = |path: &Path| idmap::clone(path, namespace.as_fd());
@@ -185,7 +190,9 @@ impl Copies {
             if let (true, Some(source)) =
                 (is_bind && !mount.destination().starts_with("/sys/fs/cgroup"), mount.source())
             {
-                binds.push((index, copy(source)?));
+                // An image's layers are idmapped already.
+                let is_image = images.contains(source);
+                binds.push((index, if is_image { idmap::copy(source)? } else { copy(source)? }));
             }
         }
         let joined = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()).enumerate();

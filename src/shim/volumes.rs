@@ -5,24 +5,27 @@
 //! goes with the child, so nothing of it is ever seen on the machine or in the shim, and nothing has to be undone.
 
 use crate::sys::fs::Dir;
+use crate::sys::idmap;
 use crate::sys::mount::{self, Namespace, Peers, Tree};
 use crate::volume::{Item, Source, Spread, Stage};
 use rustix::fs::{CWD, Mode, OFlags};
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// Puts `stage` together. `machine` is the machine's mount namespace: volumes are taken from there, because this
-/// process' own does not have the same peers, and on a machine without shared mounts not even the same mounts.
+/// process' own does not have the same peers, and on a machine without shared mounts not even the same mounts. `users` is
+/// the pod's user namespace, in which images show their owners.
 ///
 /// # Errors
 /// Of the first item that fails, with its name.
-pub(super) fn stage(stage: &Stage, machine: &Namespace) -> io::Result<()> {
+pub(super) fn stage(stage: &Stage, machine: &Namespace, users: Option<&Path>) -> io::Result<()> {
     if stage.items.is_empty() {
         return Ok(());
     }
+    let users = users.map(|path| File::open(path).map_err(|e| named("open", path, &e))).transpose()?;
     match DirBuilder::new().mode(0o700).create(&stage.dir) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(named("make", &stage.dir, &e)),
         _ => {}
@@ -39,7 +42,7 @@ pub(super) fn stage(stage: &Stage, machine: &Namespace) -> io::Result<()> {
     for (index, (item, tree)) in stage.items.iter().zip(trees).enumerate() {
         let target = stage.dir.join(index.to_string());
         let attached = match (&item.source, tree) {
-            (Source::Layers(layers), _) => image(layers, item, &stage.dir, index),
+            (Source::Layers(layers), _) => image(layers, item, &stage.dir, index, users.as_ref()),
             (Source::Path(_), Some(tree)) => Ok(tree),
             (Source::Path(path), None) => Err(named("open", path, &io::ErrorKind::NotFound.into())),
         };
@@ -63,8 +66,9 @@ fn copy(root: &Path, item: &Item) -> io::Result<Tree> {
     Ok(tree)
 }
 
-/// An image as a volume: its layers laid over an empty one, as an overlay needs two, and hides what a layer deletes.
-fn image(layers: &[PathBuf], item: &Item, dir: &Path, index: usize) -> io::Result<Tree> {
+/// An image as a volume: its layers laid over an empty one, as an overlay needs two, and hides what a layer deletes. An
+/// overlay cannot be idmapped, but its layers can.
+fn image(layers: &[PathBuf], item: &Item, dir: &Path, index: usize, users: Option<&File>) -> io::Result<Tree> {
     let at = dir.join(format!("{index}.image"));
     let mut all = Vec::new();
     let empty = if layers.is_empty() { 2 } else { 1 };
@@ -73,7 +77,18 @@ fn image(layers: &[PathBuf], item: &Item, dir: &Path, index: usize) -> io::Resul
         DirBuilder::new().mode(0o755).create(&empty)?;
         all.push(empty);
     }
-    all.extend_from_slice(layers);
+    match users {
+        None => all.extend_from_slice(layers),
+        Some(users) => {
+            for (i, layer) in layers.iter().enumerate() {
+                let mapped = dir.join(format!("{index}.layer-{i}"));
+                let tree = idmap::clone(layer, users.as_fd()).map_err(|e| io::Error::other(super::start::chain(&e)))?;
+                DirBuilder::new().mode(0o755).create(&mapped)?;
+                idmap::attach(tree.as_fd(), &mapped)?;
+                all.push(mapped);
+            }
+        }
+    }
     DirBuilder::new().mode(0o755).create(&at)?;
     mount::overlay_read_only(&all, &at).map_err(|e| named("mount the image at", &at, &e))?;
     copy(&at, item).map_err(|e| named("open in the image", &item.sub_path, &e))

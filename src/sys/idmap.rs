@@ -1,9 +1,11 @@
 //! User namespaces and idmapped mounts: a pod's root that is nobody on the machine, and files that keep their owners.
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -24,17 +26,22 @@ pub const FILE: &str = "user";
 
 /// Makes a user namespace whose IDs 0 to 65535 are `first` and up on the machine, with namespaces of the other `kinds`
 /// (names as in `/proc/<pid>/ns`) that belong to it, and binds them to files of these names in `dir`, the user namespace
-/// last. `dir` exists, and nothing is bound there.
+/// last. `dir` exists, and nothing is bound there. The files `sysctls` (below `/proc/sys`) are written by the root of these
+/// namespaces: nobody else may write some, and IDs in others are those of who writes.
 ///
 /// # Errors
 /// The failed step's, in words where the machine does not allow user namespaces. What was bound stays for
 /// [`super::namespace::delete`].
-pub fn create(dir: &Path, kinds: &[(&str, CloneFlags)], first: u32) -> io::Result<()> {
+pub fn create(dir: &Path, kinds: &[(&str, CloneFlags)], first: u32, sysctls: &[(PathBuf, &str)]) -> io::Result<()> {
     let flags = kinds.iter().fold(CloneFlags::CLONE_NEWUSER, |all, (_, flag)| all | *flag);
-    let holder = Holder::start(flags)?;
+    let files = sysctls.iter().map(|(path, value)| Ok((CString::new(path.as_os_str().as_bytes())?, value.as_bytes())));
+    let mut holder = Holder::start(flags, &files.collect::<io::Result<Vec<_>>>()?)?;
     for map in ["uid_map", "gid_map"] {
         let path = format!("/proc/{}/{map}", holder.pid);
         fs::write(&path, format!("0 {first} {IDS}\n")).map_err(|e| named(e, &format!("cannot write {path}")))?;
+    }
+    for (path, value) in sysctls {
+        holder.write_next().map_err(|e| named(e, &format!("cannot write {value:?} to {}", path.display())))?;
     }
     for name in kinds.iter().map(|(name, _)| *name).chain([FILE]) {
         let target = dir.join(name);
@@ -53,29 +60,45 @@ pub fn create(dir: &Path, kinds: &[(&str, CloneFlags)], first: u32) -> io::Resul
     Ok(())
 }
 
-/// A process in new namespaces that does nothing, and ends with this value or with the process that started it.
+/// A process in new namespaces that does nothing but write files when told, and ends with this value or with the process that
+/// started it.
 struct Holder {
     pid: i32,
-    _release: OwnedFd,
+    told: File,
+    release: File,
 }
 
 impl Holder {
-    fn start(flags: CloneFlags) -> io::Result<Holder> {
+    fn start(flags: CloneFlags, files: &[(CString, &[u8])]) -> io::Result<Holder> {
         let (told, tell) = pipe_with(PipeFlags::CLOEXEC)?;
         let (wait, release) = pipe_with(PipeFlags::CLOEXEC)?;
         let (tell_fd, wait_fd, release_fd) = (tell.as_raw_fd(), wait.as_raw_fd(), release.as_raw_fd());
         // A thread cannot do this itself: the kernel gives a new user namespace to whole processes only.
         // SAFETY: this process may have other threads, so the child makes nothing but system calls on values that it
-        // has on its stack, until it ends.
+        // has on its stack or that were made before, until it ends.
         let pid = unsafe {
             let pid = libc::fork();
             if pid == 0 {
                 // Its copy of the other end would keep it from seeing that its parent has gone.
                 libc::close(release_fd);
-                let errno = if libc::unshare(flags.bits()) == 0 { 0 } else { *libc::__errno_location() };
-                libc::write(tell_fd, (&raw const errno).cast(), size_of::<i32>());
+                let tell = |failed: bool| {
+                    let errno = if failed { *libc::__errno_location() } else { 0 };
+                    libc::write(tell_fd, (&raw const errno).cast(), size_of::<i32>());
+                };
                 let mut byte = 0_u8;
-                libc::read(wait_fd, (&raw mut byte).cast(), 1);
+                let mut wait = || libc::read(wait_fd, (&raw mut byte).cast(), 1) == 1;
+                tell(libc::unshare(flags.bits()) != 0);
+                for (path, value) in files {
+                    if !wait() {
+                        break;
+                    }
+                    // As the machine's root, which is nobody here, it could write less.
+                    let root = libc::setresgid(0, 0, 0) == 0 && libc::setresuid(0, 0, 0) == 0;
+                    let fd = if root { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) } else { -1 };
+                    tell(fd < 0 || libc::write(fd, value.as_ptr().cast(), value.len()) < 0);
+                    libc::close(fd);
+                }
+                while wait() {}
                 libc::_exit(0);
             }
             pid
@@ -83,14 +106,28 @@ impl Holder {
         if pid < 0 {
             return Err(named(io::Error::last_os_error(), "cannot fork"));
         }
-        let holder = Holder { pid, _release: release };
+        let mut holder = Holder { pid, told: told.into(), release: release.into() };
         drop(tell);
-        let mut errno = [0; size_of::<i32>()];
-        File::from(told).read_exact(&mut errno)?;
-        match i32::from_ne_bytes(errno) {
+        match holder.answer()? {
             0 => Ok(holder),
             errno => Err(refusal(errno)),
         }
+    }
+
+    /// Has it write the next of its files, for which it must have its IDs.
+    fn write_next(&mut self) -> io::Result<()> {
+        self.release.write_all(&[0])?;
+        match self.answer()? {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+
+    /// The error number that it tells, or 0.
+    fn answer(&mut self) -> io::Result<i32> {
+        let mut errno = [0; size_of::<i32>()];
+        self.told.read_exact(&mut errno)?;
+        Ok(i32::from_ne_bytes(errno))
     }
 }
 

@@ -52,10 +52,7 @@ impl Kinds {
 /// `InvalidInput` for a sysctl that does not belong to one of the namespaces asked for: it would change the whole
 /// machine. Otherwise the failed step's error, naming the step; what was made so far stays for [`delete`].
 pub fn create(dir: &Path, kinds: Kinds, hostname: Option<&str>, sysctls: &[(String, String)]) -> io::Result<()> {
-    let sysctls = sysctls
-        .iter()
-        .map(|(name, value)| Ok((sysctl_path(name, kinds)?, value.as_str())))
-        .collect::<io::Result<Vec<_>>>()?;
+    let sysctls = sysctl_files(sysctls, kinds)?;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| context(e, "creating", dir))?;
     let wanted = || KINDS.into_iter().filter(|(_, flag)| kinds.flags().contains(*flag));
     let mut missing = CloneFlags::empty();
@@ -119,8 +116,8 @@ pub fn create_owned(
     delete(dir)?;
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| context(e, "creating", dir))?;
     let wanted: Vec<_> = KINDS.into_iter().filter(|(_, flag)| kinds.flags().contains(*flag)).collect();
-    super::idmap::create(dir, &wanted, first)?;
-    create(dir, kinds, hostname, sysctls)
+    super::idmap::create(dir, &wanted, first, &sysctl_files(sysctls, kinds)?)?;
+    create(dir, kinds, hostname, &[])
 }
 
 /// Unbinds and removes `<dir>/{net,ipc,uts,pid,user}` and `<dir>`. Idempotent, and good for leftovers of any kind: stacked
@@ -190,6 +187,10 @@ fn loopback_up() -> Result<(), netlink::Error> {
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     netlink::Socket::open(netlink::Protocol::Route)?.execute(RouteNetlinkMessage::SetLink(message), 0, "setting lo up")
+}
+
+fn sysctl_files(sysctls: &[(String, String)], kinds: Kinds) -> io::Result<Vec<(PathBuf, &str)>> {
+    sysctls.iter().map(|(name, value)| Ok((sysctl_path(name, kinds)?, value.as_str()))).collect()
 }
 
 /// The file of a sysctl, named as `sysctl(8)` does: whichever of `.` and `/` comes first separates, and stands for

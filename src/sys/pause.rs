@@ -45,6 +45,8 @@ impl Paused {
 pub struct Setup<'a> {
     /// Files of namespaces to join; those that do not exist are left out.
     pub namespaces: &'a [(PathBuf, CloneFlags)],
+    /// The user namespace that is to own the new PID namespace: who joins it joins both. `None` for the machine's.
+    pub users: Option<PathBuf>,
     /// Any folder: an empty file system is mounted over it, in a mount namespace of the new process only.
     pub folder: &'a Path,
 }
@@ -58,21 +60,11 @@ pub fn start(setup: &Setup<'_>, before: impl FnOnce() -> io::Result<()>) -> io::
         return Err(io::Error::other("clone in a threaded process"));
     }
     let (lifeline, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::SIGCHLD;
-    // SAFETY: as fork: without CLONE_VM and a stack of its own the child goes on with a copy of everything, and this
-    // process has no other thread that could hold a lock.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, 0, 0, 0) };
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    if pid == 0 {
-        drop(lifeline);
-        let Err(e) = run(setup, before, &theirs);
-        let _ = rustix::io::write(&theirs, e.to_string().as_bytes());
-        process::exit_now(1)
-    }
+    let pid = match &setup.users {
+        Some(users) => start_in(users, setup, before, &lifeline, &theirs)?,
+        None => spawn(0, || run(setup, before, &theirs), &theirs)?,
+    };
     drop(theirs);
-    let pid = pid as i32;
     match ready(&lifeline) {
         Ok(()) => Ok(Paused { pid, _lifeline: lifeline }),
         Err(e) => {
@@ -80,6 +72,57 @@ pub fn start(setup: &Setup<'_>, before: impl FnOnce() -> io::Result<()>) -> io::
             let _ = process::reap(pid);
             Err(e)
         }
+    }
+}
+
+/// Makes the process with new PID and mount namespaces, as a child of this process, or with `CLONE_PARENT` in `flags` of this
+/// one's parent. It says on `theirs` what `life` could not do.
+fn spawn(flags: i32, life: impl FnOnce() -> io::Result<Infallible>, theirs: &OwnedFd) -> io::Result<i32> {
+    let flags = flags | libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::SIGCHLD;
+    // SAFETY: as fork: without CLONE_VM and a stack of its own the child goes on with a copy of everything, and this
+    // process has no other thread that could hold a lock.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        let Err(e) = life();
+        let _ = rustix::io::write(theirs, e.to_string().as_bytes());
+        process::exit_now(1)
+    }
+    Ok(pid as i32)
+}
+
+/// As [`start`], in the user namespace `users`. A process cannot come back from one, so a child goes there and makes the
+/// process as its own sibling.
+fn start_in(
+    users: &Path,
+    setup: &Setup<'_>,
+    before: impl FnOnce() -> io::Result<()>,
+    lifeline: &OwnedFd,
+    theirs: &OwnedFd,
+) -> io::Result<i32> {
+    let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let child = process::fork(|| {
+        let made = (|| {
+            let namespace = fs::File::open(users)?;
+            // On the machine's side: the cgroup is not the namespace's to enter.
+            before()?;
+            setns(namespace, CloneFlags::CLONE_NEWUSER)?;
+            let pid = spawn(libc::CLONE_PARENT, || run(setup, || Ok(()), theirs), theirs)?;
+            Ok(rustix::io::write(&tell, &pid.to_ne_bytes())?)
+        })();
+        made.map_err(|e: io::Error| rustix::io::write(theirs, format!("in the pod's user namespace: {e}").as_bytes()))
+            .map_or(1, |_| 0)
+    })?;
+    drop(tell);
+    let mut pid = [0; size_of::<i32>()];
+    let read = fs::File::from(told).read_exact(&mut pid);
+    process::reap(child)?;
+    match read {
+        Ok(()) => Ok(i32::from_ne_bytes(pid)),
+        // It has said why, and nothing but this process keeps it from being read to the end.
+        Err(e) => ready(lifeline).and(Err(e)),
     }
 }
 
@@ -183,13 +226,18 @@ fn only_descriptor(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up every right; with the user go all capabilities.
+/// Gives up every right. With the user go all capabilities, but not those in a user namespace that was joined as the
+/// machine's root: there that one is nobody already.
 fn become_nobody() -> io::Result<()> {
-    // SAFETY: plain system calls on numbers, and an empty list that is not read.
+    const VERSION_3: u32 = 0x2008_0522;
+    let (header, none) = ([VERSION_3, 0], [0_u32; 6]);
+    // SAFETY: plain system calls on numbers, an empty list that is not read, and a header (version, own PID) with two
+    // sets of three words as that version has them, which the kernel only reads.
     let failed = unsafe {
         libc::setgroups(0, std::ptr::null()) < 0
             || libc::setresgid(NOBODY, NOBODY, NOBODY) < 0
             || libc::setresuid(NOBODY, NOBODY, NOBODY) < 0
+            || libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) < 0
             || libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0
             || libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) < 0
     };
@@ -241,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_threaded_process_starts_none() {
-        let setup = Setup { namespaces: &[], folder: Path::new("/") };
+        let setup = Setup { namespaces: &[], users: None, folder: Path::new("/") };
         std::thread::scope(|scope| {
             let other = scope.spawn(|| start(&setup, || Ok(())).unwrap_err().to_string());
             assert_eq!(other.join().unwrap(), "clone in a threaded process");

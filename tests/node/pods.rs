@@ -269,6 +269,32 @@ fn names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says() {
     assert_eq!(node.sh("strict", "uname -n"), "outer.example");
     assert!(node.sh("strict", "cat /etc/hosts").ends_with("\touter.example"));
 
+    // On the machine's network: its name, its file of hosts, and the cluster's DNS where the pod asks for it.
+    let mut outside = resting("outside");
+    for (field, value) in [
+        ("hostNetwork", json!(true)),
+        ("dnsPolicy", json!("ClusterFirstWithHostNet")),
+        ("setHostnameAsFQDN", json!(true)),
+        ("subdomain", json!("sub")),
+        ("hostAliases", json!([{"ip": "192.0.2.7", "hostnames": ["db"]}])),
+    ] {
+        outside["spec"][field] = value;
+    }
+    outside["spec"]["containers"][0]["env"] = json!([
+        {"name": "NAME", "valueFrom": field("metadata.name")},
+        {"name": "WHO", "value": "$(NAME)@$(HOSTNAME)"},
+    ]);
+    outside["spec"]["containers"][0]["command"] = json!(["sh", "-c", format!("echo $0; {REST}"), "$(WHO) $$(WHO)"]);
+    let outside = node.run(&outside);
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(node.sh("outside", "uname -n; cat /etc/hostname"), format!("{name}\n{name}"));
+    let resolv = node.sh("outside", "cat /etc/resolv.conf");
+    assert!(resolv.starts_with("search default.svc.cluster.test svc.cluster.test cluster.test"), "{resolv}");
+    assert!(resolv.ends_with("nameserver 10.96.0.10\noptions ndots:5"), "{resolv}");
+    assert!(node.sh("outside", "cat /etc/hosts").ends_with("\n# Entries added by HostAliases.\n192.0.2.7\tdb"));
+    let who = outside.name();
+    assert_eq!(node.cli(&["logs", "outside"]).ok(), format!("{who}@$(HOSTNAME) $(WHO)\n"), "HOSTNAME is the runtime's");
+
     // What cannot be is said.
     let mut forbidden = resting("forbidden");
     forbidden["spec"]["securityContext"] = json!({"sysctls": [{"name": "net.ipv4.tcp_mem", "value": "1"}]});
@@ -313,6 +339,12 @@ fn variables_come_from_a_file_that_another_container_wrote() {
     node.wait_up("files");
     let env = node.cli(&["exec", "files", "-c", "reader", "--", "env"]).ok();
     assert!(env.contains("FROM_FILE=two\nlines\n") && !env.contains("ABSENT") && !env.contains("EMPTY"), "{env}");
+    // It is read anew with each start.
+    node.cli(&["exec", "files", "-c", "main", "--", "sh", "-c", "echo \"KEY='third'\" > /data/env"]).ok();
+    node.cli(&["exec", "files", "-c", "reader", "--", "kill", "1"]).ok();
+    node.wait_pod("files", "the reader ran again", |p| p.restarts("reader") == 1 && p.up());
+    let env = node.cli(&["exec", "files", "-c", "reader", "--", "env"]).ok();
+    assert!(env.contains("FROM_FILE=third\n"), "{env}");
     node.finish();
 }
 

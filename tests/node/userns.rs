@@ -92,12 +92,22 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
         { "name": "share", "hostPath": { "path": share } },
         { "name": "disk", "emptyDir": {} },
         { "name": "memory", "emptyDir": { "medium": "Memory" } },
+        { "name": "image", "image": { "reference": BUSYBOX, "pullPolicy": "IfNotPresent" } },
+        { "name": "name", "projected": { "defaultMode": 0o400, "sources": [
+            { "downwardAPI": { "items": [{ "path": "in/name", "fieldRef": { "fieldPath": "metadata.name" } }] } },
+        ] } },
     ]);
+    manifest["spec"]["securityContext"]["fsGroup"] = json!(4002);
     for container in manifest["spec"]["containers"].as_array_mut().expect("containers") {
         container["volumeMounts"] = json!([
             { "name": "share", "mountPath": "/share" },
             { "name": "disk", "mountPath": "/disk" },
             { "name": "memory", "mountPath": "/memory" },
+            { "name": "disk", "mountPath": "/part", "subPath": "a/part" },
+            { "name": "image", "mountPath": "/image" },
+            { "name": "image", "mountPath": "/users", "subPath": "etc/passwd" },
+            { "name": "name", "mountPath": "/name" },
+            { "name": "name", "mountPath": "/one-name", "subPath": "in/name" },
         ]);
         if container["name"] == "main" {
             container["securityContext"]["procMount"] = json!("Unmasked");
@@ -123,8 +133,8 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     let sh = |container: &str, script: &str| {
         node.cli(&["exec", "own", "-c", container, "--", "sh", "-c", script]).ok().trim_end().to_owned()
     };
-    assert_eq!(sh("main", "id -u; id -g; id -G"), "0\n0\n0 4000 4001");
-    assert_eq!(sh("user", "id -u; id -g; id -G"), "1000\n1001\n1001 4000 4001");
+    assert_eq!(sh("main", "id -u; id -g; id -G"), "0\n0\n0 4000 4001 4002");
+    assert_eq!(sh("user", "id -u; id -g; id -G"), "1000\n1001\n1001 4000 4001 4002");
     let map: Vec<String> = sh("main", "cat /proc/self/uid_map").split_whitespace().map(str::to_owned).collect();
     assert_eq!(map, ["0".to_owned(), first.to_string(), "65536".to_owned()]);
     let namespaces = ["main", "privileged", "user", "hardened"].map(|c| sh(c, "readlink /proc/self/ns/user"));
@@ -140,6 +150,23 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
         "mkdir /made && echo x > /made/file && mv /made/file /made/moved && rm -r /home; ls -ld /etc/passwd || true",
     );
     sh("user", "touch /share/user /disk/user /memory/user; test ! -w /etc/hosts");
+    // So do parts of volumes, images, and files made from fields; what the group may read its members read.
+    for container in ["main", "user"] {
+        assert_eq!(
+            sh(container, "stat -c '%u:%g %a' /part /image /image/bin/busybox /users"),
+            "0:4002 2777\n0:0 755\n0:0 755\n0:0 644"
+        );
+        assert_eq!(sh(container, "stat -L -c '%u:%g %a' /name/in/name /one-name"), "0:4002 440\n0:4002 440");
+        assert_eq!(
+            sh(
+                container,
+                "cat /name/in/name /one-name; touch /image/x /name/x 2>/dev/null || grep -c app:x:1234 /users"
+            ),
+            format!("{0}{0}1", seen.name())
+        );
+        sh(container, &format!("touch /part/{container}"));
+    }
+    assert_eq!(sh("main", "grep -E ' (/image|/users) ' /proc/mounts | grep -c 'ro,nodev,noexec'"), "2");
     let on_disk = |path: std::path::PathBuf| {
         let meta = fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         (meta.uid(), meta.gid())
@@ -147,8 +174,8 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     let pod_dir = node.dir.join("root/pods").join(seen.uid());
     assert_eq!(on_disk(share.join("root")), (33, 44));
     assert_eq!(on_disk(share.join("user")), (1000, 1001));
-    assert_eq!(on_disk(pod_dir.join("volumes/kubernetes.io~empty-dir/disk/root")), (0, 0));
-    assert_eq!(on_disk(pod_dir.join("volumes/kubernetes.io~empty-dir/memory/user")), (1000, 1001));
+    assert_eq!(on_disk(pod_dir.join("volumes/kubernetes.io~empty-dir/disk/root")), (0, 4002));
+    assert_eq!(on_disk(pod_dir.join("volumes/kubernetes.io~empty-dir/memory/user")), (1000, 4002));
     let upper = pod_dir.join("containers/main/0/upper");
     assert_eq!(on_disk(upper.join("made/moved")), (0, 0));
     assert_eq!(on_disk(upper.join("etc/passwd")), (0, 0), "a whiteout");
@@ -186,12 +213,62 @@ fn a_pod_with_its_own_users_is_root_inside_and_nobody_outside() {
     assert_eq!(first_id(&node, &again), first);
     assert_eq!(sh_in(&node, "id -u; cat /disk/root; stat -c %u /disk/user"), "0\n1000");
     let mut other = pod("other", false);
-    other["spec"]["containers"] = json!([containers()[0]]);
-    assert_ne!(first_id(&node, &node.run(&other)), first);
+    other["spec"]["shareProcessNamespace"] = json!(true);
+    other["spec"]["securityContext"]["sysctls"] = json!([
+        { "name": "kernel.shm_rmid_forced", "value": "1" },
+        { "name": "net.ipv4.ping_group_range", "value": "7 1000" },
+        { "name": "net.ipv4.tcp_syncookies", "value": "2" },
+    ]);
+    other["spec"]["containers"] = json!([containers()[0], containers()[2]]);
+    let other = node.run(&other);
+    assert_ne!(first_id(&node, &other), first);
+    assert_processes_are_shared(&node, &other);
     node.remove("own.yaml");
     node.wait_gone("own");
     eventually("its IDs are free", secs(5), || !pod_dir.exists());
     node.finish();
+}
+
+/// The PID namespace that the containers `main` and `user` share belongs to the pod's user namespace, and so does its first
+/// process, which has no rights even there.
+fn assert_processes_are_shared(node: &Node, seen: &PodView) {
+    let sh = |container: &str, script: &str| {
+        node.cli(&["exec", "other", "-c", container, "--", "sh", "-c", script]).ok().trim_end().to_owned()
+    };
+    for container in ["main", "user"] {
+        let processes = sh(container, "ps -o pid,user,args");
+        let all: Vec<Vec<&str>> = processes.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert!(all.contains(&vec!["1", "65535", "pause"]), "{processes}");
+        let rests = |user: &str| all.iter().any(|fields| fields[1] == user && fields[2..] == ["sleep", "3600"]);
+        assert!(rests("root") && rests("1000"), "{processes}");
+    }
+    // Groups in a value are the pod's.
+    let sysctls =
+        "cd /proc/sys; cat kernel/shm_rmid_forced net/ipv4/ping_group_range net/ipv4/tcp_syncookies | tr '\\t' ' '";
+    assert_eq!(sh("main", sysctls), "1\n7 1000\n2");
+    let status = sh("main", "cat /proc/1/status");
+    let expected = ["CapInh", "CapPrm", "CapEff", "CapAmb"].map(|set| format!("{set}:\t0000000000000000"));
+    for line in
+        expected.iter().map(String::as_str).chain(["Uid:\t65535\t65535\t65535\t65535", "NoNewPrivs:\t1", "Seccomp:\t1"])
+    {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert_eq!(sh("main", "kill -9 1; kill -9 1; echo still"), "still");
+    let cgroup = node.container_cgroup(&seen.id("main"), "cgroup.procs").expect("its cgroup");
+    let first = fs::read_to_string(cgroup.join("cgroup.procs")).expect("processes");
+    let first = first.lines().next().and_then(|pid| pid.parse().ok()).expect("a process");
+    let pids = node.cgroup_pids();
+    let mut pauses =
+        pids.iter().filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "pause\n"));
+    let pause = pauses.next().expect("the first process");
+    for kind in ["user", "pid", "net", "ipc", "uts"] {
+        let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("namespace");
+        assert_eq!(of(*pause), of(first), "{kind}");
+    }
+    // With its end the sandbox is over, and another is as good.
+    signal(*pause, Signal::KILL);
+    node.wait_pod("other", "up again", |p| p.up() && p.restarts("main") == 1);
+    assert!(sh("main", "ps -o user,args").contains("65535    pause"));
 }
 
 fn sh_in(node: &Node, script: &str) -> String {

@@ -346,6 +346,44 @@ fn an_expression_without_its_variable_and_an_image_that_is_not_there_are_told() 
     });
     assert!(seen.waiting_message("main").contains("missing value for NO"), "{}", seen.waiting_message("main"));
     assert!(seen.waiting_message("second").contains("none:1"), "{}", seen.waiting_message("second"));
+
+    // Where a container has files and mounts of its own, the pod's come first, or are refused.
+    let share = node.dir.join("share");
+    fs::write(share.join("hosts"), "192.0.2.1 mine\n").expect("file");
+    let mut manifest =
+        script_pod("places", &format!("echo -n last words > /data/words; [ -e /data/stay ] || exit 3; {REST}"));
+    manifest["spec"]["volumes"] = json!([
+        {"name": "share", "hostPath": {"path": share}}, {"name": "data", "emptyDir": {}},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+    ]);
+    let container = &mut manifest["spec"]["containers"][0];
+    container["securityContext"] = json!({"readOnlyRootFilesystem": true});
+    container["terminationMessagePath"] = json!("/data/words");
+    container["volumeMounts"] = json!([
+        {"name": "share", "mountPath": "/etc/hosts", "subPath": "hosts"}, {"name": "shm", "mountPath": "/dev/shm"},
+        {"name": "data", "mountPath": "/data"}, {"name": "data", "mountPath": "/tmp", "subPath": "tmp"},
+    ]);
+    node.apply("places.yaml", &manifest);
+    let seen = node.wait_pod("places", "ended", |p| p.last("main")["exitCode"] == 3);
+    assert_eq!(seen.last("main")["message"], "last words");
+    let data = node.dir.join(format!("root/pods/{}/volumes/kubernetes.io~empty-dir/data", seen.uid()));
+    fs::write(data.join("stay"), "").expect("file");
+    node.wait_pod("places", "up", |p| p.up() && p.restarts("main") > 0);
+    assert_eq!(
+        node.sh("places", "cat /etc/hosts; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2"),
+        "192.0.2.1 mine\n1024"
+    );
+    assert_eq!(node.sh("places", "touch /x 2>/dev/null || touch /tmp/x /dev/shm/x && echo as meant"), "as meant");
+    for (index, (place, rule)) in
+        [("/proc/sys", "what is in /proc"), ("/dev/null", "every container has")].iter().enumerate()
+    {
+        manifest["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "data", "mountPath": place}]);
+        let file = share.join(format!("{index}.yaml"));
+        fs::write(&file, manifest.to_string()).expect("file");
+        let told = node.cli(&["validate", &file.display().to_string()]).fails(1);
+        let want = format!("spec.containers[0].volumeMounts[0].mountPath: Invalid value: {place:?}: {rule}");
+        assert!(told.contains(&want), "{told}");
+    }
     node.finish();
 }
 

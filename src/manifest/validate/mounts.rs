@@ -2,8 +2,10 @@
 
 use super::container::Scope;
 use super::{Report, no_nul, one_of};
+use crate::manifest::places;
 use k8s_openapi::api::core::v1::{Container, VolumeMount};
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 /// What no runtime could mount at: told here, or the pod would try for ever.
 pub(super) fn mountable(field: &str, path: &str, report: &mut Report<'_>) {
@@ -34,6 +36,16 @@ fn over_dev(path: &str, mount: &VolumeMount, privileged: bool, scope: &Scope<'_>
     }
 }
 
+/// Ours: told here, as the container would never start.
+fn over_own(field: &str, mount: &VolumeMount, scope: &Scope<'_>, report: &mut Report<'_>) {
+    let parts = |path: &str| Path::new("/").join(path).components().collect::<PathBuf>();
+    let volume = scope.volumes.get(mount.name.as_str());
+    let source = volume.and_then(|volume| volume.host_path.as_ref()).map(|source| parts(&source.path));
+    if let Some(taken) = places::taken(&parts(&mount.mount_path), source.as_deref()) {
+        report.invalid(field, &mount.mount_path, taken.rule());
+    }
+}
+
 pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
     let privileged = container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true));
     let mut places = HashSet::new();
@@ -52,6 +64,7 @@ pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report
         } else {
             mountable(&field, &mount.mount_path, report);
             over_dev(&path, mount, privileged, scope, report);
+            over_own(&field, mount, scope, report);
         }
         no_nul(&field, &mount.mount_path, report);
         sub_path(&path, mount, report);
