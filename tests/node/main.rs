@@ -12,6 +12,7 @@ mod images;
 mod lifecycle;
 mod net;
 mod probes;
+mod published;
 mod resources;
 mod pods;
 mod shim;
