@@ -326,7 +326,7 @@ fn a_container_that_writes_much_does_not_hurt_the_node() {
     node.configure(json!({ "containerLogMaxSize": "1Mi", "containerLogMaxFiles": 2 }));
     node.start();
     node.wait_for_images();
-    node.apply("flood.yaml", pod("flood", "yes 0123456789abcdef | head -c 200000000; echo; echo finished; sleep 3600"));
+    node.apply("flood.yaml", pod("flood", "yes 0123456789abcdef | head -c 100000000; echo; echo finished; sleep 3600"));
     node.wait_up("flood");
     let begin = Instant::now();
     node.run(&pod("web", &format!("echo fine; {REST}")));

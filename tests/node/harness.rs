@@ -3,7 +3,7 @@
 //! binary. A drop guard ends and removes whatever a failed test left behind, [`Node::finish`] asserts that nothing was.
 
 mod image;
-mod nft;
+pub mod nft;
 
 pub use image::{BUSYBOX, image_archive, test_images};
 use rustix::process::{Pid, Signal, kill_process};
