@@ -134,7 +134,11 @@ fn a_shim_killed_while_the_agent_is_away_is_noticed() {
 
 #[test]
 fn after_a_power_cut_everything_comes_back() {
-    let mut node = Node::up();
+    let mut node = Node::new();
+    // Back-off is another test's.
+    node.configure(json!({ "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" } }));
+    node.start();
+    node.wait_for_images();
     let mut m = resting("web");
     m["spec"]["volumes"] = json!([{ "name": "data", "emptyDir": {} }]);
     m["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
