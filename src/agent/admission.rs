@@ -143,13 +143,16 @@ fn kept(rejection: &Rejection) -> String {
 
 /// Events have fixed reasons; all that pods are refused for.
 fn reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 14] = [
         "AppArmor",
         "Evicted",
         "NodeAffinity",
         "NodePorts",
         "OutOfcpu",
         "OutOfephemeral-storage",
+        // The sizes of pages that x86-64 has.
+        "OutOfhugepages-1Gi",
+        "OutOfhugepages-2Mi",
         "OutOfmemory",
         "OutOfpods",
         "PodOSNotSupported",

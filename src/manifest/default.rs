@@ -135,7 +135,8 @@ fn container(container: &mut Container, host_network: bool) {
         && !limits.is_empty()
     {
         let requests = resources.requests.get_or_insert_default();
-        for (name, limit) in limits {
+        // One that is no amount is told once, where it was written.
+        for (name, limit) in limits.iter().filter(|(_, limit)| Quantity::parse(&limit.0).is_ok()) {
             requests.entry(name.clone()).or_insert_with(|| limit.clone());
         }
     }

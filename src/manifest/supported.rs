@@ -5,6 +5,7 @@
 //! so. A test compares the table with the fields that the API's types have, so that no field, new ones included, can be
 //! ignored in silence; another looks for the proofs. Whoever implements a field changes its row.
 
+mod proof;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -54,14 +54,18 @@ impl Conditions<'_> {
         let containers_ready = self.containers_ready();
         let ready = self.ready(&containers_ready);
         let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|t| t.0);
-        let changed = self.app.iter().filter_map(running).max().filter(|_| ready.holds).unwrap_or(self.now);
+        let up = self.app.iter().filter_map(running).max().filter(|_| containers_ready.holds).unwrap_or(self.now);
+        // What keeps ready containers from a ready pod has always done so.
+        let changed = if containers_ready.holds && !ready.holds { self.start } else { up };
         let initialized = self.initialized();
-        let since = if self.spec.init_containers().is_empty() { self.start } else { self.now };
+        let ended = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0);
+        let init = self.init.iter().filter_map(|c| ended(c).or_else(|| running(c))).max();
+        let since = init.filter(|_| initialized.holds).unwrap_or(self.start);
         let mut all = vec![
             self.make("PodReadyToStartContainers", Finding::new(sandbox), if sandbox { self.start } else { self.now }),
             self.make("Initialized", initialized, since),
             self.make("Ready", ready, changed),
-            self.make("ContainersReady", containers_ready, changed),
+            self.make("ContainersReady", containers_ready, up),
             self.make("PodScheduled", Finding::new(true), self.start),
         ];
         if rules::may_restart_all(self.spec) {

@@ -70,7 +70,8 @@ pub fn stage<E: From<Error>>(
 ) -> Result<Stage, E> {
     let mut stage = Stage { dir: dir.to_owned(), items: Vec::new() };
     let any_spreads = mounts.iter().any(|m| m.propagation != Propagation::Private);
-    for mount in mounts.iter_mut().filter(|m| m.volume) {
+    // At /dev is the container's own, whatever was mounted there: the bundle has to see what that was.
+    for mount in mounts.iter_mut().filter(|m| m.volume && m.destination != Path::new("/dev")) {
         let spread = match mount.propagation {
             Propagation::Private => Spread::Private,
             Propagation::HostToContainer => Spread::Slave,
@@ -169,6 +170,15 @@ mod tests {
         assert_eq!(mounts[1].source, Path::new("/stage/0"));
         assert_eq!(mounts[2], own);
         assert!(matches!(&stage.items[0].source, Source::Layers(layers) if layers == &[PathBuf::from("/layers/x")]));
+    }
+
+    #[test]
+    fn the_machines_dev_is_never_staged() {
+        let dev = Mount { source: "/dev".into(), ..volume("dev") };
+        let image = Mount { image: Some("x".into()), source: PathBuf::new(), ..volume("i") };
+        let mut mounts = [image, dev.clone()];
+        assert_eq!(staged(&mut mounts).expect("staged").items.len(), 1);
+        assert_eq!(mounts[1], dev);
     }
 
     #[test]

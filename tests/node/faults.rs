@@ -134,7 +134,11 @@ fn a_shim_killed_while_the_agent_is_away_is_noticed() {
 
 #[test]
 fn after_a_power_cut_everything_comes_back() {
-    let mut node = Node::up();
+    let mut node = Node::new();
+    // Back-off is another test's.
+    node.configure(json!({ "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" } }));
+    node.start();
+    node.wait_for_images();
     let mut m = resting("web");
     m["spec"]["volumes"] = json!([{ "name": "data", "emptyDir": {} }]);
     m["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
@@ -326,7 +330,7 @@ fn a_container_that_writes_much_does_not_hurt_the_node() {
     node.configure(json!({ "containerLogMaxSize": "1Mi", "containerLogMaxFiles": 2 }));
     node.start();
     node.wait_for_images();
-    node.apply("flood.yaml", pod("flood", "yes 0123456789abcdef | head -c 200000000; echo; echo finished; sleep 3600"));
+    node.apply("flood.yaml", pod("flood", "yes 0123456789abcdef | head -c 100000000; echo; echo finished; sleep 3600"));
     node.wait_up("flood");
     let begin = Instant::now();
     node.run(&pod("web", &format!("echo fine; {REST}")));

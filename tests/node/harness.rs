@@ -3,7 +3,7 @@
 //! binary. A drop guard ends and removes whatever a failed test left behind, [`Node::finish`] asserts that nothing was.
 
 mod image;
-mod nft;
+pub mod nft;
 
 pub use image::{BUSYBOX, image_archive, test_images};
 use rustix::process::{Pid, Signal, kill_process};
@@ -611,7 +611,8 @@ impl Node {
 
     /// Mount points below this node's folder.
     fn mounts(&self) -> Vec<PathBuf> {
-        let text = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        // Of this thread: a test may have a mount namespace of its own.
+        let text = fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
         let points = text.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(p.replace("\\040", " ")));
         points.filter(|p| p.starts_with(&self.dir)).collect()
     }

@@ -418,8 +418,14 @@ fn environment_is_expanded_and_knows_the_pod() {
         { "name": "HOST", "valueFrom": field("status.hostIP") },
         { "name": "MEM", "valueFrom": { "resourceFieldRef": { "resource": "limits.memory", "divisor": "1Mi" } } },
         { "name": "CPU", "valueFrom": { "resourceFieldRef": { "resource": "limits.cpu" } } },
+        { "name": "OTHER", "valueFrom": { "resourceFieldRef": {
+            "containerName": "before", "resource": "requests.memory", "divisor": "1Mi",
+        } } },
         { "name": "HOME", "value": "/somewhere" },
     ]);
+    m["spec"]["initContainers"] = json!([{
+        "name": "before", "image": BUSYBOX, "command": ["true"], "resources": { "requests": { "memory": "8Mi" } },
+    }]);
     let seen = node.run(&m);
     let get = |name: &str| node.sh("web", &format!("tr '\\0' '\\n' < /proc/1/environ | sed -n 's/^{name}=//p'"));
     assert_eq!(get("B"), "1-$(C)-$(A)", "only what comes before is known; $$ is a dollar");
@@ -432,6 +438,7 @@ fn environment_is_expanded_and_knows_the_pod() {
     assert_eq!(get("HOST"), seen.0["status"]["hostIP"].as_str().unwrap_or_default());
     assert_eq!(get("MEM"), "64");
     assert_eq!(get("CPU"), "2", "rounded up");
+    assert_eq!(get("OTHER"), "8", "what another container asks for");
     assert_eq!(get("HOME"), "/somewhere");
     assert_eq!(get("FROM_IMAGE"), "yes");
     assert_eq!(get("HOSTNAME"), seen.name());

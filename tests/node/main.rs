@@ -2,11 +2,32 @@
 //!
 //! Every test makes its own private node ([`harness::Node`]) and ends with a leak check; a missing capability fails the
 //! test with its name. `CORACLE_TEST_KEEP=1` keeps the folder of a failed test.
+//!
+//! Where the kubelet's behaviour is proved, by subject:
+//!
+//! | Subject | Tests |
+//! |---|---|
+//! | start order, init containers, sidecars | [`timeline`], [`containers`]: `an_init_container_…`, `a_job_with_a_sidecar_…` |
+//! | restarts, rules, back-off | [`containers`]: `containers_have_restart_policies_…`, `a_rule_can_…`; [`lifecycle`]: `the_crash_back_off_…` |
+//! | stop order, grace, hooks | [`timeline`]; [`containers`]: `the_pre_stop_hook_…`; [`fields`]: `hooks_of_every_kind_…`; [`lifecycle`]: `sigkill_…` |
+//! | termination messages | [`pods`]: `containers_tell_why_…`; [`lifecycle`]: `the_termination_message_…` |
+//! | states, phases, conditions with their times, events in order | [`fields`]: `a_pod_tells_when_…`; [`timeline`]: `the_status_tells_…`; [`lifecycle`] |
+//! | probes: times, thresholds, words, handlers | [`probes`]; what follows from them: [`containers`] |
+//! | QoS, cgroup files, oom_score_adj, allocatable | [`resources`]: `cgroups_say_…` |
+//! | admission, eviction, memory limits | [`resources`] |
+//! | in-place resize | [`fields`]: `a_resize_…` |
+//! | environment, files of variables | [`lifecycle`]: `environment_…`; [`pods`]: `names_…`, `variables_come_…` |
+//! | names, hosts, DNS, sysctls, groups | [`pods`]: `names_…`; [`lifecycle`]: `network_files_…` |
+//! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |
+//! | namespaces, user namespaces | [`pods`]; [`userns`] |
+//! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
+//! | all of it together, as others publish it | [`published`] |
 
 mod cli;
 mod containers;
 mod devices;
 mod faults;
+mod fields;
 mod harness;
 mod hostile;
 mod images;
@@ -14,6 +35,7 @@ mod lifecycle;
 mod net;
 mod probes;
 mod resize;
+mod published;
 mod resources;
 mod pods;
 mod shim;

@@ -18,7 +18,11 @@ fn status_line(status: &str, field: &str) -> String {
 
 #[test]
 fn containers_of_a_pod_share_their_processes_under_our_pause() {
-    let mut node = Node::up();
+    let mut node = Node::new();
+    // Back-off is another test's.
+    node.configure(json!({ "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" } }));
+    node.start();
+    node.wait_for_images();
     let mut manifest = resting("shared");
     manifest["spec"]["shareProcessNamespace"] = json!(true);
     manifest["spec"]["containers"][0]["securityContext"] = json!({"capabilities": {"add": ["SYS_PTRACE"]}});

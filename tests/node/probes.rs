@@ -25,6 +25,8 @@ struct Seen {
     at: Instant,
     path: String,
     agent: String,
+    /// What the `X-Test` header said.
+    header: String,
     status: u16,
 }
 
@@ -125,12 +127,19 @@ fn tls() -> TlsAcceptor {
 async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Response<Body>, Infallible> {
     let (head, body) = request.into_parts();
     let path = head.uri.path().to_owned();
-    let agent = head.headers.get("user-agent").map(|a| String::from_utf8_lossy(a.as_bytes()).into_owned());
+    let text = |name: &str| head.headers.get(name).map(|a| String::from_utf8_lossy(a.as_bytes()).into_owned());
+    let (agent, header) = (text("user-agent"), text("x-test").unwrap_or_default());
     let message = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let status = {
         let mut state = state.lock().unwrap();
         let status = state.answers.get(&path).copied().unwrap_or(200);
-        state.seen.push(Seen { at: Instant::now(), path: path.clone(), agent: agent.unwrap_or_default(), status });
+        state.seen.push(Seen {
+            at: Instant::now(),
+            path: path.clone(),
+            agent: agent.unwrap_or_default(),
+            header,
+            status,
+        });
         status
     };
     if path == "/grpc.health.v1.Health/Check" {
@@ -181,6 +190,8 @@ fn probes_ask_in_time_and_count_as_the_manifest_says() {
     manifest["spec"]["hostNetwork"] = json!(true);
     let closed = crate::harness::free_port();
     let secure = json!({ "host": "127.0.0.1", "port": world.https, "path": "/alive", "scheme": "HTTPS" });
+    let mut late = world.get("/late");
+    late["httpHeaders"] = json!([{ "name": "X-Test", "value": "probe" }]);
     manifest["spec"]["containers"] = json!([
         container(
             "gated",
@@ -197,7 +208,7 @@ fn probes_ask_in_time_and_count_as_the_manifest_says() {
             "late",
             REST,
             json!({
-                "readinessProbe": { "httpGet": world.get("/late"), "periodSeconds": 2, "initialDelaySeconds": 3 },
+                "readinessProbe": { "httpGet": late, "periodSeconds": 2, "initialDelaySeconds": 3 },
                 "livenessProbe": { "httpGet": world.get("/away") },
             }),
         ),
@@ -206,7 +217,7 @@ fn probes_ask_in_time_and_count_as_the_manifest_says() {
             REST,
             json!({
                 "readinessProbe": { "grpc": { "port": world.grpc, "service": "db" }, "periodSeconds": 1 },
-                "livenessProbe": { "tcpSocket": { "port": closed }, "failureThreshold": 1000 },
+                "livenessProbe": { "tcpSocket": { "host": "127.0.0.2", "port": closed }, "failureThreshold": 1000 },
                 "env": [{ "name": "WHO", "value": "nobody" }],
             }),
         ),
@@ -218,7 +229,7 @@ fn probes_ask_in_time_and_count_as_the_manifest_says() {
                     "exec": { "command": ["sh", "-c", "echo $(WHO) is here; test -e /tmp/ready"] }, "periodSeconds": 1,
                 },
                 "livenessProbe": {
-                    "exec": { "command": ["sleep", "77"] }, "periodSeconds": 1, "failureThreshold": 1000,
+                    "exec": { "command": ["sleep", "77"] }, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 1000,
                 },
                 "env": [{ "name": "WHO", "value": "nobody" }],
             }),
@@ -280,11 +291,11 @@ fn probes_ask_in_time_and_count_as_the_manifest_says() {
     });
 
     // The other handlers, in the kubelet's words.
-    let refused = format!("Liveness probe failed: dial tcp 127.0.0.1:{closed}: connect: connection refused");
+    let refused = format!("Liveness probe failed: dial tcp 127.0.0.2:{closed}: connect: connection refused");
     for text in [
         "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")",
         "Readiness probe failed: nobody is here\n",
-        "Liveness probe failed: command timed out: \"sleep 77\" timed out after 1s",
+        "Liveness probe failed: command timed out: \"sleep 77\" timed out after 2s",
         &refused,
     ] {
         node.wait_event(text, |reason, message| reason == "Unhealthy" && message == text);
@@ -302,6 +313,9 @@ fn probes_ask_in_time_and_count_as_the_manifest_says() {
     assert_eq!(health(&node, &web, "broken")["ready"], false, "a probe that cannot be made says nothing");
     let agents: Vec<String> = world.state.lock().unwrap().seen.iter().map(|s| s.agent.clone()).collect();
     assert!(agents.iter().all(|agent| agent == "kube-probe/1.36"), "{agents:?}");
+    let headers: Vec<(String, String)> =
+        world.state.lock().unwrap().seen.iter().map(|s| (s.path.clone(), s.header.clone())).collect();
+    assert!(headers.iter().all(|(path, said)| (path == "/late") == (said == "probe")), "{headers:?}");
 
     // What was timed out is killed: at most the one that is being asked now is there.
     let sleepers = || {

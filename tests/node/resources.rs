@@ -78,6 +78,9 @@ fn cgroups_say_what_the_manifest_says() {
         Some("BestEffort") => format!("kubepods/besteffort/pod{}", pod.uid()),
         _ => format!("kubepods/pod{}", pod.uid()),
     };
+    let mut critical = with("critical", json!({ "requests": amounts("10m", "16Mi") }));
+    critical["spec"]["priorityClassName"] = json!("system-node-critical");
+    let critical = node.run(&critical);
     let no_limit = |text: String| text == "max" || text.parse::<u64>().is_ok_and(|n| n > 1 << 60);
 
     let group = of(&guaranteed);
@@ -103,6 +106,25 @@ fn cgroups_say_what_the_manifest_says() {
     assert_eq!(memory(&node, &group), (64 << 20).to_string());
     // A container without a limit inherits the pod's.
     assert_eq!(memory(&node, &format!("{group}/{}", whole.id("main"))), (64 << 20).to_string());
+
+    // How dear a container is to the kernel when memory runs out; nothing below our own value without CAP_SYS_RESOURCE.
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let held = status.lines().find_map(|l| l.strip_prefix("CapEff:\t")).expect("capabilities").to_owned();
+    let own: i64 = fs::read_to_string("/proc/self/oom_score_adj").expect("own").trim().parse().expect("a number");
+    let least = if u64::from_str_radix(&held, 16).expect("bits") & 1 << 24 == 0 { own } else { -1000 };
+    let memory_total = {
+        let text = fs::read_to_string("/proc/meminfo").expect("meminfo");
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:")).expect("MemTotal").to_owned();
+        line.trim().trim_end_matches(" kB").parse::<i64>().expect("kB") * 1024
+    };
+    let small = (1000 - 1000 * (16 << 20) / memory_total).clamp(3, 999);
+    for (pod, wanted) in [(&guaranteed, -997), (&critical, -997), (&free, 1000), (&burstable, small)] {
+        let pid = node.init_pid(&pod.id("main"));
+        let adj = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("score");
+        assert_eq!(adj.trim().parse::<i64>().expect("a number"), wanted.max(least), "{}", pod.name());
+    }
+    node.remove("critical.yaml");
+    node.wait_gone("critical");
 
     // 250m and 150m.
     eventually("the share of Burstable pods", secs(15), || cpu(&node, "kubepods/burstable") == shares(409));
@@ -175,6 +197,26 @@ fn what_does_not_fit_is_refused_in_the_kubelet_s_words_and_taken_once_there_is_r
             cores * 1000
         )
     );
+    // More huge pages than any machine has.
+    let pages = json!({ "limits": { "hugepages-2Mi": "64Ti", "memory": "16Mi", "cpu": "10m" } });
+    node.apply("pages.yaml", with("pages", pages));
+    let message = refused("pages", "OutOfhugepages-2Mi");
+    assert!(message.contains(&format!("resource: hugepages-2Mi, requested: {}", 64_u64 << 40)), "{message}");
+    // Required affinity counts as the selector does.
+    let term = |kind: &str, key: &str, value: &str| {
+        let wanted = json!({ "key": key, "operator": "In", "values": [value] });
+        json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": { "nodeSelectorTerms": [{ kind: [wanted] }] } } })
+    };
+    for (name, affinity) in [
+        ("label", term("matchExpressions", "site", "south")),
+        ("field", term("matchFields", "metadata.name", "another")),
+    ] {
+        let mut manifest = resting(name);
+        manifest["spec"]["affinity"] = affinity;
+        node.apply(&format!("{name}.yaml"), &manifest);
+        refused(name, "NodeAffinity");
+        node.remove(&format!("{name}.yaml"));
+    }
     let mut away = resting("away");
     away["spec"]["nodeSelector"] = json!({ "site": "south" });
     node.apply("away.yaml", &away);
@@ -185,6 +227,7 @@ fn what_does_not_fit_is_refused_in_the_kubelet_s_words_and_taken_once_there_is_r
     );
     // An edit of a refused pod is a new question.
     away["spec"]["nodeSelector"] = json!({ "site": "north" });
+    away["spec"]["affinity"] = term("matchFields", "metadata.name", &node.name);
     away["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 80, "hostPort": free_port() }]);
     node.apply("away.yaml", &away);
     let first = node.wait_up("away");

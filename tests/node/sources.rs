@@ -338,7 +338,10 @@ fn never_pulled_means_never() {
 
 #[test]
 fn manifests_may_be_links_that_are_switched() {
-    let node = Node::up();
+    let mut node = Node::new();
+    node.configure(json!({ "fileCheckFrequency": "2s" }));
+    node.start();
+    node.wait_for_images();
     let data = node.dir.join("data");
     for v in ["v1", "v2"] {
         fs::create_dir_all(data.join(v)).expect("folder");
@@ -349,8 +352,8 @@ fn manifests_may_be_links_that_are_switched() {
     node.wait_up("web");
     symlink("v2", data.join("next")).expect("link");
     fs::rename(data.join("next"), data.join("current")).expect("switch");
-    // Nothing in the directory changed: seen at the latest at the next rescan (20 s).
-    eventually("the new target is read", secs(40), || node.cli(&["logs", "web"]).stdout == "v2\n");
+    // Nothing in the directory changed: seen at the latest at the next rescan.
+    eventually("the new target is read", PATIENCE, || node.cli(&["logs", "web"]).stdout == "v2\n");
     node.finish();
 }
 

@@ -16,8 +16,9 @@ pub fn run(filter: &[&str]) -> Result<()> {
             "the privileged tests need root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\nhint: sudo -E cargo xtask test; or: cargo test --lib"
         );
     }
-    // Two at a time: each has a node of its own, and they wait more than they work.
-    let threads = std::env::var("CORACLE_TEST_THREADS").unwrap_or_else(|_| "2".to_owned());
+    // More than there are cores: each test has a node of its own, and waits more than it works.
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let threads = std::env::var("CORACLE_TEST_THREADS").unwrap_or_else(|_| (2 * cores).clamp(4, 16).to_string());
     shell::step(shell::cargo().args(["test", "--package", "xtask", "--"]).args(filter))?;
     shell::step(shell::cargo().args(["test", "--package", "coracle", "--lib", "--"]).args(filter))?;
     let nginx = image::make("nginx")?;

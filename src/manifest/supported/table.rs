@@ -2,59 +2,7 @@
 
 use super::Support::{Refused, Works};
 use super::When::{Present, Set, True};
-use super::{Field, Group};
-
-/// Tests that prove more than one row: a test that is renamed is renamed here.
-mod proof {
-    pub(super) const ACCEPTED: &str = "manifest::tests::what_only_a_scheduler_reads_is_accepted";
-    pub(super) const AFFINITY: &str =
-        "resources::what_does_not_fit_is_refused_in_the_kubelet_s_words_and_taken_once_there_is_room";
-    pub(super) const APPARMOR: &str = "devices::security_profiles_are_the_ones_asked_for";
-    pub(super) const CAPABILITIES: &str = "lifecycle::security_contexts_tighten_and_loosen";
-    pub(super) const COMMAND: &str = "lifecycle::command_and_args_override_the_image_as_kubernetes_says";
-    pub(super) const DNS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
-    pub(super) const DOWNWARD: &str = "volumes::what_the_pod_says_of_itself_is_in_memory_and_follows_it";
-    pub(super) const EMPTY_DIR: &str = "lifecycle::empty_dirs_are_shared_and_survive_a_container_restart";
-    pub(super) const ENV: &str = "lifecycle::environment_is_expanded_and_knows_the_pod";
-    pub(super) const ENV_FILE: &str = "pods::variables_come_from_a_file_that_another_container_wrote";
-    pub(super) const FS_GROUP: &str = "volumes::fs_group_owns_the_volume";
-    pub(super) const HOOKS: &str =
-        "pod::plan_tests::a_slow_post_start_delays_later_containers_and_a_failed_one_stops_its_own";
-    pub(super) const HOST_NAMESPACES: &str = "pods::a_pod_in_the_machines_namespaces_sees_it_and_leaves_it_alone";
-    pub(super) const HOST_PATH: &str = "lifecycle::host_paths_are_checked_by_type";
-    pub(super) const HOST_PORTS: &str = "net::host_ports_from_everywhere";
-    pub(super) const HOST_USERS: &str = "userns::a_pod_with_its_own_users_is_root_inside_and_nobody_outside";
-    pub(super) const HOSTNAME: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
-    pub(super) const HOSTS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
-    pub(super) const HUGE_PAGES: &str = "resources::cgroups_say_what_the_manifest_says";
-    pub(super) const IDENTITIES: &str = "lifecycle::users_and_groups_are_as_asked";
-    pub(super) const IMAGE_VOLUME: &str =
-        "volumes::an_expression_without_its_variable_and_an_image_that_is_not_there_are_told";
-    pub(super) const INIT: &str = "pod::timeline_tests::a_pod_with_everything_starts_and_stops_in_this_order";
-    pub(super) const LIFECYCLE: &str = "lifecycle::a_dropped_manifest_runs_and_its_output_is_readable";
-    pub(super) const MESSAGE: &str = "lifecycle::the_termination_message_is_told";
-    pub(super) const MESSAGE_POLICY: &str = "pods::containers_tell_why_they_ended_and_why_they_cannot_start";
-    pub(super) const MOUNTS: &str = "volumes::mounts_spread_as_far_as_the_manifest_says";
-    pub(super) const NON_ROOT: &str = "lifecycle::run_as_non_root_is_enforced_in_the_kubelets_words";
-    pub(super) const POD_RESOURCES: &str = "resources::cgroups_say_what_the_manifest_says";
-    pub(super) const PROBE_GRPC: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
-    pub(super) const PROBE_HTTP: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
-    pub(super) const PROBE_TCP: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
-    pub(super) const PROBES: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
-    pub(super) const PULL: &str = "sources::never_pulled_means_never";
-    pub(super) const REQUESTS: &str = "resources::cgroups_say_what_the_manifest_says";
-    pub(super) const RESIZE: &str = "pod::plan_tests::a_resize_keeps_the_pod_and_restarts_only_who_asks_for_it";
-    pub(super) const RESTART: &str = "lifecycle::on_failure_restarts_until_it_succeeds";
-    pub(super) const RESTART_RULES: &str =
-        "pod::plan_tests::rules_come_before_the_containers_policy_and_that_before_the_pods";
-    pub(super) const SECCOMP: &str = "devices::security_profiles_are_the_ones_asked_for";
-    pub(super) const STORAGE: &str = "resources::a_pod_above_its_storage_limit_leaves_and_starts_again_empty";
-    pub(super) const SUB_PATH: &str = "volumes::sub_paths_show_a_part_of_a_volume_and_leave_no_trace";
-    pub(super) const SYSCTLS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
-    pub(super) const TERMINAL: &str = "shim::stdin_is_empty_or_waits";
-    pub(super) const TERMINATION: &str = "lifecycle::sigkill_ends_what_ignores_sigterm_after_the_grace";
-    pub(super) const VALIDATED: &str = "manifest::tests::all_that_is_wrong_is_told_at_once";
-}
+use super::{Field, Group, proof};
 
 /// Of a field that the scheduler of a cluster acts on.
 const SCHEDULER: &str = "for schedulers: without effect, as in the kubelet, since the node takes the pod as given";
@@ -93,7 +41,7 @@ pub const GROUPS: &[Group] = &[
         kind: "PodSpec",
         places: &["spec"],
         fields: &[
-            works("activeDeadlineSeconds", "pod::plan_tests::the_deadline_counts_from_the_start_and_ends_the_pod"),
+            works("activeDeadlineSeconds", "containers::a_pod_past_its_deadline_is_ended_for_good"),
             works("affinity", proof::AFFINITY),
             refused_true(
                 "automountServiceAccountToken",
@@ -120,7 +68,7 @@ pub const GROUPS: &[Group] = &[
             noted("preemptionPolicy", proof::ACCEPTED, SCHEDULER),
             noted("priority", proof::ACCEPTED, SCHEDULER),
             noted("priorityClassName", proof::REQUESTS, "system-node-critical protects from the OOM killer"),
-            works("readinessGates", "pod::status_tests::readiness_gates_hold_a_pod_back_until_somebody_says_so"),
+            works("readinessGates", proof::GATES),
             refused("resourceClaims", "static pods may not reference resourceclaims"),
             works("resources", proof::POD_RESOURCES),
             works("restartPolicy", proof::RESTART),
@@ -171,13 +119,13 @@ pub const GROUPS: &[Group] = &[
             works("stdinOnce", proof::TERMINAL),
             works("terminationMessagePath", proof::MESSAGE),
             works("terminationMessagePolicy", proof::MESSAGE_POLICY),
-            works("tty", "shim::a_terminal_is_logged"),
+            works("tty", proof::TERMINAL),
             refused(
                 "volumeDevices",
                 "needs a PersistentVolumeClaim, which only a cluster has: use a hostPath volume of type BlockDevice",
             ),
             works("volumeMounts", proof::EMPTY_DIR),
-            works("workingDir", proof::COMMAND),
+            works("workingDir", proof::HOSTNAME),
         ],
     },
     Group {
@@ -234,10 +182,10 @@ pub const GROUPS: &[Group] = &[
         places: &["spec.containers[*].ports[*]", "spec.initContainers[*].ports[*]"],
         fields: &[
             works("containerPort", proof::HOST_PORTS),
-            works("hostIP", "net::a_host_ip_narrows_a_host_port"),
+            works("hostIP", proof::PORT),
             works("hostPort", proof::HOST_PORTS),
-            works("name", proof::PROBE_HTTP),
-            works("protocol", "net::udp_host_port"),
+            works("name", "probes::health_outlives_the_agent"),
+            works("protocol", proof::PORT),
         ],
     },
     Group {
@@ -261,7 +209,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         kind: "ContainerRestartRule",
         places: &["spec.containers[*].restartPolicyRules[*]", "spec.initContainers[*].restartPolicyRules[*]"],
-        fields: &[works("action", proof::RESTART_RULES), works("exitCodes", proof::RESTART_RULES)],
+        fields: &[
+            works("action", "containers::a_rule_can_restart_all_containers_of_a_pod"),
+            works("exitCodes", proof::RESTART_RULES),
+        ],
     },
     Group {
         kind: "ContainerRestartRuleOnExitCodes",
@@ -313,7 +264,7 @@ pub const GROUPS: &[Group] = &[
         places: &["spec.containers[*].lifecycle", "spec.initContainers[*].lifecycle"],
         fields: &[
             works("postStart", proof::HOOKS),
-            works("preStop", proof::HOOKS),
+            works("preStop", "containers::the_pre_stop_hook_takes_from_the_grace"),
             refused("stopSignal", "Forbidden: the feature is off in Kubernetes 1.36: the image's STOPSIGNAL counts"),
         ],
     },
@@ -326,7 +277,7 @@ pub const GROUPS: &[Group] = &[
             "spec.initContainers[*].lifecycle.preStop",
         ],
         fields: &[
-            works("exec", proof::HOOKS),
+            works("exec", proof::INIT),
             works("httpGet", proof::HOOKS),
             works("sleep", proof::HOOKS),
             noted("tcpSocket", proof::HOOKS, "fails when it runs, as in the kubelet"),
@@ -361,7 +312,11 @@ pub const GROUPS: &[Group] = &[
             works("periodSeconds", proof::PROBES),
             works("successThreshold", proof::PROBES),
             works("tcpSocket", proof::PROBE_TCP),
-            noted("terminationGracePeriodSeconds", proof::PROBES, "not of readiness probes"),
+            noted(
+                "terminationGracePeriodSeconds",
+                "probes::the_status_follows_the_probes_and_a_dead_container_starts_anew",
+                "not of readiness probes",
+            ),
             works("timeoutSeconds", proof::PROBES),
         ],
     },
@@ -479,7 +434,11 @@ pub const GROUPS: &[Group] = &[
         fields: &[
             works("appArmorProfile", proof::APPARMOR),
             works("fsGroup", proof::FS_GROUP),
-            works("fsGroupChangePolicy", proof::FS_GROUP),
+            noted(
+                "fsGroupChangePolicy",
+                proof::FS_GROUP,
+                "of volumes that may be older than the pod: there are none, as an emptyDir is always gone through",
+            ),
             works("runAsGroup", proof::IDENTITIES),
             works("runAsNonRoot", proof::NON_ROOT),
             works("runAsUser", proof::IDENTITIES),
@@ -556,7 +515,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         kind: "PodReadinessGate",
         places: &["spec.readinessGates[*]"],
-        fields: &[works("conditionType", "pod::status_tests::readiness_gates_hold_a_pod_back_until_somebody_says_so")],
+        fields: &[works("conditionType", proof::GATES)],
     },
     Group {
         kind: "Toleration",
@@ -741,10 +700,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         kind: "EmptyDirVolumeSource",
         places: &["spec.volumes[*].emptyDir"],
-        fields: &[
-            works("medium", "volumes::a_volume_in_huge_pages_is_a_hugetlbfs"),
-            works("sizeLimit", proof::STORAGE),
-        ],
+        fields: &[works("medium", proof::EMPTY_DIR), works("sizeLimit", proof::STORAGE)],
     },
     Group {
         kind: "HostPathVolumeSource",
@@ -754,7 +710,10 @@ pub const GROUPS: &[Group] = &[
     Group {
         kind: "ImageVolumeSource",
         places: &["spec.volumes[*].image"],
-        fields: &[works("pullPolicy", proof::IMAGE_VOLUME), works("reference", proof::IMAGE_VOLUME)],
+        fields: &[
+            works("pullPolicy", "volumes::an_expression_without_its_variable_and_an_image_that_is_not_there_are_told"),
+            works("reference", proof::IMAGE_VOLUME),
+        ],
     },
     Group {
         kind: "DownwardAPIVolumeSource",

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ContainerRestartRule, ContainerRestartRuleOnExitCodes, EnvVar, FileKeySelector, PodSpec,
     Probe,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Fields of the pod that an environment variable can take its value from, besides single labels and annotations.
 const ENV_FIELDS: [&str; 9] = [
@@ -78,8 +78,13 @@ fn check(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Repo
     }
     no_nul(&format!("{path}.workingDir"), container.working_dir.as_deref().unwrap_or_default(), report);
     ports(container, path, scope, report);
+    let mut variables = HashSet::new();
     for (index, variable) in container.env.iter().flatten().enumerate() {
-        env(&format!("{path}.env[{index}]"), variable, scope, report);
+        let path = format!("{path}.env[{index}]");
+        env(&path, variable, scope, report);
+        if !variable.name.is_empty() && !variables.insert(variable.name.as_str()) {
+            report.warning(path, format!("hides previous definition of {:?}", variable.name));
+        }
     }
     mounts::check(container, path, scope, report);
     if let Some(requirements) = &container.resources {
@@ -153,8 +158,16 @@ fn restart(container: &Container, path: &str, report: &mut Report<'_>) {
 
 fn ports(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
     let mut names = HashSet::new();
+    let mut first = HashMap::new();
     for (index, port) in container.ports.iter().flatten().enumerate() {
-        let path = format!("{path}.ports[{index}]");
+        let list = format!("{path}.ports");
+        let path = format!("{list}[{index}]");
+        let earlier =
+            *first.entry((port.container_port, &port.protocol, &port.host_port, &port.host_ip)).or_insert(index);
+        // One with a host port is an error of its own.
+        if earlier != index && port.container_port != 0 && port.host_port.unwrap_or(0) == 0 {
+            report.warning(&path, format!("duplicate port definition with {list}[{earlier}]"));
+        }
         if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
             if let Err(rule) = names::port_name(name) {
                 report.invalid(format!("{path}.name"), name, rule);

@@ -40,6 +40,10 @@ fn amounts<'r>(path: &str, resources: &'r ResourceRequirements, report: &mut Rep
             }
             // A request that repeats its limit, as a default does, need not be told again.
             let repeated = kind == "requests" && limits.contains_key(name);
+            if ["memory", "ephemeral-storage"].contains(name) && !amount.is_integer() && !repeated {
+                // Most likely `m` was meant as mega: it is a thousandth of a byte.
+                report.warning(&field, format!("fractional byte value \"{amount}\" is invalid, must be an integer"));
+            }
             if let Some(size) = name.strip_prefix(HUGE_PAGES).filter(|_| !repeated) {
                 match page_size(size) {
                     None => report.invalid(&field, name, "must name a page size, as in hugepages-2Mi"),

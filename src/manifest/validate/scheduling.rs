@@ -24,6 +24,9 @@ pub(super) fn check(spec: &PodSpec, report: &mut Report<'_>) {
     for (index, toleration) in spec.tolerations.iter().flatten().enumerate() {
         self::toleration(&format!("spec.tolerations[{index}]"), toleration, report);
     }
+    if let Some(class) = spec.priority_class_name.as_deref().filter(|class| !class.is_empty()) {
+        names::subdomain("spec.priorityClassName", class, report);
+    }
     spread(spec.topology_spread_constraints.as_deref().unwrap_or_default(), report);
     for (index, gate) in spec.readiness_gates.iter().flatten().enumerate() {
         names::qualified_value(&format!("spec.readinessGates[{index}].conditionType"), &gate.condition_type, report);

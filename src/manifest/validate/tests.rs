@@ -52,6 +52,36 @@ fn init_containers_and_sidecars() {
 }
 
 #[test]
+fn what_is_odd_but_possible_is_warned_of() {
+    let loaded = container(
+        "ports: [{containerPort: 80}, {containerPort: 80, protocol: UDP}, {containerPort: 80, protocol: TCP}]
+env: [{name: A, value: x}, {name: B}, {name: A, value: z}]
+resources: {limits: {memory: 1500m}, requests: {ephemeral-storage: 100m, cpu: 100m}}",
+    );
+    let text: String =
+        loaded.problems.iter().map(|problem| format!("{}: {}\n", problem.field, problem.reason)).collect();
+    expect![[r#"
+        spec.containers[0].ports[2]: duplicate port definition with spec.containers[0].ports[0]
+        spec.containers[0].env[2]: hides previous definition of "A"
+        spec.containers[0].resources.limits[memory]: fractional byte value "1500m" is invalid, must be an integer
+        spec.containers[0].resources.requests[ephemeral-storage]: fractional byte value "100m" is invalid, must be an integer
+    "#]]
+    .assert_eq(&text);
+    assert!(!loaded.has_errors() && loaded.pods.len() == 1);
+}
+
+#[test]
+fn what_is_no_amount_is_told_once() {
+    check(
+        &spec("priorityClassName: Bad_\ncontainers: [{name: c, image: a, resources: {limits: {memory: 1Gb}}}]"),
+        &expect![[r#"
+            spec.priorityClassName: Invalid value: "Bad_": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+            spec.containers[0].resources.limits[memory]: Invalid value: "1Gb": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'
+        "#]],
+    );
+}
+
+#[test]
 fn restart_rules() {
     let many = |count: usize, what: &str| vec![what; count].join(", ");
     let rule = "{action: Restart, exitCodes: {operator: In, values: [1]}}";
@@ -228,6 +258,7 @@ fn resources() {
         &expect![[r#"
             spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources
             spec.containers[0].resources.limits[hugepages-2Mi]: Invalid value: "3Mi": must be a multiple of the page size 2Mi
+            spec.containers[0].resources.limits[memory]: fractional byte value "1500m" is invalid, must be an integer
             spec.containers[0].resources.requests[hugepages-2Mi]: Invalid value: "2Mi": must be equal to hugepages-2Mi limit of 3Mi
             spec.containers[0].resources.requests[bananas]: Invalid value: "bananas": must be a standard resource for containers
         "#]],

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 const GETTABLE: u16 = 10 << 8 | 1;
 const GETCHAIN: u16 = 10 << 8 | 4;
+const GETRULE: u16 = 10 << 8 | 7;
 const DELTABLE: u16 = 10 << 8 | 2;
 
 fn message(kind: u16, flags: u16, family: u8, subsystem: u16, attributes: &[u8]) -> Vec<u8> {
@@ -40,8 +41,33 @@ pub fn chains() -> Vec<(String, String)> {
     dump(GETCHAIN).into_iter().filter_map(|mut chain| Some((chain.remove(&TABLE)?, chain.remove(&NAME)?))).collect()
 }
 
+/// The attributes of every nf_tables rule in this network namespace, as the kernel sends them.
+pub fn rules() -> Vec<Vec<u8>> {
+    messages(GETRULE)
+}
+
 /// All objects of a kind: their attributes, as text.
 fn dump(kind: u16) -> Vec<BTreeMap<u16, String>> {
+    messages(kind).iter().map(|attributes| attributes_of(attributes)).collect()
+}
+
+fn attributes_of(mut attributes: &[u8]) -> BTreeMap<u16, String> {
+    let mut object = BTreeMap::new();
+    while attributes.len() >= 4 {
+        let size = u16::from_ne_bytes([attributes[0], attributes[1]]) as usize;
+        let name = u16::from_ne_bytes([attributes[2], attributes[3]]);
+        if size < 4 || size > attributes.len() {
+            break;
+        }
+        let text = String::from_utf8_lossy(&attributes[4..size]).trim_end_matches('\0').to_owned();
+        object.insert(name, text);
+        attributes = attributes.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    object
+}
+
+/// The attributes of all objects of a kind.
+fn messages(kind: u16) -> Vec<Vec<u8>> {
     const REQUEST_DUMP: u16 = 0x1 | 0x300;
     let socket = open();
     socket.send(&message(kind, REQUEST_DUMP, 0, 0, &[]), 0).expect("send");
@@ -56,19 +82,7 @@ fn dump(kind: u16) -> Vec<BTreeMap<u16, String>> {
             if answer == 3 || answer == 2 || length < 16 || length > rest.len() {
                 return found;
             }
-            let mut attributes = rest.get(20..length).unwrap_or_default();
-            let mut object = BTreeMap::new();
-            while attributes.len() >= 4 {
-                let size = u16::from_ne_bytes([attributes[0], attributes[1]]) as usize;
-                let name = u16::from_ne_bytes([attributes[2], attributes[3]]);
-                if size < 4 || size > attributes.len() {
-                    break;
-                }
-                let text = String::from_utf8_lossy(&attributes[4..size]).trim_end_matches('\0').to_owned();
-                object.insert(name, text);
-                attributes = attributes.get(size.next_multiple_of(4)..).unwrap_or_default();
-            }
-            found.push(object);
+            found.push(rest.get(20..length).unwrap_or_default().to_vec());
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }
     }

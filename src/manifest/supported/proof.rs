@@ -1,0 +1,50 @@
+//! Tests that prove more than one row: a test that is renamed is renamed here.
+
+pub(super) const ACCEPTED: &str = "manifest::tests::what_only_a_scheduler_reads_is_accepted";
+pub(super) const AFFINITY: &str =
+    "resources::what_does_not_fit_is_refused_in_the_kubelet_s_words_and_taken_once_there_is_room";
+pub(super) const APPARMOR: &str = "devices::security_profiles_are_the_ones_asked_for";
+pub(super) const CAPABILITIES: &str = "lifecycle::security_contexts_tighten_and_loosen";
+pub(super) const COMMAND: &str = "lifecycle::command_and_args_override_the_image_as_kubernetes_says";
+pub(super) const DNS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
+pub(super) const DOWNWARD: &str = "fields::what_a_pod_says_of_itself_is_in_its_files";
+pub(super) const EMPTY_DIR: &str = "lifecycle::empty_dirs_are_shared_and_survive_a_container_restart";
+pub(super) const ENV: &str = "lifecycle::environment_is_expanded_and_knows_the_pod";
+pub(super) const ENV_FILE: &str = "pods::variables_come_from_a_file_that_another_container_wrote";
+pub(super) const FS_GROUP: &str = "fields::what_a_pod_says_of_itself_is_in_its_files";
+pub(super) const GATES: &str = "fields::a_pod_tells_when_and_in_which_order_all_came";
+pub(super) const HOOKS: &str = "fields::hooks_of_every_kind_are_delivered";
+pub(super) const HOST_NAMESPACES: &str = "pods::a_pod_in_the_machines_namespaces_sees_it_and_leaves_it_alone";
+pub(super) const HOST_PATH: &str = "lifecycle::host_paths_are_checked_by_type";
+pub(super) const HOST_PORTS: &str = "lifecycle::a_pod_has_an_address_that_answers_and_a_host_port";
+pub(super) const HOST_USERS: &str = "userns::a_pod_with_its_own_users_is_root_inside_and_nobody_outside";
+pub(super) const HOSTNAME: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
+pub(super) const HOSTS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
+pub(super) const HUGE_PAGES: &str =
+    "resources::what_does_not_fit_is_refused_in_the_kubelet_s_words_and_taken_once_there_is_room";
+pub(super) const IDENTITIES: &str = "lifecycle::users_and_groups_are_as_asked";
+pub(super) const IMAGE_VOLUME: &str = "volumes::sub_paths_show_a_part_of_a_volume_and_leave_no_trace";
+pub(super) const INIT: &str = "timeline::everything_in_one_pod_starts_and_stops_in_order";
+pub(super) const LIFECYCLE: &str = "lifecycle::a_dropped_manifest_runs_and_its_output_is_readable";
+pub(super) const MESSAGE: &str = "lifecycle::the_termination_message_is_told";
+pub(super) const MESSAGE_POLICY: &str = "pods::containers_tell_why_they_ended_and_why_they_cannot_start";
+pub(super) const MOUNTS: &str = "volumes::mounts_spread_as_far_as_the_manifest_says";
+pub(super) const NON_ROOT: &str = "lifecycle::run_as_non_root_is_enforced_in_the_kubelets_words";
+pub(super) const POD_RESOURCES: &str = "resources::cgroups_say_what_the_manifest_says";
+pub(super) const PORT: &str = "fields::a_host_port_is_one_of_an_address_and_a_protocol";
+pub(super) const PROBE_GRPC: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+pub(super) const PROBE_HTTP: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+pub(super) const PROBE_TCP: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+pub(super) const PROBES: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";
+pub(super) const PULL: &str = "sources::never_pulled_means_never";
+pub(super) const REQUESTS: &str = "resources::cgroups_say_what_the_manifest_says";
+pub(super) const RESIZE: &str = "fields::a_resize_changes_what_runs_and_restarts_only_who_asks_for_it";
+pub(super) const RESTART: &str = "lifecycle::on_failure_restarts_until_it_succeeds";
+pub(super) const RESTART_RULES: &str = "containers::containers_have_restart_policies_and_rules_of_their_own";
+pub(super) const SECCOMP: &str = "devices::security_profiles_are_the_ones_asked_for";
+pub(super) const STORAGE: &str = "resources::a_pod_above_its_storage_limit_leaves_and_starts_again_empty";
+pub(super) const SUB_PATH: &str = "volumes::sub_paths_show_a_part_of_a_volume_and_leave_no_trace";
+pub(super) const SYSCTLS: &str = "pods::names_addresses_variables_groups_and_sysctls_are_as_the_manifest_says";
+pub(super) const TERMINAL: &str = "fields::stdin_is_at_its_end_or_stays_open_and_a_terminal_is_one";
+pub(super) const TERMINATION: &str = "lifecycle::sigkill_ends_what_ignores_sigterm_after_the_grace";
+pub(super) const VALIDATED: &str = "manifest::tests::all_that_is_wrong_is_told_at_once";
