@@ -176,14 +176,14 @@ fn change(held: &Held, wanted: &[Node], pid: i32, cgroup: Option<&str>, machine:
     if let Some(cgroup) = cgroup {
         devices::change(cgroup, &held.rules(wanted)).map_err(|e| named("change the device rules", &e))?;
     }
-    let present = held.nodes.iter().zip(wanted);
-    let present = present.filter_map(|(held, node)| node.found.map(|found| (held, node, found)));
     let trees = machine.visit(|| {
-        let take = |(held, node, found): (_, &Node, Found)| {
+        let mut trees = Vec::new();
+        for (held, node) in held.nodes.iter().zip(wanted) {
+            let Some(found) = node.found else { continue };
             let tree = take(node, found, users.as_ref());
-            (held, node, found, tree.map_err(|e| named(&format!("open {}", node.source.display()), &e)))
-        };
-        Ok(present.map(take).collect::<Vec<(&HeldNode, _, _, _)>>())
+            trees.push((held, node, found, tree.map_err(|e| named(&format!("open {}", node.source.display()), &e))));
+        }
+        Ok(trees)
     })?;
     container.enter()?;
     // One that fails is no reason for the others to be away.
