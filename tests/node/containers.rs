@@ -353,7 +353,7 @@ fn a_pod_with_a_pinned_uid_is_resized_in_place() {
     let settled = |p: &PodView, memory: &str| {
         p.up()
             && p.container("main")["resources"]["limits"]["memory"] == memory
-            && p.condition("PodResizePending") == ""
+            && p.condition("PodResizePending").is_empty()
     };
 
     // Up, and down to what it does not use: nobody notices.
@@ -406,7 +406,7 @@ fn a_pod_with_a_pinned_uid_is_resized_in_place() {
     assert_eq!(condition(&seen, "PodResizePending")["reason"], "Infeasible");
     assert_eq!((seen.id("main"), seen.up()), (main.clone(), true));
     node.apply("sized.yaml", &m);
-    let seen = node.wait_pod("sized", "as it was", |p| p.condition("PodResizePending") == "");
+    let seen = node.wait_pod("sized", "as it was", |p| p.condition("PodResizePending").is_empty());
     assert_eq!((seen.id("main"), seen.restarts("strict")), (main, 1));
 
     // Whatever else changes makes it another pod.
