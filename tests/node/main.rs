@@ -15,13 +15,14 @@
 //! | probes: times, thresholds, words, handlers | [`probes`]; what follows from them: [`containers`] |
 //! | QoS, cgroup files, oom_score_adj, allocatable | [`resources`]: `cgroups_say_…` |
 //! | admission, eviction, memory limits | [`resources`] |
-//! | in-place resize | [`fields`]: `a_resize_…` |
+//! | in-place resize | [`resize`]; [`fields`]: `a_resize_…` |
 //! | environment, files of variables | [`lifecycle`]: `environment_…`; [`pods`]: `names_…`, `variables_come_…` |
 //! | names, hosts, DNS, sysctls, groups | [`pods`]: `names_…`; [`lifecycle`]: `network_files_…` |
 //! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | all of it together, as others publish it | [`published`] |
+//! | what hostile containers and servers try | [`hostile`] |
 
 mod cli;
 mod containers;
@@ -33,11 +34,11 @@ mod hostile;
 mod images;
 mod lifecycle;
 mod net;
-mod probes;
-mod resize;
-mod published;
-mod resources;
 mod pods;
+mod probes;
+mod published;
+mod resize;
+mod resources;
 mod shim;
 mod sources;
 mod timeline;
