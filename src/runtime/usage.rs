@@ -357,7 +357,8 @@ impl Count {
         let bytes = match stat.st_nlink {
             _ if stat.st_dev != self.device || self.linked.contains(&stat.st_ino) => 0,
             links if !folder && links > 1 && self.linked.len() >= Count::MAX_LINKED => {
-                blocks(stat) / u64::try_from(links).unwrap_or(1).max(1)
+                // The type differs between architectures.
+                blocks(stat) / usize::try_from(links).unwrap_or(usize::MAX) as u64
             }
             links if !folder && links > 1 => {
                 self.linked.insert(stat.st_ino);
