@@ -43,8 +43,8 @@ impl Runtime {
         let reference = container.image.clone().unwrap_or_default();
         let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
-        let id = container_id(uid, name, attempt);
         let pod = self.record(uid)?;
+        let id = container_id(uid, pod.as_ref().map(|record| record.start_time), name, attempt);
         let round = pod.as_ref().map_or(0, |record| record.round);
         if let Some(pod) = pod.filter(|pod| !pod.resize_restarts.is_empty()) {
             self.settle_resize(pod)?;
@@ -127,10 +127,15 @@ impl Runtime {
         }
     }
 
+    /// The ID of a run that has a record.
+    fn recorded_id(&self, uid: &str, name: &str, attempt: u32) -> Option<String> {
+        self.instances(uid, name).into_iter().find(|run| run.attempt == attempt).map(|run| run.id)
+    }
+
     /// Earlier runs need no root file system any more; their records and logs stay.
     fn release_ended(&self, spec: &Spec, name: &str, attempt: u32) {
         let Some(before) = attempt.checked_sub(1) else { return };
-        let id = container_id(spec.uid(), name, before);
+        let Some(id) = self.recorded_id(spec.uid(), name, before) else { return };
         if let Some(shim) = self.shim(spec.uid())
             && let Err(error) = shim.call(&Request::Delete { id }, SHIM_TIMEOUT)
         {
@@ -167,7 +172,7 @@ impl Runtime {
 
     pub(super) fn forget(&self, spec: &Spec, name: &str, attempt: u32) -> Result<Vec<Note>, Error> {
         let uid = spec.uid();
-        let id = container_id(uid, name, attempt);
+        let Some(id) = self.recorded_id(uid, name, attempt) else { return Ok(Vec::new()) };
         if let Some(shim) = self.shim(uid) {
             // An error is a run that the shim has forgotten already.
             shim.call(&Request::Delete { id: id.clone() }, SHIM_TIMEOUT)?;
@@ -332,9 +337,11 @@ fn absent(spec: &Spec, reference: &str) -> Error {
     }
 }
 
-/// Stable, so that asking twice makes nothing twice.
-fn container_id(uid: &str, container: &str, attempt: u32) -> String {
-    let digest = Sha256::digest(format!("{uid}/{container}/{attempt}"));
+/// Stable, so that asking twice makes nothing twice; another one when a pod of the same uid begins anew (`seen`: when the
+/// node first saw it), as logs and metrics are told apart by it.
+fn container_id(uid: &str, seen: Option<Timestamp>, container: &str, attempt: u32) -> String {
+    let seen = seen.map_or(0, Timestamp::as_nanosecond);
+    let digest = Sha256::digest(format!("{uid}/{seen}/{container}/{attempt}"));
     digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 

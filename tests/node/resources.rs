@@ -282,6 +282,7 @@ fn a_pod_above_its_storage_limit_leaves_and_starts_again_empty() {
     layer["spec"]["containers"][0]["resources"] = json!({ "limits": { "ephemeral-storage": "1Mi" } });
     node.apply("full.yaml", &manifest);
     node.apply("layer.yaml", &layer);
+    let first = node.wait_pod("layer", "runs", |p| p.running("main")).id("main");
     node.wait_event("the eviction", |reason, message| {
         reason == "Evicted" && message == "Usage of EmptyDir volume \"data\" exceeds the limit \"1Mi\". "
     });
@@ -294,6 +295,8 @@ fn a_pod_above_its_storage_limit_leaves_and_starts_again_empty() {
     let again = node.wait_up("full");
     assert_eq!(again.uid(), seen.uid());
     assert_eq!(node.sh("full", "ls /data"), "", "its volume is a new one");
+    let layer = node.wait_pod("layer", "runs again", |p| p.running("main") && p.id("main") != first);
+    assert_eq!(layer.restarts("main"), 0, "it is the first run of a pod that began anew, and has an ID of its own");
     node.finish();
 }
 
