@@ -2,7 +2,7 @@
 
 use super::exec::{self, Ended};
 use super::http::{self, Get};
-use super::{Target, words};
+use super::{Target, cut, words};
 use k8s_openapi::api::core::v1::{HTTPGetAction, LifecycleHandler};
 use std::time::Duration;
 
@@ -32,13 +32,17 @@ pub async fn hook(handler: &LifecycleHandler, target: &Target, timeout: Option<D
             Err("invalid handler: the hook has none of exec, httpGet and sleep".to_owned())
         }
     };
-    match timeout {
+    let ended = match timeout {
         None => deliver.await,
         Some(limit) => match tokio::time::timeout(limit, deliver).await {
             Ok(ended) => ended,
             Err(_) => Err(format!("the hook did not end within {}", words(limit))),
         },
-    }
+    };
+    ended.map_err(|mut text| {
+        cut(&mut text);
+        text
+    })
 }
 
 async fn command(argv: Vec<String>, target: &Target) -> Result<(), String> {

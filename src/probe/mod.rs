@@ -62,9 +62,13 @@ pub async fn check(probe: &Probe, target: &Target) -> Answer {
         answer = ask(probe, target).await;
     }
     if let Answer::Warning(text) | Answer::Failure(text) | Answer::Error(text) = &mut answer {
-        text.truncate(text.floor_char_boundary(MAX_TEXT));
+        cut(text);
     }
     answer
+}
+
+fn cut(text: &mut String) {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
 }
 
 async fn ask(probe: &Probe, target: &Target) -> Answer {

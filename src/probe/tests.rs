@@ -441,6 +441,8 @@ fn hooks_take_any_answer_and_tell_what_failed() {
         assert_eq!(hook(&get(https), &target(), None).await, Ok(()));
         assert!(requests.lock().unwrap()[0].contains("secret"));
 
+        let error = hook(&get(http("/bad-and-long", port)), &target(), None).await.unwrap_err();
+        assert_eq!(error.len(), MAX_TEXT, "{error}");
         let error = hook(&get(http("/loop", port)), &target(), None).await.unwrap_err();
         assert_eq!(error, format!("Get \"http://127.0.0.1:{port}/loop\": stopped after 10 redirects"));
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
