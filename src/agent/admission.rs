@@ -66,10 +66,7 @@ impl Gate {
         let key = spec.key();
         let others: Vec<&Pod> = self.active(shared).filter(|(k, _)| **k != key).map(|(_, s)| s.pod()).collect();
         let apparmor = shared.runtime.machine().apparmor;
-        let profile = || match apparmor_rejection(spec.pod(), apparmor) {
-            None => Ok(()),
-            Some(refused) => Err(Rejection::new(refused.reason, refused.message)),
-        };
+        let profile = || apparmor_rejection(spec.pod(), apparmor).map_or(Ok(()), Err);
         match admit(spec.pod(), &others, node).and_then(|()| profile()) {
             Ok(()) => {
                 // What was reported of it says Failed, which would read as finished.

@@ -2,21 +2,13 @@
 //! pod says.
 
 use super::Error;
+use crate::pod::admission::Rejection;
 use k8s_openapi::api::core::v1::{Container, Pod, SELinuxOptions, SecurityContext};
 
 /// Before the key's container name: AppArmor profiles of old manifests.
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 /// What container engines call the profile that `RuntimeDefault` stands for; the first that is loaded counts.
 const APPARMOR_DEFAULTS: [&str; 4] = ["coracle-default", "cri-containerd.apparmor.d", "crio-default", "docker-default"];
-
-/// A pod that this node cannot run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// `status.reason`.
-    pub reason: &'static str,
-    /// `status.message`.
-    pub message: String,
-}
 
 /// An AppArmor profile that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +69,7 @@ pub fn apparmor_of<'a>(pod: &'a Pod, container: &'a Container) -> Result<Option<
 /// kubelet, reason and words).
 #[must_use]
 pub fn apparmor_rejection(pod: &Pod, enabled: bool) -> Option<Rejection> {
-    let reject =
-        |why: String| Some(Rejection { reason: "AppArmor", message: format!("Cannot enforce AppArmor: {why}") });
+    let reject = |why: String| Some(Rejection::new("AppArmor", format!("Cannot enforce AppArmor: {why}")));
     for container in containers(pod) {
         match apparmor_of(pod, container) {
             Ok(None | Some(AppArmor::Unconfined)) => {}

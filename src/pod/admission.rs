@@ -84,7 +84,8 @@ pub struct NodeView {
 }
 
 /// Why a pod is not taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
 pub struct Rejection {
     /// `status.reason` and the event's reason.
     pub reason: String,
@@ -146,10 +147,7 @@ fn pressure(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
 
 fn sysctls(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    match super::sysctl::check(spec, &node.unsafe_sysctls, &node.kernel) {
-        Ok(_) => Ok(()),
-        Err(refused) => Err(Rejection::new(refused.reason, refused.message)),
-    }
+    super::sysctl::check(spec, &node.unsafe_sysctls, &node.kernel).map(drop)
 }
 
 fn os_label(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {

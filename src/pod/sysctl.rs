@@ -1,6 +1,7 @@
 //! Which sysctls a pod may set (as kubelet: `kl/sysctl`): what lives in its own namespaces, and is known to be harmless
 //! or was allowed by the node's configuration.
 
+use super::admission::Rejection;
 use crate::config::{SysctlGroup, sysctl_group};
 use k8s_openapi::api::core::v1::PodSpec;
 
@@ -20,15 +21,8 @@ const SAFE: [(&str, (u32, u32)); 12] = [
     ("net.ipv4.tcp_wmem", (4, 15)),
 ];
 
-/// Why a pod is not admitted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Rejection {
-    /// `status.reason`: `SysctlForbidden`.
-    pub reason: &'static str,
-    /// `status.message`.
-    pub message: String,
-}
+/// `status.reason` of a pod with a sysctl that it may not set.
+pub const REASON: &str = "SysctlForbidden";
 
 /// The pod's sysctls with their names in dots, in its order. `allowlist` is `allowedUnsafeSysctls` (names, or prefixes
 /// that end in `*`), `kernel` the kernel's release (`6.12.3-arm64`).
@@ -41,8 +35,7 @@ pub fn check(spec: &PodSpec, allowlist: &[String], kernel: &str) -> Result<Vec<(
     let mut checked = Vec::with_capacity(wanted.len());
     for sysctl in wanted {
         let name = normalize(&sysctl.name);
-        let forbidden =
-            |why: String| Rejection { reason: "SysctlForbidden", message: format!("forbidden sysctl: {name:?} {why}") };
+        let forbidden = |why: String| Rejection::new(REASON, format!("forbidden sysctl: {name:?} {why}"));
         let allowed = allowlist.iter().any(|pattern| match normalize(pattern).strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix),
             None => normalize(pattern) == name,

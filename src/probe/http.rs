@@ -3,6 +3,7 @@
 use super::connect::connect;
 use super::url::Url;
 use super::{Answer, Target, address, tls};
+use crate::runtime::chain;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -185,10 +186,6 @@ async fn read(response: hyper::Response<hyper::body::Incoming>) -> Result<Respon
 
 fn failed(error: &hyper::Error) -> Error {
     Error::Failed(if error.is_incomplete_message() { "EOF".to_owned() } else { chain(error) })
-}
-
-fn chain(error: &hyper::Error) -> String {
-    crate::runtime::chain(error)
 }
 
 /// The text of a request that failed: `Get "http://10.0.0.1:80/": dial tcp 10.0.0.1:80: connect: connection refused`.

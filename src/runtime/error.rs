@@ -32,7 +32,7 @@ pub enum Error {
     Namespace(#[source] std::io::Error),
     /// A sysctl that pods may not set.
     #[error(transparent)]
-    Sysctl(#[from] crate::pod::sysctl::Rejection),
+    Sysctl(#[from] crate::pod::admission::Rejection),
     /// The pod's user namespace, or a container's part in it.
     #[error("hostUsers: false is not possible")]
     Users(#[from] super::userns::Error),
@@ -112,7 +112,7 @@ impl Error {
             Error::Start(_) => "RunContainerError",
             Error::NoImage(_) => "ErrImagePull",
             Error::NeverPull(_) => "ErrImageNeverPull",
-            Error::Sysctl(rejection) => rejection.reason,
+            Error::Sysctl(_) => crate::pod::sysctl::REASON,
             Error::Image(_) => "ImageInspectError",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"
@@ -128,7 +128,7 @@ impl Error {
             Error::Volume(e) if e.container_reason().is_none() => "FailedMount",
             Error::Resize { reason: "Infeasible", .. } => "ResizeInfeasible",
             Error::Resize { .. } => "ResizeDeferred",
-            Error::Sysctl(rejection) => rejection.reason,
+            Error::Sysctl(_) => crate::pod::sysctl::REASON,
             Error::Users(error) if error.is_of_sandbox() => "FailedCreatePodSandBox",
             Error::Network(_) | Error::Hostname(_) | Error::Namespace(_) | Error::Cgroup { .. } => {
                 "FailedCreatePodSandBox"

@@ -2,6 +2,7 @@
 
 use super::cgroup;
 use crate::sys::idmap;
+use crate::sys::namespace;
 use crate::sys::pause::{self, Paused, Setup};
 use crate::sys::process;
 use nix::sched::CloneFlags;
@@ -36,7 +37,7 @@ impl Pause {
         let setup = Setup { namespaces: &joined, users, folder: run_dir };
         let process = pause::start(&setup, || cgroup::join(cgroup)).map_err(named)?;
         let started = Pause { process, cgroup: cgroup.to_owned() };
-        match pause::bind_namespace(started.pid(), &namespaces.join("pid")) {
+        match namespace::bind(&format!("/proc/{}/ns/pid", started.pid()), &namespaces.join("pid")) {
             Ok(()) => Ok(started),
             Err(e) => {
                 started.end();

@@ -2,11 +2,10 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
@@ -44,18 +43,7 @@ pub fn create(dir: &Path, kinds: &[(&str, CloneFlags)], first: u32, sysctls: &[(
         holder.write_next().map_err(|e| named(e, &format!("cannot write {value:?} to {}", path.display())))?;
     }
     for name in kinds.iter().map(|(name, _)| *name).chain([FILE]) {
-        let target = dir.join(name);
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&target)
-            .map_err(|e| named(e, &format!("cannot make {}", target.display())))?;
-        let source = format!("/proc/{}/ns/{name}", holder.pid);
-        nix::mount::mount(Some(source.as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-            .map_err(|e| named(e.into(), &format!("cannot bind the {name} namespace to {}", target.display())))?;
+        super::namespace::bind(&format!("/proc/{}/ns/{name}", holder.pid), &dir.join(name))?;
     }
     Ok(())
 }

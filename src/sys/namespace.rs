@@ -84,21 +84,28 @@ pub fn create(dir: &Path, kinds: Kinds, hostname: Option<&str>, sysctls: &[(Stri
         }
         // Bound last: a namespace under its name is one that was set up completely.
         for (name, _) in wanted().filter(|(_, flag)| missing.contains(*flag)) {
-            let target = dir.join(name);
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&target)
-                .map_err(|e| context(e, "creating", &target))?;
-            let source = format!("/proc/thread-self/ns/{name}");
-            nix::mount::mount(Some(source.as_str()), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-                .map_err(|e| context(e.into(), "binding a namespace to", &target))?;
+            bind(&format!("/proc/thread-self/ns/{name}"), &dir.join(name))?;
         }
         Ok(())
     })?
+}
+
+/// Binds the namespace `source` (a file of `/proc`) to the file `target` (0600), made when missing: it then lives without a
+/// process.
+///
+/// # Errors
+/// As the system calls, with the path.
+pub fn bind(source: &str, target: &Path) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(target)
+        .map_err(|e| context(e, "creating", target))?;
+    nix::mount::mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|e| context(e.into(), "binding a namespace to", target))
 }
 
 /// Makes the namespaces asked for as [`create`], but as those of a new user namespace, which is bound to `<dir>/user`: its

@@ -260,18 +260,6 @@ fn wait_for_the_end() -> ! {
     }
 }
 
-/// Binds the PID namespace of `pid` to the file `path` (0600), made when missing, in this process' mount namespace.
-///
-/// # Errors
-/// As the system calls, with the path.
-pub fn bind_namespace(pid: i32, path: &Path) -> io::Result<()> {
-    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).map_err(|e| named(e.into()))?;
-    drop(file);
-    rustix::mount::mount_bind(format!("/proc/{pid}/ns/pid"), path).map_err(|e| named(e.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
