@@ -6,10 +6,12 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod file;
+pub mod images;
 pub mod reserve;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
+pub use images::Images;
 pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
 
 use reserve::{Eviction, Reserved};
@@ -160,10 +162,8 @@ pub struct Config {
     pub cfs_period: Option<Duration>,
     /// Whether only one process of a container is killed when it runs out of memory (cgroup v2), not all.
     pub single_process_oom_kill: bool,
-    /// Disk usage in percent at which unused images are removed; 100: never.
-    pub image_gc_high_percent: u8,
-    /// Disk usage in percent at which that ends.
-    pub image_gc_low_percent: u8,
+    /// Pulling, keeping and trusting images.
+    pub images: Images,
     /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Log verbosity, klog's scale.
@@ -267,8 +267,7 @@ impl Default for Config {
             eviction: Eviction::default(),
             cfs_period: Some(Duration::from_millis(100)),
             single_process_oom_kill: false,
-            image_gc_high_percent: 85,
-            image_gc_low_percent: 80,
+            images: Images::default(),
             allowed_unsafe_sysctls: Vec::new(),
             verbosity: 0,
             log_format: LogFormat::Text,

@@ -1,5 +1,6 @@
 //! The configuration file: YAML documents of kind `KubeletConfiguration` and `CoracleConfiguration`.
 
+use super::images;
 use super::reserve::{Maps, Reserved, thresholds};
 use super::value::{duration, quantity_bytes};
 use super::{Config, Error, LogFormat, Warning};
@@ -35,8 +36,6 @@ const KUBELET_FIELDS: &[&str] = &[
     "fileCheckFrequency",
     "healthzBindAddress",
     "healthzPort",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
     "kubeReserved",
     "logging",
     "maxPods",
@@ -83,9 +82,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "featureGates",
     "hairpinMode",
     "httpCheckFrequency",
-    "imageMaximumGCAge",
-    "imageMinimumGCAge",
-    "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
     "iptablesMasqueradeBit",
@@ -97,7 +93,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "localStorageCapacityIsolation",
     "makeIPTablesUtilChains",
     "maxOpenFiles",
-    "maxParallelImagePulls",
     "memoryManagerPolicy",
     "memoryThrottlingFactor",
     "nodeLeaseDurationSeconds",
@@ -106,21 +101,17 @@ const KUBELET_IGNORED: &[&str] = &[
     "nodeStatusUpdateFrequency",
     "oomScoreAdj",
     "podsPerCore",
-    "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "providerID",
     "qosReserved",
     "readOnlyPort",
     "registerNode",
     "registerWithTaints",
-    "registryBurst",
-    "registryPullQPS",
     "reservedMemory",
     "reservedSystemCPUs",
     "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
-    "serializeImagePulls",
     "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
     "shutdownGracePeriod",
@@ -147,8 +138,18 @@ const KUBELET_IGNORED: &[&str] = &[
 ];
 
 /// Fields of a `CoracleConfiguration`.
-const OWN_FIELDS: &[&str] =
-    &["bridge", "cdiSpecDirs", "logFormat", "nodeIPs", "nodeLabels", "podCIDR", "rootDir", "runDir", "verbosity"];
+const OWN_FIELDS: &[&str] = &[
+    "bridge",
+    "cdiSpecDirs",
+    "images",
+    "logFormat",
+    "nodeIPs",
+    "nodeLabels",
+    "podCIDR",
+    "rootDir",
+    "runDir",
+    "verbosity",
+];
 
 /// Reads the documents of `text` over `config`. Empty documents are skipped.
 pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
@@ -192,7 +193,7 @@ pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>
 
 fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let document = Section { path: "KubeletConfiguration", map };
-    document.reject_unknown(KUBELET_FIELDS, KUBELET_IGNORED)?;
+    document.reject_unknown(&[KUBELET_FIELDS, images::KUBELET_FIELDS].concat(), KUBELET_IGNORED)?;
     for field in KUBELET_IGNORED.iter().filter(|field| map.get(**field).is_some_and(|value| !value.is_null())) {
         warnings.push(Warning { field: document.at(field), reason: "not supported yet, ignored".to_owned() });
     }
@@ -311,22 +312,7 @@ fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut V
     if let Some(on) = document.boolean("singleProcessOOMKill")? {
         config.single_process_oom_kill = on;
     }
-    if let Some(percent) = document.integer("imageGCHighThresholdPercent", 0, 100)? {
-        config.image_gc_high_percent = percent as u8;
-    }
-    if let Some(percent) = document.integer("imageGCLowThresholdPercent", 0, 100)? {
-        config.image_gc_low_percent = percent as u8;
-    }
-    if config.image_gc_low_percent >= config.image_gc_high_percent {
-        let reason = format!("must be less than imageGCHighThresholdPercent ({})", config.image_gc_high_percent);
-        return Err(Error::invalid(document.at("imageGCLowThresholdPercent"), reason));
-    }
-    for field in ["imageGCHighThresholdPercent", "imageGCLowThresholdPercent"] {
-        if document.get(field).is_some() {
-            let reason = "no effect: the images of this node were brought by hand, so the node does not remove any";
-            warnings.push(Warning { field: document.at(field), reason: reason.to_owned() });
-        }
-    }
+    images::kubelet_fields(document, &mut config.images)?;
     if let Some(swap) = document.section("memorySwap")? {
         let section = Section { path: "KubeletConfiguration.memorySwap", map: swap };
         section.reject_unknown(&["swapBehavior"], &[])?;
@@ -391,6 +377,9 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
     document.reject_unknown(OWN_FIELDS, &[])?;
     document.text_into("bridge", &mut config.bridge)?;
     document.paths_into("cdiSpecDirs", &mut config.cdi_spec_dirs)?;
+    if let Some(map) = document.section("images")? {
+        images::own_section(map, &mut config.images)?;
+    }
     document.log_format_into("logFormat", &mut config.log_format)?;
     document.path_into("rootDir", &mut config.root_dir)?;
     document.path_into("runDir", &mut config.run_dir)?;
@@ -416,17 +405,17 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
 }
 
 /// A mapping of the file and its path, for errors. `null` counts as absent everywhere, as in Kubernetes.
-struct Section<'a> {
-    path: &'a str,
-    map: &'a Map<String, Value>,
+pub(super) struct Section<'a> {
+    pub(super) path: &'a str,
+    pub(super) map: &'a Map<String, Value>,
 }
 
 impl<'a> Section<'a> {
-    fn at(&self, field: &str) -> String {
+    pub(super) fn at(&self, field: &str) -> String {
         format!("{}.{field}", self.path)
     }
 
-    fn reject_unknown(&self, known: &[&str], ignored: &[&str]) -> Result<(), Error> {
+    pub(super) fn reject_unknown(&self, known: &[&str], ignored: &[&str]) -> Result<(), Error> {
         for field in self.map.keys() {
             let field = field.as_str();
             if field == "apiVersion" || field == "kind" || known.contains(&field) || ignored.contains(&field) {
@@ -439,24 +428,24 @@ impl<'a> Section<'a> {
         Ok(())
     }
 
-    fn get(&self, field: &str) -> Option<&'a Value> {
+    pub(super) fn get(&self, field: &str) -> Option<&'a Value> {
         self.map.get(field).filter(|value| !value.is_null())
     }
 
-    fn text(&self, field: &str) -> Result<Option<&'a str>, Error> {
+    pub(super) fn text(&self, field: &str) -> Result<Option<&'a str>, Error> {
         let read =
             |value: &'a Value| value.as_str().ok_or_else(|| Error::invalid(self.at(field), wants("text", value)));
         self.get(field).map(read).transpose()
     }
 
-    fn boolean(&self, field: &str) -> Result<Option<bool>, Error> {
+    pub(super) fn boolean(&self, field: &str) -> Result<Option<bool>, Error> {
         let read = |value: &Value| {
             value.as_bool().ok_or_else(|| Error::invalid(self.at(field), wants("true or false", value)))
         };
         self.get(field).map(read).transpose()
     }
 
-    fn integer(&self, field: &str, least: i64, most: i64) -> Result<Option<i64>, Error> {
+    pub(super) fn integer(&self, field: &str, least: i64, most: i64) -> Result<Option<i64>, Error> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let number = value.as_i64().ok_or_else(|| Error::invalid(self.at(field), wants("a whole number", value)))?;
         if number < least || number > most {
@@ -465,7 +454,7 @@ impl<'a> Section<'a> {
         Ok(Some(number))
     }
 
-    fn section(&self, field: &str) -> Result<Option<&'a Map<String, Value>>, Error> {
+    pub(super) fn section(&self, field: &str) -> Result<Option<&'a Map<String, Value>>, Error> {
         let read = |value: &'a Value| {
             value.as_object().ok_or_else(|| Error::invalid(self.at(field), wants("a mapping", value)))
         };
@@ -473,7 +462,7 @@ impl<'a> Section<'a> {
     }
 
     /// A mapping of texts to texts; numbers and booleans are no texts. Empty when absent.
-    fn texts(&self, field: &str) -> Result<Vec<(&'a str, &'a str)>, Error> {
+    pub(super) fn texts(&self, field: &str) -> Result<Vec<(&'a str, &'a str)>, Error> {
         let read = |(key, value): (&'a String, &'a Value)| match value.as_str() {
             Some(text) => Ok((key.as_str(), text)),
             None => Err(Error::invalid(format!("{}.{key}", self.at(field)), wants("text", value))),
@@ -481,7 +470,7 @@ impl<'a> Section<'a> {
         self.section(field)?.into_iter().flatten().map(read).collect()
     }
 
-    fn list(&self, field: &str) -> Result<Option<Vec<&'a str>>, Error> {
+    pub(super) fn list(&self, field: &str) -> Result<Option<Vec<&'a str>>, Error> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let list = value.as_array().ok_or_else(|| Error::invalid(self.at(field), wants("a list", value)))?;
         let read = |(index, value): (usize, &'a Value)| {
@@ -503,7 +492,7 @@ impl<'a> Section<'a> {
     }
 
     /// Empty text keeps the default, as an empty `staticPodPath` in a kubeadm file would otherwise turn pods off.
-    fn path_into(&self, field: &str, into: &mut PathBuf) -> Result<(), Error> {
+    pub(super) fn path_into(&self, field: &str, into: &mut PathBuf) -> Result<(), Error> {
         if let Some(text) = self.text(field)?.filter(|text| !text.is_empty()) {
             *into = PathBuf::from(text);
         }
@@ -511,7 +500,7 @@ impl<'a> Section<'a> {
     }
 
     /// As kubelet: a zero duration is an unset one.
-    fn duration_into(&self, field: &str, into: &mut Duration) -> Result<(), Error> {
+    pub(super) fn duration_into(&self, field: &str, into: &mut Duration) -> Result<(), Error> {
         if let Some(text) = self.text(field)? {
             let read = duration(text).map_err(|reason| Error::invalid(self.at(field), reason))?;
             if !read.is_zero() {
@@ -531,7 +520,7 @@ impl<'a> Section<'a> {
         Ok(())
     }
 
-    fn paths_into(&self, field: &str, into: &mut Vec<PathBuf>) -> Result<(), Error> {
+    pub(super) fn paths_into(&self, field: &str, into: &mut Vec<PathBuf>) -> Result<(), Error> {
         let Some(value) = self.get(field) else { return Ok(()) };
         let list = value.as_array().ok_or_else(|| Error::invalid(self.at(field), wants("a list", value)))?;
         let mut read = Vec::with_capacity(list.len());

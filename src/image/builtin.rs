@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ingest::NewImage;
-use super::{Digest, Error, Image, ImageStore, document};
+use super::{Digest, Error, Image, ImageStore, Origin, document};
 use crate::store;
 
 /// Full name of the image, with this program's version as its tag.
@@ -65,7 +65,15 @@ pub(super) fn ensure(store: &ImageStore, made_from: &mut Option<Source>) -> Resu
     let config = config.to_string();
     let id = Digest::of(config.as_bytes());
     let config = document::configuration(config.as_bytes())?;
-    let image = ingest.commit(NewImage { id: id.clone(), names: vec![BUILTIN.into()], digests: Vec::new(), config })?;
+    let image = ingest.commit(NewImage {
+        id: id.clone(),
+        names: vec![BUILTIN.into()],
+        digests: Vec::new(),
+        config,
+        origin: Some(Origin::BuiltIn),
+        verified: Vec::new(),
+        pinned: true,
+    })?;
     let source = Source {
         device: metadata.dev(),
         inode: metadata.ino(),

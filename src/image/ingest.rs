@@ -15,7 +15,7 @@ use super::archive::Archive;
 use super::document::Layer;
 use super::store::{ImageRecord, LayerRecord};
 use super::unpack::{self, Limits};
-use super::{Digest, Error, Image, ImageStore, blob, document};
+use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document};
 use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
@@ -179,6 +179,10 @@ impl<'a> Ingest<'a> {
             config: image.config,
             layers,
             size,
+            added: jiff::Timestamp::now().as_second(),
+            pinned: image.pinned,
+            origins: image.origin.into_iter().collect(),
+            verified: image.verified,
         };
         self.store.publish(record)
     }
@@ -226,6 +230,11 @@ pub struct NewImage {
     pub names: Vec<String>,
     pub digests: Vec<Digest>,
     pub config: oci_spec::image::ImageConfiguration,
+    /// Where it can be had again.
+    pub origin: Option<Origin>,
+    pub verified: Vec<Verification>,
+    /// Whether it stays though nothing uses it.
+    pub pinned: bool,
 }
 
 /// Imports all images of the archive at `path` that can run here.
@@ -236,8 +245,15 @@ pub(super) fn archive(store: &ImageStore, path: &Path, limits: &Limits) -> Resul
     let mut images = Vec::new();
     for candidate in candidates {
         ingest.archive_layers(&archive, &candidate.layers, limits)?;
-        let image =
-            NewImage { id: candidate.id, names: candidate.names, digests: candidate.digests, config: candidate.config };
+        let image = NewImage {
+            id: candidate.id,
+            names: candidate.names,
+            digests: candidate.digests,
+            config: candidate.config,
+            origin: path.is_absolute().then(|| Origin::Archive { path: path.into() }),
+            verified: Vec::new(),
+            pinned: false,
+        };
         images.push(ingest.commit(image).map_err(|e| e.within(path, "image"))?);
     }
     Ok(images)

@@ -15,9 +15,12 @@ mod document;
 mod dropin;
 mod error;
 mod ingest;
+mod origin;
 pub mod reference;
+pub mod registry;
 mod store;
 pub mod tarball;
+pub mod trust;
 pub mod unpack;
 
 use std::path::PathBuf;
@@ -29,7 +32,8 @@ pub use digest::Digest;
 pub use document::{architecture, configuration};
 pub use dropin::{DropIn, Outcome};
 pub use error::Error;
-pub use ingest::{Ingest, StoredLayer};
+pub use ingest::{Ingest, NewImage, StoredLayer};
+pub use origin::{Origin, Verification};
 pub use store::{Damaged, ImageStore};
 
 /// An image whose layers are unpacked and ready to be mounted.
@@ -46,4 +50,12 @@ pub struct Image {
     pub layers: Vec<PathBuf>,
     /// Bytes of file content in all layers.
     pub size: u64,
+    /// When it came in, seconds since 1970 by the clock of then.
+    pub added: i64,
+    /// Whether it is kept though nothing uses it.
+    pub pinned: bool,
+    /// Where it can be had again, the newest last.
+    pub origins: Vec<Origin>,
+    /// Good signatures it came with.
+    pub verified: Vec<Verification>,
 }

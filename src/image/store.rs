@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ingest::{self, Ingest};
 use super::unpack::Limits;
-use super::{Digest, Error, Image, builtin, reference};
+use super::{Digest, Error, Image, Origin, Verification, builtin, reference};
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
@@ -44,6 +44,15 @@ pub(super) struct ImageRecord {
     pub layers: Vec<Digest>,
     /// Bytes of file content.
     pub size: u64,
+    /// Seconds since 1970.
+    #[serde(default)]
+    pub added: i64,
+    #[serde(default)]
+    pub pinned: bool,
+    #[serde(default)]
+    pub origins: Vec<Origin>,
+    #[serde(default)]
+    pub verified: Vec<Verification>,
 }
 
 /// A layer as it is recorded.
@@ -341,15 +350,27 @@ impl ImageStore {
         let id = record.id.clone();
         if let Some(known) = catalog.images.get(&id) {
             record.names.extend(known.image.names.iter().cloned());
-            record.digests.extend(known.record(&id).digests);
+            let known = known.record(&id);
+            record.digests.extend(known.digests);
+            record.pinned |= known.pinned;
+            record.added = known.added;
+            let newest = std::mem::replace(&mut record.origins, known.origins);
+            record.origins.retain(|origin| !newest.contains(origin));
+            record.origins.extend(newest);
+            record.verified.extend(known.verified);
         }
         record.names.sort();
         record.names.dedup();
         record.digests.sort();
         record.digests.dedup();
+        record.verified.sort();
+        record.verified.dedup();
         let same = |entry: &Entry| {
             let old = entry.record(&id);
-            old.names == record.names && old.digests == record.digests && old.layers == record.layers
+            (old.names, old.digests, old.layers)
+                == (record.names.clone(), record.digests.clone(), record.layers.clone())
+                && (old.pinned, old.origins, old.verified)
+                    == (record.pinned, record.origins.clone(), record.verified.clone())
         };
         if !catalog.images.get(&id).is_some_and(same) {
             // The new owner of a name first: a crash in between leaves two, of which `insert` takes one, never none.
@@ -437,6 +458,10 @@ impl Catalog {
             config: record.config,
             layers: record.layers.iter().map(|diff_id| layers.join(diff_id.hex())).collect(),
             size: record.size,
+            added: record.added,
+            pinned: record.pinned,
+            origins: record.origins,
+            verified: record.verified,
         };
         for name in &image.names {
             self.names.insert(name.clone(), record.id.clone());
@@ -460,6 +485,10 @@ impl Entry {
             config: self.image.config.clone(),
             layers: self.layers.clone(),
             size: self.image.size,
+            added: self.image.added,
+            pinned: self.image.pinned,
+            origins: self.image.origins.clone(),
+            verified: self.image.verified.clone(),
         }
     }
 }

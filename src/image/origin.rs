@@ -1,0 +1,30 @@
+//! Where an image came from, and what vouches for it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Digest;
+
+/// A place to fetch an image from again when it is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Origin {
+    /// An archive or OCI layout folder on this machine; absolute.
+    Archive { path: PathBuf },
+    /// A registry: normalised repository (`docker.io/library/nginx`) and digest of the image's manifest there.
+    Registry { repository: String, digest: Digest },
+    /// This binary.
+    BuiltIn,
+}
+
+/// A signature that was found good when the image came in. The keys that are wanted may change: what is recorded is
+/// compared with them at every use.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// Normalised name that it is good for; empty: for every name (a signed archive).
+    pub name: String,
+    /// Digest (`sha256:…`) of the public key, of its DER form; of minisign keys, of the key's 42 bytes.
+    pub key: Digest,
+}
