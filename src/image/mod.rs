@@ -16,6 +16,7 @@ mod dropin;
 mod error;
 mod ingest;
 mod origin;
+mod pass;
 pub mod reference;
 pub mod registry;
 mod store;
