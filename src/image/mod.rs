@@ -31,7 +31,7 @@ use oci_spec::image::ImageConfiguration;
 pub use builtin::BUILTIN;
 pub use digest::Digest;
 pub use document::{architecture, configuration};
-pub use dropin::{DropIn, Outcome};
+pub use dropin::{DropIn, Outcome, Wanted};
 pub use error::Error;
 pub use ingest::{Ingest, NewImage, StoredLayer};
 pub use origin::{Origin, Verification};

@@ -240,6 +240,11 @@ impl ImageStore {
         }
     }
 
+    /// Whether the record of this image was set aside, and it has not come in again since.
+    pub(super) fn is_damaged(&self, id: &str) -> bool {
+        id.parse().is_ok_and(|id: Digest| self.image_record(&id).with_extension("json.damaged").exists())
+    }
+
     /// Whether somebody has removed the (pinned) image of this ID, and it has not come in again since.
     pub(super) fn was_removed(&self, id: &str) -> bool {
         id.parse().is_ok_and(|id: Digest| self.removed_mark(&id).exists())
