@@ -49,6 +49,12 @@ pub enum Error {
     Apply { entry: String, action: &'static str, source: io::Error },
     #[error("more than {limit} {what}")]
     Limit { what: &'static str, limit: u64 },
+    /// It would not fit on the disk.
+    #[error("no room in {}: {needed} bytes are needed, {free} are free", path.display())]
+    NoRoom { path: PathBuf, needed: u64, free: u64 },
+    /// The disk filled up; nothing of what came in is left.
+    #[error("no space left in {} ({free} bytes and {inodes} inodes are free)", path.display())]
+    Full { path: PathBuf, free: u64, inodes: u64, source: Box<Error> },
     #[error("another process uses the image store {}", path.display())]
     Locked { path: PathBuf },
     #[error(transparent)]
