@@ -132,6 +132,11 @@ impl Archive {
         &self.path
     }
 
+    /// Whether it is a folder.
+    pub(super) fn is_folder(&self) -> bool {
+        matches!(self.content, Content::Layout(_))
+    }
+
     pub(super) fn contains(&self, member: &str) -> bool {
         match &self.content {
             Content::Plain { members, .. } | Content::Read(members) => members.contains_key(member),

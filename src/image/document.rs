@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::archive::Archive;
-use super::{Digest, Error, reference};
+use super::{Digest, Error, reference, trust};
 
 /// Deepest nesting of indexes that is followed.
 const DEEPEST: u32 = 4;
@@ -287,6 +287,10 @@ fn follow(
     for descriptor in manifests {
         // Attestations and signatures are stored beside images as if they were for a platform of their own.
         if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
+            continue;
+        }
+        // So do signatures that are marked as such.
+        if descriptor.annotations.as_ref().is_some_and(trust::holds_signatures) {
             continue;
         }
         if let Some(platform) = &descriptor.platform

@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::archive::is_layout;
+use super::trust;
 use super::ingest::{self, Manner};
 use super::{Error, Image, ImageStore, reference};
 use crate::store;
@@ -50,6 +51,9 @@ struct Version {
     size: u64,
     /// Seconds and nanoseconds.
     modified: (i64, u32),
+    /// The same of the signature beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<(u64, u64, (i64, u32))>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +73,8 @@ pub struct DropIn {
     /// By file name.
     imported: BTreeMap<String, Imported>,
     failed: BTreeMap<String, Version>,
+    /// The signature policy that failures are by.
+    policy: Option<trust::Version>,
     pending: bool,
     started: bool,
 }
@@ -85,6 +91,7 @@ impl DropIn {
             store,
             imported: imported.unwrap_or_default(),
             failed: BTreeMap::new(),
+            policy: None,
             pending: false,
             started: false,
         }
@@ -108,6 +115,12 @@ impl DropIn {
             Ok(None) => return Vec::new(),
             Err(error) => return vec![Outcome { path: self.dir.clone(), result: Err(error) }],
         };
+        let policy = self.store.trust().revision();
+        if self.policy != policy {
+            // What it refused may be accepted now.
+            self.policy = policy;
+            self.failed.clear();
+        }
         let before = self.imported.clone();
         self.imported.retain(|name, _| names.contains(name));
         self.failed.retain(|name, _| names.contains(name));
@@ -309,7 +322,10 @@ fn look_at(path: &Path) -> Option<(Version, bool)> {
         Err(_) => fs::status(path).ok().filter(|status| status.kind == rustix::fs::FileType::RegularFile)?,
     };
     let modified = (status.modified.seconds, status.modified.nanoseconds);
-    let version = Version { inode: status.inode, size: status.size, modified };
+    let signature = fs::status(&trust::signature_path(path)).ok().map(|status| {
+        (status.inode, status.size, (status.modified.seconds, status.modified.nanoseconds))
+    });
+    let version = Version { inode: status.inode, size: status.size, modified, signature };
     Some((version, is_settled(&status, SystemTime::now())))
 }
 

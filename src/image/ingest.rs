@@ -15,6 +15,7 @@ use super::archive::{self, Archive, Found, Opened};
 use super::blob::Digests;
 use super::document::Layer;
 use super::store::{ImageRecord, LayerRecord};
+use super::trust::Vetting;
 use super::unpack::{self, Limits};
 use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, pass};
 use crate::sys::fs::{self, Dir};
@@ -375,6 +376,11 @@ pub(super) fn archive(
     manner: Manner,
 ) -> Result<Vec<Arc<Image>>, Error> {
     let opened = archive::open(path)?;
+    let file = match &opened {
+        Opened::Layout(_) => None,
+        Opened::Plain(file) | Opened::Packed(file) => Some(file),
+    };
+    let vetting = Vetting::begin(store.trust(), path, file)?;
     let ingest = store.ingest()?;
     let archive = match opened {
         Opened::Layout(dir) => Archive::layout(path, dir),
@@ -382,7 +388,7 @@ pub(super) fn archive(
         Opened::Packed(file) => pass::read(&ingest, path, file, limits)?,
     };
     let origin = path.is_absolute().then(|| Origin::Archive { path: path.into() });
-    images(&ingest, &archive, limits, origin, manner)
+    images(&ingest, &archive, limits, origin, manner, vetting)
 }
 
 /// Imports all images of an archive that arrives as a stream. `name` is for messages.
@@ -392,9 +398,10 @@ pub(super) fn stream(
     source: impl Read + Send,
     limits: &Limits,
 ) -> Result<Vec<Arc<Image>>, Error> {
+    let vetting = Vetting::begin(store.trust(), name, None)?;
     let ingest = store.ingest()?;
     let archive = pass::read(&ingest, name, source, limits)?;
-    images(&ingest, &archive, limits, None, Manner::default())
+    images(&ingest, &archive, limits, None, Manner::default(), vetting)
 }
 
 fn images(
@@ -403,14 +410,19 @@ fn images(
     limits: &Limits,
     origin: Option<Origin>,
     manner: Manner,
+    mut vetting: Vetting<'_>,
 ) -> Result<Vec<Arc<Image>>, Error> {
     let mut images: Vec<Arc<Image>> = Vec::new();
+    vetting.collect(archive);
     for mut candidate in document::candidates(archive)? {
+        // One that is refused does not stop the others.
+        let Some(verified) = vetting.admit(&mut candidate.names, &candidate.digests) else { continue };
         ingest.archive_layers(archive, &candidate.layers, limits)?;
         if manner.modest {
             let id = candidate.id.as_str();
             candidate.names.retain(|name| ingest.store.resolve(name).is_none_or(|owner| owner.id == id));
         }
+        vetting.unchanged()?;
         let committed = ingest.keep_configuration(&candidate.document).and_then(|id| {
             ingest.commit(NewImage {
                 id,
@@ -418,7 +430,7 @@ fn images(
                 digests: candidate.digests,
                 config: candidate.config,
                 origin: origin.clone(),
-                verified: Vec::new(),
+                verified,
                 pinned: manner.pinned,
             })
         });
@@ -427,6 +439,7 @@ fn images(
         images.retain(|other| other.id != image.id);
         images.push(image);
     }
+    vetting.finish()?;
     Ok(images)
 }
 

@@ -23,6 +23,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::ingest::{self, Ingest, Manner};
+use super::trust::Trust;
 use super::unpack::Limits;
 use super::{Digest, Error, Image, Origin, Verification, builtin, reference};
 use crate::store;
@@ -83,6 +84,7 @@ pub struct ImageStore {
     /// Keeps two threads from making the built-in image at a time.
     builtin: Mutex<Option<builtin::Source>>,
     damaged: Vec<Damaged>,
+    trust: Arc<Trust>,
     /// Locked as long as this is open: two processes would remove each other's staging.
     _lock: File,
 }
@@ -125,11 +127,23 @@ impl ImageStore {
             layers: RwLock::default(),
             builtin: Mutex::default(),
             damaged: Vec::new(),
+            trust: Arc::default(),
             _lock: lock(root)?,
         };
         store.load()?;
         store.clean()?;
         Ok(store)
+    }
+
+    /// The store that takes in only what `trust` accepts; without this, everything.
+    #[must_use]
+    pub fn trusting(self, trust: Arc<Trust>) -> ImageStore {
+        ImageStore { trust, ..self }
+    }
+
+    /// What is accepted.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     fn load(&mut self) -> Result<(), Error> {

@@ -93,8 +93,8 @@ impl Runtime {
         ] {
             make_dir(&path, mode)?;
         }
-        let images = Arc::new(ImageStore::open(&layout.root.join("store"))?);
         let trust = Arc::new(Trust::new(trust::Settings::of(&config.images)));
+        let images = Arc::new(ImageStore::open(&layout.root.join("store"))?.trusting(Arc::clone(&trust)));
         let registries = Arc::new(Registries::new(registry::Settings::of(config), Arc::clone(&trust)));
         let pod_cidr = config.pod_cidr.to_string().parse().map_err(|source| Error::File {
             what: "use the pod CIDR for",

@@ -159,14 +159,6 @@ pub struct SignedFile {
 }
 
 impl SignedFile {
-    /// The very file that was verified; its path may lead to another one by now.
-    ///
-    /// # Errors
-    /// When there can be no more descriptors.
-    pub fn file(&self) -> io::Result<File> {
-        self.file.try_clone()
-    }
-
     /// Whether nobody has written to it since.
     pub fn is_unchanged(&self) -> bool {
         Version::of(&self.file).is_ok_and(|now| now == self.version)
@@ -180,11 +172,12 @@ pub fn signature_path(archive: &Path) -> PathBuf {
     path.into()
 }
 
-/// Verifies the archive at `path` if a signature lies beside it.
+/// Verifies the archive at `path`, opened as `archive`, if a signature lies beside it. The file that was opened is what
+/// counts: the path may lead to another one by now.
 ///
 /// # Errors
 /// Why the signature that is there cannot be accepted.
-pub fn verify(keys: &Keys, path: &Path) -> Result<Option<SignedFile>, String> {
+pub fn verify(keys: &Keys, path: &Path, archive: &File) -> Result<Option<SignedFile>, String> {
     if keys.none() {
         return Ok(None);
     }
@@ -195,6 +188,9 @@ pub fn verify(keys: &Keys, path: &Path) -> Result<Option<SignedFile>, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(unreadable)?,
     };
+    if !signature.metadata().map_err(unreadable)?.is_file() {
+        return Err(failed("is not a regular file".into()));
+    }
     let mut text = Vec::new();
     signature.take(LARGEST_SIGNATURE + 1).read_to_end(&mut text).map_err(unreadable)?;
     if text.len() as u64 > LARGEST_SIGNATURE {
@@ -202,10 +198,7 @@ pub fn verify(keys: &Keys, path: &Path) -> Result<Option<SignedFile>, String> {
     }
     let text = String::from_utf8(text).map_err(|_| failed("is not a minisign signature".into()))?;
     let cannot = |error: io::Error| failed(format!("cannot be checked: {error}"));
-    let file = File::open(path).map_err(cannot)?;
-    if !file.metadata().map_err(cannot)?.is_file() {
-        return Err(failed("is beside something that is not a file".into()));
-    }
+    let file = archive.try_clone().map_err(cannot)?;
     let version = Version::of(&file).map_err(cannot)?;
     let key = keys.verify(&text, &file).map_err(failed)?;
     Ok(Some(SignedFile { file, version, key }))

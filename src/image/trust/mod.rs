@@ -21,7 +21,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ use crate::config;
 pub use collect::{Listed, listed_signatures, signature_tag};
 pub(super) use collect::{Vetting, holds_signatures};
 use identity::Named;
+pub(super) use minisign::signature_path;
 use keys::Key;
 use policy::{Found, KeySource, Policy, Requirement, Signed};
 
@@ -68,6 +69,8 @@ pub enum Transport {
     OciArchive,
     OciLayout,
 }
+
+const ARCHIVES: [Transport; 3] = [Transport::DockerArchive, Transport::OciArchive, Transport::OciLayout];
 
 /// A cosign signature: what was signed (the simple signing JSON) and the signature over it, not base64.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +119,8 @@ struct Loaded {
     policy: Result<Arc<Policy>, String>,
 }
 
-type Version = (u64, u64, u64, (i64, i64), (i64, i64));
+/// Of a file: device, inode, size, times of its last change.
+pub(super) type Version = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// What requirements are held against.
 enum Proof<'a> {
@@ -214,15 +218,15 @@ impl Trust {
             for origin in &image.origins {
                 match origin {
                     // Of which kind it was is not known any more; its rules were met when it came in.
-                    Origin::Archive { path } => ways.extend(
-                        [Transport::DockerArchive, Transport::OciArchive, Transport::OciLayout]
-                            .map(|transport| (transport, Some(path.as_path()))),
-                    ),
+                    Origin::Archive { path } => {
+                        ways.extend(ARCHIVES.map(|transport| (transport, Some(path.as_path()))));
+                    }
                     Origin::Registry { .. } | Origin::BuiltIn => ways.push((Transport::Docker, None)),
                 }
             }
             if ways.is_empty() {
-                ways.push((Transport::Docker, None));
+                // From a stream: there is no path to come back to.
+                ways.extend(ARCHIVES.map(|transport| (transport, None)));
             }
             let mut tried: Vec<Found<'_>> = Vec::new();
             for (transport, archive) in ways {
@@ -330,6 +334,11 @@ impl Trust {
         Err(reasons.join("; "))
     }
 
+    /// What changes whenever the policy does: what it has refused may be accepted then.
+    pub(super) fn revision(&self) -> Option<Version> {
+        std::fs::metadata(&self.settings.policy).ok().as_ref().map(version)
+    }
+
     /// The policy of now; `None`: there is none.
     fn policy(&self) -> Result<Option<Arc<Policy>>, Refusal> {
         let path = &self.settings.policy;
@@ -347,13 +356,7 @@ impl Trust {
         if !metadata.is_file() {
             return Err(failed("it is not a regular file".into()));
         }
-        let version: Version = (
-            metadata.dev(),
-            metadata.ino(),
-            metadata.size(),
-            (metadata.mtime(), metadata.mtime_nsec()),
-            (metadata.ctime(), metadata.ctime_nsec()),
-        );
+        let version = version(&metadata);
         if let Some(loaded) = cached.as_ref().filter(|loaded| loaded.version == version && !racy(metadata.ctime())) {
             return loaded.policy.clone().map(Some).map_err(failed);
         }
@@ -378,6 +381,12 @@ impl Trust {
         *cached = Some(Loaded { version, policy: policy.clone() });
         policy.map(Some).map_err(failed)
     }
+}
+
+fn version(metadata: &Metadata) -> Version {
+    let (modified, changed) =
+        ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
+    (metadata.dev(), metadata.ino(), metadata.size(), modified, changed)
 }
 
 /// Whether a file of this time (seconds since 1970) may have been written to again within the granularity of times.
