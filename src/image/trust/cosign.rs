@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::Digest;
+use super::object::Object;
 
 /// Largest document that is looked at, in bytes. They are some hundred bytes long.
 const LARGEST: usize = 1 << 20;
@@ -23,7 +24,7 @@ pub struct Payload {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
-    critical: Critical,
+    critical: Object<Critical>,
     /// Anything the signer likes to add.
     #[serde(default, rename = "optional")]
     _optional: Option<Value>,
@@ -33,8 +34,8 @@ struct Document {
 #[serde(deny_unknown_fields)]
 struct Critical {
     r#type: String,
-    identity: RawIdentity,
-    image: RawImage,
+    identity: Object<RawIdentity>,
+    image: Object<RawImage>,
 }
 
 #[derive(Deserialize)]
@@ -57,11 +58,11 @@ pub fn parse(payload: &[u8]) -> Result<Payload, String> {
     if payload.len() > LARGEST {
         return Err(format!("its payload is larger than {LARGEST} bytes"));
     }
-    let document: Document =
+    let Object(document): Object<Document> =
         serde_json::from_slice(payload).map_err(|error| format!("its payload cannot be read: {error}"))?;
-    let Critical { r#type, identity, image } = document.critical;
+    let Object(Critical { r#type, identity: Object(identity), image: Object(image) }) = document.critical;
     if !TYPES.contains(&r#type.as_str()) {
-        return Err(format!("its payload is a {:?}, not a {:?}", r#type, TYPES[0]));
+        return Err(format!("its payload is of type {:?}, not {:?}", r#type, TYPES[0]));
     }
     // An empty name has a meaning of its own in what is recorded.
     if identity.docker_reference.is_empty() {

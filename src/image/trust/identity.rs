@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
 use super::super::reference;
+use super::object::Object;
 
 /// A reference taken apart. Unlike a completed one, it knows whether there was a tag: cosign signs repositories.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +118,7 @@ fn same_or_by_digest(image: &Named, signature: &Named) -> bool {
 
 impl<'de> Deserialize<'de> for Identity {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Identity, D::Error> {
-        RawIdentity::deserialize(deserializer)?.check().map_err(de::Error::custom)
+        Object::<RawIdentity>::deserialize(deserializer)?.0.check().map_err(de::Error::custom)
     }
 }
 

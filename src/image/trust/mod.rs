@@ -16,6 +16,7 @@ mod cosign;
 mod identity;
 mod keys;
 mod minisign;
+mod object;
 mod policy;
 
 #[cfg(test)]

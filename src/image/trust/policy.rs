@@ -18,6 +18,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use super::Transport;
 use super::identity::{Identity, Named};
 use super::keys::{self, Key};
+use super::object::Object;
 
 /// What images have to meet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Policy {
     /// # Errors
     /// What is wrong with it, and in which line.
     pub fn parse(content: &[u8]) -> Result<Policy, String> {
-        let raw: RawPolicy = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        let Object(raw): Object<RawPolicy> = serde_json::from_slice(content).map_err(|error| error.to_string())?;
         let plain = |Unique(scopes): Unique<Requirements>| {
             scopes.into_iter().map(|(scope, requirements)| (scope, requirements.0)).collect::<HashMap<_, _>>()
         };
@@ -194,7 +195,7 @@ impl TryFrom<Vec<Requirement>> for Requirements {
 
 impl<'de> Deserialize<'de> for Requirement {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Requirement, D::Error> {
-        RawRequirement::deserialize(deserializer)?.check().map_err(de::Error::custom)
+        Object::<RawRequirement>::deserialize(deserializer)?.0.check().map_err(de::Error::custom)
     }
 }
 

@@ -168,6 +168,7 @@ fn whatever_was_tampered_with_is_refused_with_the_reason() {
         ("no reference", vec![sign(&pair, "Not A Name", &digest)]),
         ("another type", vec![document(|v| v["critical"]["type"] = json!("attestation"))]),
         ("a critical field", vec![document(|v| v["critical"]["until"] = json!("tomorrow"))]),
+        ("an array", vec![signed(format!("[{}]", String::from_utf8_lossy(&good.payload)).into_bytes())]),
         ("not JSON", vec![signed(b"\xff{".to_vec())]),
     ];
     let fingerprint = format!("{:.16}", fingerprint(&pair).hex());
@@ -178,7 +179,23 @@ fn whatever_was_tampered_with_is_refused_with_the_reason() {
         let text = text.strip_prefix("registry.example/team/app:1: no good signature, which transports.docker.\"registry.example\" of the signature policy requires: ");
         said.push_str(&format!("{case}: {}\n", text.unwrap()));
     }
-    expect![[r#""#]].assert_eq(&said);
+    expect![[r#"
+        none: the image comes with no signature
+        altered payload: signature 1: does not verify with key sha256:FINGERPRINT (DIR/key.pub)
+        truncated: signature 1: does not verify with key sha256:FINGERPRINT (DIR/key.pub)
+        flipped: signature 1: does not verify with key sha256:FINGERPRINT (DIR/key.pub)
+        empty: signature 1: does not verify with key sha256:FINGERPRINT (DIR/key.pub)
+        another key: signature 1: does not verify with key sha256:FINGERPRINT (DIR/key.pub)
+        another digest: signature 1: is for another image, sha256:d9298a10d1b0735837dc4bd85dac641b0f3cef27a47e5d53a54f2f3f5b2fcffa
+        another repository: signature 1: is for registry.example/team/other:1
+        another tag: signature 1: is for registry.example/team/app:2
+        only a repository: signature 1: is for registry.example/team/app without a tag, as cosign signs: such signatures need "signedIdentity": {"type": "matchRepository"}
+        no name: signature 1: its payload names no image
+        no reference: signature 1: is for "Not A Name", which is not an image's name
+        another type: signature 1: its payload is a "attestation", not a "cosign container image signature"
+        a critical field: signature 1: its payload cannot be read: unknown field `until`, expected one of `type`, `identity`, `image` at line 1 column 233
+        not JSON: signature 1: its payload cannot be read: expected value at line 1 column 1
+    "#]].assert_eq(&said);
     // The optional part may say anything, and the older type is as good.
     for fine in [
         document(|v| v["optional"] = json!({ "creator": "me", "n": [1] })),
@@ -278,7 +295,24 @@ fn the_longest_scope_counts() {
         let found = policy.find(transport, Named::parse(name).as_ref(), archive.map(Path::new));
         said.push_str(&format!("{transport:?} {name} {}: {found}\n", archive.unwrap_or_default()));
     }
-    expect![[r#""#]].assert_eq(&said.replace(digest.as_str(), "DIGEST"));
+    expect![[r#"
+        Docker registry.example:5000/team/app:1 : transports.docker."registry.example:5000/team/app:1"
+        Docker registry.example:5000/team/app:1@DIGEST : transports.docker."registry.example:5000/team/app@DIGEST"
+        Docker registry.example:5000/team/app:2 : transports.docker."registry.example:5000/team/app"
+        Docker registry.example:5000/team/apple:1 : transports.docker."registry.example:5000/team"
+        Docker registry.example:5000/other/app:1 : transports.docker."registry.example:5000"
+        Docker registry.example/team/app:1 : transports.docker."*.example"
+        Docker a.b.example:80/team/app:1 : transports.docker."*.b.example"
+        Docker b.example/app:1 : transports.docker."*.example"
+        Docker example/app:1 : transports.docker.""
+        Docker nginx : transports.docker."docker.io/library"
+        Docker other.test/app : transports.docker.""
+        DockerArchive nginx /srv/images/app.tar: transports.docker-archive.""
+        OciArchive nginx /srv/images/app.tar: transports.oci-archive."/srv/images/app.tar"
+        OciArchive nginx /srv/images/more/other.tar: transports.oci-archive."/srv/images"
+        OciArchive nginx /srv/app.tar: transports.docker."docker.io/library"
+        OciLayout nginx /srv/images/app.tar: transports.docker."docker.io/library"
+    "#]].assert_eq(&said.replace(digest.as_str(), "DIGEST"));
     let bare = Policy::parse(br#"{"default":[{"type":"reject"}]}"#).unwrap();
     assert_eq!(bare.find(Transport::OciLayout, None, None).to_string(), "default");
 }
@@ -294,6 +328,7 @@ fn policies_are_read_strictly() {
         "{}".into(),
         r#"{"default":[]}"#.into(),
         r#"{"default":{"type":"reject"}}"#.into(),
+        r#"{"default":[["reject"]]}"#.into(),
         r#"{"default":[{"type":"rejekt"}]}"#.into(),
         r#"{"default":[{"type":"reject","keyPath":"/k"}]}"#.into(),
         r#"{"default":[{"type":"reject","comment":""}]}"#.into(),
@@ -321,7 +356,36 @@ fn policies_are_read_strictly() {
         let error = Policy::parse(text.as_bytes()).unwrap_err();
         said.push_str(&format!("{error}\n"));
     }
-    expect![[r#""#]].assert_eq(&said);
+    expect![[r#"
+        EOF while parsing a value at line 1 column 0
+        invalid length 0, expected struct RawPolicy with 2 elements at line 1 column 2
+        missing field `default` at line 1 column 2
+        a list of requirements must not be empty at line 1 column 14
+        invalid type: map, expected a sequence at line 1 column 11
+        unknown type of requirement "rejekt" at line 1 column 30
+        a requirement of type reject has no field keyPath at line 1 column 45
+        unknown field `comment`, expected one of `type`, `keyType`, `keyPath`, `keyPaths`, `keyData`, `keyDatas`, `fulcio`, `pki`, `rekorPublicKeyPath`, `rekorPublicKeyPaths`, `rekorPublicKeyData`, `rekorPublicKeyDatas`, `signedIdentity` at line 1 column 38
+        duplicate field `type` at line 1 column 35
+        duplicate field `default` at line 2 column 9
+        unknown field `extra`, expected `default` or `transports` at line 2 column 7
+        "a.b" is there twice at line 3 column 5
+        transports.oci: "a.b" is not an absolute path of an archive or folder (without a name of an image), nor ""
+        a list of requirements must not be empty at line 2 column 33
+        a requirement of type sigstoreSigned needs exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio, pki, not 0 at line 1 column 38
+        a requirement of type sigstoreSigned needs exactly one of keyPath, keyPaths, keyData, keyDatas, fulcio, pki, not 2 at line 1 column 71
+        keyPaths must not be empty at line 1 column 52
+        keyDatas must not be empty at line 1 column 52
+        the path of a key must be absolute, not keys/a.pub at line 1 column 61
+        keyData is not base64: Invalid symbol 33, offset 0. at line 1 column 52
+        keyData: no PEM block "PUBLIC KEY" in it at line 1 column 59
+        a requirement of type sigstoreSigned has no field keyType at line 1 column 73
+        unknown type of signedIdentity "any" at line 1 column 234
+        signedIdentity of type matchExact has no field prefix at line 1 column 104
+        signedIdentity of type exactReference needs dockerReference at line 1 column 95
+        dockerReference: "a.b/c" has neither tag nor digest at line 1 column 121
+        dockerRepository: "a.b/c:1" is not a repository at line 1 column 125
+        prefix: "a.b/" is neither a host nor the beginning of a repository at line 1 column 131
+    "#]].assert_eq(&said);
     let fine = json!({ "default": [{ "type": "insecureAcceptAnything" }], "transports": {
         "docker": { "a.b": [{ "type": "sigstoreSigned", "keyData": key, "signedIdentity": { "type": "matchRepository" } }] },
         "docker-daemon": { "": [{ "type": "insecureAcceptAnything" }] },
@@ -476,7 +540,7 @@ fn manifests_of_signatures() {
     let listed = listed_signatures(annotated("aGVsbG8=").as_bytes()).unwrap();
     assert_eq!(listed, [Listed { payload: digest.clone(), signature: b"hello".to_vec() }]);
     assert!(listed_signatures(annotated("aGVsbG8").as_bytes()).unwrap_err().contains("not base64"));
-    assert!(listed_signatures(b"[]").is_err() && listed_signatures(b"{}").unwrap().is_empty());
+    assert!(listed_signatures(b"7").is_err() && listed_signatures(b"{}").unwrap().is_empty());
     let named = |name: &str| holds_signatures(&[(String::from("org.opencontainers.image.ref.name"), name.to_owned())].into());
     assert!(named(&signature_tag(&digest)) && named(&format!("a.example/b:{}", signature_tag(&digest))));
     assert!(!named("a.example/b:1") && !named("sha256-ab.sig") && !named(digest.as_str()));
