@@ -49,6 +49,12 @@ pub enum Error {
     Apply { entry: String, action: &'static str, source: io::Error },
     #[error("more than {limit} {what}")]
     Limit { what: &'static str, limit: u64 },
+    /// An image of the store is not what came in; it is not used until it has been brought back.
+    #[error("{0}; it is being brought back")]
+    Damaged(Box<super::Damage>),
+    /// A damaged image could not be brought back from anywhere it came from.
+    #[error("cannot bring back image {image}: {reason}")]
+    Lost { image: String, reason: String },
     #[error("another process uses the image store {}", path.display())]
     Locked { path: PathBuf },
     #[error(transparent)]

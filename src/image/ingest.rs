@@ -5,7 +5,7 @@
 //! it. This is all a source of images needs to know: archives use it, and so can a registry.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
@@ -15,7 +15,7 @@ use super::archive::Archive;
 use super::document::Layer;
 use super::store::{ImageRecord, LayerRecord};
 use super::unpack::{self, Limits};
-use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document};
+use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, seal};
 use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
@@ -97,9 +97,11 @@ impl<'a> Ingest<'a> {
         std::fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
         // Headers and padding come on top of the content.
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
-        let (summary, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
-            unpack::layer_buffered(pieces, &folder, limits)
+        let recipe = folder.with_extension("recipe");
+        let (learnt, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
+            unpack::layer_recorded(pieces, &folder, limits, &recipe)
         })?;
+        let (summary, complete) = (learnt.summary, learnt.complete);
         let check = |what, expected: Option<&Digest>, actual: &Digest| match expected {
             Some(expected) if expected != actual => {
                 Err(Error::Mismatch { what, expected: expected.clone(), actual: actual.clone() })
@@ -109,7 +111,19 @@ impl<'a> Ingest<'a> {
         check("blob", blob, &digests.blob)?;
         check("layer's tar stream", diff_id, &digests.diff_id)?;
         let layer = StoredLayer { diff_id: digests.diff_id.clone(), size: summary.bytes };
-        let record = LayerRecord { diff_id: digests.diff_id.clone(), size: summary.bytes, entries: summary.entries };
+        let length = std::fs::metadata(&recipe).map_err(Error::io("look at", &recipe))?.len();
+        let header = seal::Header { recipe: length, complete, size: summary.bytes, entries: summary.entries };
+        let sealed = folder.with_extension("seal");
+        let bytes = seal::make(&folder, &header, learnt.hashes).map_err(Error::io("seal", &folder))?;
+        let written = std::fs::File::create_new(&sealed).and_then(|mut file| file.write_all(&bytes));
+        written.map_err(Error::io("write", &sealed))?;
+        let record = LayerRecord {
+            diff_id: digests.diff_id.clone(),
+            size: summary.bytes,
+            entries: summary.entries,
+            sealed: true,
+            complete,
+        };
         self.staged.lock().unwrap_or_else(PoisonError::into_inner).insert(digests.diff_id, (folder, record));
         Ok(layer)
     }
@@ -188,7 +202,7 @@ impl<'a> Ingest<'a> {
     }
 
     /// Moves what is staged to its final place, durably.
-    fn publish_layers(&self) -> Result<(), Error> {
+    pub(super) fn publish_layers(&self) -> Result<(), Error> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         if staged.is_empty() {
             return Ok(());
@@ -214,9 +228,22 @@ impl<'a> Ingest<'a> {
                 }
             }
         }
+        for (diff_id, (folder, _)) in staged.iter() {
+            for kind in ["seal", "recipe"] {
+                let (from, to) = (folder.with_extension(kind), layers.join(diff_id.hex()).with_extension(kind));
+                // Those of a layer that somebody else brought in meanwhile stay: a seal knows the inodes of its folder.
+                if folder.exists() {
+                    continue;
+                }
+                std::fs::rename(&from, &to).map_err(Error::io("move", &from))?;
+            }
+        }
         target.sync().map_err(Error::io("sync", &layers))?;
-        while let Some((diff_id, (_, record))) = staged.pop_first() {
-            self.store.write_layer(&diff_id, &record)?;
+        while let Some((diff_id, (folder, record))) = staged.pop_first() {
+            // Still staged: that of somebody else, with a record of its own, was there.
+            if !folder.exists() {
+                self.store.write_layer(&diff_id, &record)?;
+            }
         }
         Ok(())
     }
@@ -257,4 +284,16 @@ pub(super) fn archive(store: &ImageStore, path: &Path, limits: &Limits) -> Resul
         images.push(ingest.commit(image).map_err(|e| e.within(path, "image"))?);
     }
     Ok(images)
+}
+
+/// Brings back, from the archive at `path`, those of the layers `wanted` that it has. Names and records of images stay as
+/// they are: the archive may be older than they.
+pub(super) fn restore(store: &ImageStore, path: &Path, wanted: &[Digest]) -> Result<(), Error> {
+    let ingest = store.ingest()?;
+    let archive = Archive::open(path, ingest.scratch())?;
+    for candidate in document::candidates(&archive)? {
+        let layers: Vec<Layer> = candidate.layers.into_iter().filter(|layer| wanted.contains(&layer.diff_id)).collect();
+        ingest.archive_layers(&archive, &layers, store.limits())?;
+    }
+    ingest.publish_layers()
 }
