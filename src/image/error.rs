@@ -58,6 +58,12 @@ pub enum Error {
     /// Signatures that are required are not there, or are no good. What else is in the archive has come in.
     #[error("{}: refused: {}", archive.display(), reasons(refusals))]
     Refused { archive: PathBuf, refusals: Vec<trust::Refusal> },
+    /// An image of the store is not what came in; it is not used until it has been brought back.
+    #[error("{0}; it is being brought back")]
+    Damaged(Box<super::Damage>),
+    /// A damaged image could not be brought back from anywhere it came from.
+    #[error("cannot bring back image {image}: {reason}")]
+    Lost { image: String, reason: String },
     #[error("another process uses the image store {}", path.display())]
     Locked { path: PathBuf },
     #[error(transparent)]
