@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::encoding::text::encode;
+use crate::image::Reason;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +21,7 @@ pub struct Metrics {
     action_failures: Counter,
     container_failures: Counter,
     images_imported: Counter,
+    images_collected: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Default for Metrics {
@@ -34,6 +37,10 @@ impl Default for Metrics {
         let restarts = gauge("coracle_container_restarts", "Restart counts of all containers, added up");
         let manifest_problems = gauge("coracle_manifest_problems", "Errors in the manifests as they are now");
         let source_healthy = gauge("coracle_manifest_source_healthy", "1 when the manifest directory can be read");
+        let images_collected = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        // As kubelet, which counts what was removed for age and for space.
+        let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age";
+        registry.register("kubelet_image_garbage_collected", help, images_collected.clone());
         let mut counter = |name: &str, help: &str| {
             let counter: Counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -43,6 +50,7 @@ impl Default for Metrics {
             action_failures: counter("coracle_action_failures", "Steps that failed and are tried again"),
             container_failures: counter("coracle_container_failures", "Containers that ended with a failure"),
             images_imported: counter("coracle_images_imported", "Images imported from archives"),
+            images_collected,
             registry: Mutex::new(registry),
             running_pods,
             running_containers,
@@ -67,6 +75,16 @@ impl Metrics {
     /// An image was imported.
     pub fn image_imported(&self) {
         self.images_imported.inc();
+    }
+
+    /// An image was removed. What a person asked for is no collection.
+    pub fn image_removed(&self, reason: Reason) {
+        let reason = match reason {
+            Reason::Age => "age",
+            Reason::Space => "space",
+            Reason::Asked => return,
+        };
+        self.images_collected.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// The state of the manifest source.
@@ -105,8 +123,11 @@ mod tests {
         let metrics = Metrics::default();
         metrics.action_failed();
         metrics.source(3, false);
+        metrics.image_removed(Reason::Asked);
+        metrics.image_removed(Reason::Space);
         let text = metrics.render(&[]);
         assert!(text.contains("coracle_action_failures_total 1"), "{text}");
+        assert!(text.contains("kubelet_image_garbage_collected_total{reason=\"space\"} 1"), "{text}");
         assert!(text.contains("coracle_manifest_problems 3"), "{text}");
         assert!(text.contains("coracle_manifest_source_healthy 0"), "{text}");
     }

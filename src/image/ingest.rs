@@ -4,15 +4,16 @@
 //! A layer without a record, and everything in staging, is nothing; the next [`open`](super::ImageStore::open) removes
 //! it. This is all a source of images needs to know: archives use it, and so can a registry.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
 use super::archive::Archive;
 use super::document::Layer;
+use super::space::Guarded;
 use super::store::{ImageRecord, LayerRecord};
 use super::unpack::{self, Limits};
 use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document};
@@ -34,8 +35,8 @@ pub struct StoredLayer {
 /// An image on its way into the store. Dropped before [`Ingest::commit`], it leaves nothing behind.
 pub struct Ingest<'a> {
     store: &'a ImageStore,
-    /// Keeps layers this image relies on from being removed meanwhile.
-    _present: RwLockReadGuard<'a, ()>,
+    /// Layers this image relies on, and which are not removed meanwhile.
+    claimed: Mutex<BTreeSet<Digest>>,
     staging: PathBuf,
     staged: Mutex<BTreeMap<Digest, (PathBuf, LayerRecord)>>,
     /// Set to make all layers of this image stop.
@@ -44,6 +45,7 @@ pub struct Ingest<'a> {
 
 impl Drop for Ingest<'_> {
     fn drop(&mut self) {
+        self.store.release(self.claimed.get_mut().unwrap_or_else(PoisonError::into_inner));
         if let Err(error) = fs::remove_tree(&self.staging) {
             // The next open tries again.
             tracing::warn!(path = %self.staging.display(), %error, "cannot remove staging folder");
@@ -52,7 +54,7 @@ impl Drop for Ingest<'_> {
 }
 
 impl<'a> Ingest<'a> {
-    pub(super) fn begin(store: &'a ImageStore, present: RwLockReadGuard<'a, ()>) -> Result<Ingest<'a>, Error> {
+    pub(super) fn begin(store: &'a ImageStore) -> Result<Ingest<'a>, Error> {
         let parent = store.staging_dir();
         // Leftovers of an earlier process with the same PID may still be there.
         let staging = loop {
@@ -64,7 +66,8 @@ impl<'a> Ingest<'a> {
                 Err(source) => return Err(Error::Io { action: "create", path: staging, source }),
             }
         };
-        Ok(Ingest { store, _present: present, staging, staged: Mutex::default(), cancelled: AtomicBool::new(false) })
+        let (claimed, staged) = (Mutex::default(), Mutex::default());
+        Ok(Ingest { store, claimed, staging, staged, cancelled: AtomicBool::new(false) })
     }
 
     /// A folder for whatever the source needs on the way; it goes away with this.
@@ -77,7 +80,9 @@ impl<'a> Ingest<'a> {
         if let Some((_, record)) = self.staged.lock().unwrap_or_else(PoisonError::into_inner).get(diff_id) {
             return Some(StoredLayer { diff_id: diff_id.clone(), size: record.size });
         }
-        self.store.layer(diff_id).map(|record| StoredLayer { diff_id: diff_id.clone(), size: record.size })
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.store.claim(&mut claimed, diff_id)?;
+        Some(StoredLayer { diff_id: diff_id.clone(), size: record.size })
     }
 
     /// Unpacks a layer from a stream, plain or packed, while its digests are computed. Several threads may do this for
@@ -98,8 +103,9 @@ impl<'a> Ingest<'a> {
         // Headers and padding come on top of the content.
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
         let (summary, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
-            unpack::layer_buffered(pieces, &folder, limits)
-        })?;
+            unpack::layer_buffered(&mut Guarded::new(pieces, self.store.root())?, &folder, limits)
+        })
+        .map_err(|error| error.or_no_space(self.store.root()))?;
         let check = |what, expected: Option<&Digest>, actual: &Digest| match expected {
             Some(expected) if expected != actual => {
                 Err(Error::Mismatch { what, expected: expected.clone(), actual: actual.clone() })
@@ -110,6 +116,8 @@ impl<'a> Ingest<'a> {
         check("layer's tar stream", diff_id, &digests.diff_id)?;
         let layer = StoredLayer { diff_id: digests.diff_id.clone(), size: summary.bytes };
         let record = LayerRecord { diff_id: digests.diff_id.clone(), size: summary.bytes, entries: summary.entries };
+        // From here on it may get into the store, and only later belong to an image.
+        self.store.reserve(&mut self.claimed.lock().unwrap_or_else(PoisonError::into_inner), &digests.diff_id);
         self.staged.lock().unwrap_or_else(PoisonError::into_inner).insert(digests.diff_id, (folder, record));
         Ok(layer)
     }
@@ -122,6 +130,9 @@ impl<'a> Ingest<'a> {
                 missing.push_back(layer);
             }
         }
+        // Packed ones need more: the least is known before anything is written.
+        let needed = missing.iter().filter_map(|layer| Some(archive.read(&layer.member).ok()?.len()));
+        self.store.expect_room(needed.fold(0, u64::saturating_add))?;
         let workers = missing.len().min(PARALLEL);
         let missing = Mutex::new(missing);
         let first_error = Mutex::new(None);
@@ -159,6 +170,10 @@ impl<'a> Ingest<'a> {
     /// [`Error::Missing`] for a layer of `config` that is neither staged nor stored; failures of the disk. The store is
     /// as it was then, except for whole layers that no image uses yet.
     pub fn commit(&self, image: NewImage) -> Result<Arc<Image>, Error> {
+        self.commit_checked(image).map_err(|error| error.or_no_space(self.store.root()))
+    }
+
+    fn commit_checked(&self, image: NewImage) -> Result<Arc<Image>, Error> {
         let mut layers: Vec<Digest> = Vec::new();
         let mut size = 0;
         for diff_id in image.config.rootfs().diff_ids() {

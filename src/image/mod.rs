@@ -10,14 +10,17 @@
 mod archive;
 pub mod blob;
 mod builtin;
+mod collector;
 mod digest;
 mod document;
 mod dropin;
 mod error;
+pub mod gc;
 mod ingest;
 mod origin;
 pub mod reference;
 pub mod registry;
+mod space;
 mod store;
 pub mod tarball;
 pub mod trust;
@@ -28,12 +31,14 @@ use std::path::PathBuf;
 use oci_spec::image::ImageConfiguration;
 
 pub use builtin::BUILTIN;
+pub use collector::{Collected, Collector, Notice, Reason, Removed, Users};
 pub use digest::Digest;
 pub use document::{architecture, configuration};
 pub use dropin::{DropIn, Outcome};
 pub use error::Error;
 pub use ingest::{Ingest, NewImage, StoredLayer};
 pub use origin::{Origin, Verification};
+pub use space::Space;
 pub use store::{Damaged, ImageStore};
 
 /// An image whose layers are unpacked and ready to be mounted.
