@@ -1,9 +1,10 @@
 //! Looks every ten seconds at what pods take of the disk and at what is left of the node (as kubelet's eviction manager;
 //! a node of static pods evicts nobody for its own shortage, as all of them are critical).
 
+use super::collect::Relief;
 use super::events::{Note, pod_reference};
 use super::node::Shared;
-use crate::config::reserve;
+use crate::config::reserve::{self, Signal};
 use crate::pod::eviction::{Monitor, limits_local_storage, local_storage, resource_of};
 use crate::pod::{Eviction, Key};
 use crate::server;
@@ -40,6 +41,7 @@ async fn watch_node(shared: &Arc<Shared>, thresholds: &reserve::Eviction, change
     let mut ticks = ticks();
     let mut monitor = Monitor::default();
     let mut crossed = BTreeSet::new();
+    let mut relief = Relief::default();
     loop {
         ticks.tick().await;
         let runtime = Arc::clone(&shared.runtime);
@@ -64,7 +66,14 @@ async fn watch_node(shared: &Arc<Shared>, thresholds: &reserve::Eviction, change
             // What is left of earlier runs goes.
             changed.notify_one();
         }
+        relief.seek(shared, crossed.iter().any(is_of_disk)).await;
     }
+}
+
+/// Whether unused images are in the way of what is short.
+fn is_of_disk(signal: &Signal) -> bool {
+    use Signal::{ImagefsAvailable, ImagefsInodesFree, NodefsAvailable, NodefsInodesFree};
+    matches!(signal, NodefsAvailable | NodefsInodesFree | ImagefsAvailable | ImagefsInodesFree)
 }
 
 async fn watch_pods(shared: &Arc<Shared>, changed: &Notify) {

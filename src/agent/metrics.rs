@@ -2,7 +2,9 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::encoding::text::encode;
+use crate::image::Reason;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +23,7 @@ pub struct Metrics {
     images_imported: Counter,
     images_damaged: Counter,
     images_healed: Counter,
+    images_collected: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
 impl Default for Metrics {
@@ -36,6 +39,10 @@ impl Default for Metrics {
         let restarts = gauge("coracle_container_restarts", "Restart counts of all containers, added up");
         let manifest_problems = gauge("coracle_manifest_problems", "Errors in the manifests as they are now");
         let source_healthy = gauge("coracle_manifest_source_healthy", "1 when the manifest directory can be read");
+        let images_collected = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        // As kubelet, which counts what was removed for age and for space.
+        let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age";
+        registry.register("kubelet_image_garbage_collected", help, images_collected.clone());
         let mut counter = |name: &str, help: &str| {
             let counter: Counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -47,6 +54,7 @@ impl Default for Metrics {
             images_imported: counter("coracle_images_imported", "Images imported from archives"),
             images_damaged: counter("coracle_images_damaged", "Damage found in the image store"),
             images_healed: counter("coracle_images_healed", "Damaged images that were brought back"),
+            images_collected,
             registry: Mutex::new(registry),
             running_pods,
             running_containers,
@@ -81,6 +89,16 @@ impl Metrics {
     /// A damaged image was brought back.
     pub fn image_healed(&self) {
         self.images_healed.inc();
+    }
+
+    /// An image was removed. What a person asked for is no collection.
+    pub fn image_removed(&self, reason: Reason) {
+        let reason = match reason {
+            Reason::Age => "age",
+            Reason::Space => "space",
+            Reason::Asked => return,
+        };
+        self.images_collected.get_or_create(&[("reason", reason)]).inc();
     }
 
     /// The state of the manifest source.
@@ -119,8 +137,11 @@ mod tests {
         let metrics = Metrics::default();
         metrics.action_failed();
         metrics.source(3, false);
+        metrics.image_removed(Reason::Asked);
+        metrics.image_removed(Reason::Space);
         let text = metrics.render(&[]);
         assert!(text.contains("coracle_action_failures_total 1"), "{text}");
+        assert!(text.contains("kubelet_image_garbage_collected_total{reason=\"space\"} 1"), "{text}");
         assert!(text.contains("coracle_manifest_problems 3"), "{text}");
         assert!(text.contains("coracle_manifest_source_healthy 0"), "{text}");
     }

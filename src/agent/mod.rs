@@ -4,6 +4,7 @@
 //! any instant, upgraded and started again without touching a container.
 
 mod admission;
+mod collect;
 mod events;
 mod heal;
 mod hooks;
@@ -104,7 +105,10 @@ async fn serve(config: Config) -> Result<(), Error> {
         config.file_check_frequency,
     )
     .map_err(set_up("the manifest source"))?;
+    let wanted = Arc::new(collect::Wanted::default());
+    let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let shared = Arc::new(Shared::new(Parts {
+        collector,
         name: config.node_name.clone(),
         facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
         runtime: Arc::clone(&runtime),
@@ -136,6 +140,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut agent = Agent {
         shared,
         gate: admission::Gate::new(present.collect()),
+        shown: wanted,
         wanted: Vec::new(),
         workers: BTreeMap::new(),
         ended: ended_sender,
@@ -152,6 +157,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let first = Arc::clone(&snapshots.borrow_and_update());
     agent.apply(&first);
     agent.reported(&adopted).await;
+    tokio::spawn(collect::watch(Arc::clone(&agent.shared), removals));
     tokio::spawn(listener.serve(api, shutting_down));
     // The configuration may be another one than when they were made.
     tokio::task::spawn_blocking(move || runtime.refresh_node_cgroups());
@@ -240,6 +246,8 @@ struct Agent {
     gate: admission::Gate,
     /// What the source wants, in its order.
     wanted: Vec<Arc<Spec>>,
+    /// The same, for those who ask which images are used.
+    shown: Arc<collect::Wanted>,
     /// Problems that were reported and are still there.
     problems: BTreeSet<String>,
     /// Pods that ran when the agent started and that no manifest has named since. While some manifest is broken, it may
@@ -279,6 +287,9 @@ impl Agent {
             .filter(|spec| wanted.insert(spec.key())) // the source reports duplicates itself
             .map(Arc::new)
             .collect();
+        if snapshot.healthy {
+            self.shown.set(&self.wanted);
+        }
         self.unclaimed.retain(|key| !wanted.contains(key));
         let broken = snapshot.problems.iter().any(|p| p.problem.severity == crate::manifest::Severity::Error);
         if !broken {

@@ -2,7 +2,7 @@
 
 use super::events::{EventLog, Note};
 use super::metrics::Metrics;
-use crate::image::ImageStore;
+use crate::image::{Collector, ImageStore};
 use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
@@ -36,6 +36,8 @@ pub struct Shared {
     pub facts: NodeFacts,
     /// Executes.
     pub runtime: Arc<Runtime>,
+    /// Removes images.
+    pub collector: Arc<Collector>,
     /// Recent events.
     pub events: EventLog,
     /// Counters.
@@ -66,6 +68,8 @@ pub struct Shared {
 
 /// What [`Shared::new`] takes besides what it makes.
 pub struct Parts {
+    /// Removes images.
+    pub collector: Arc<Collector>,
     /// Node name.
     pub name: String,
     /// For statuses.
@@ -89,6 +93,7 @@ impl Shared {
             name: parts.name,
             facts: parts.facts,
             runtime: parts.runtime,
+            collector: parts.collector,
             metrics: Metrics::default(),
             labels: parts.labels,
             started: Timestamp::now(),
@@ -351,6 +356,10 @@ impl server::Node for Shared {
 
     fn images(&self) -> Arc<ImageStore> {
         self.runtime.images()
+    }
+
+    fn collector(&self) -> Arc<Collector> {
+        Arc::clone(&self.collector)
     }
 
     fn images_in_use(&self) -> Vec<String> {

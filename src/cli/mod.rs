@@ -192,6 +192,20 @@ enum ImageCommand {
         /// Names or IDs
         #[arg(value_name = "IMAGE", required = true)]
         names: Vec<String>,
+        /// Remove pinned images too; one that a pod uses is never removed
+        #[arg(short, long)]
+        force: bool,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Remove all images that no pod uses and that are not pinned, and what lies about in the store
+    Prune {
+        /// Pinned images too; those in the images folder come back when the agent starts
+        #[arg(short, long)]
+        all: bool,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         agent: Agent,
     },
@@ -332,7 +346,12 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         }
         Command::Image(ImageCommand::Import { archives, agent }) => images::import(&agent.client(), &archives).await,
         Command::Image(ImageCommand::Verify { names, agent }) => verify::verify(&agent.client(), &names).await,
-        Command::Image(ImageCommand::Rm { names, agent }) => images::remove(&agent.client(), &names).await,
+        Command::Image(ImageCommand::Rm { names, force, agent }) => {
+            images::remove(&agent.client(), &names, force).await
+        }
+        Command::Image(ImageCommand::Prune { all, dry_run, agent }) => {
+            images::prune(&agent.client(), all, dry_run).await
+        }
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
         Command::Completion { shell } => {
@@ -395,6 +414,7 @@ mod tests {
             "coracle apply -f a.yaml -f -",
             "coracle delete web --timeout 30s",
             "coracle agent --hostname-override n1 --node-ip 10.0.0.1,fd00::1 --v 4 --pod-cidr 10.1.0.0/16 --log-format json",
+            "coracle image prune -a --dry-run",
             "coracle status -o json --run-dir /tmp/x",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());

@@ -251,6 +251,13 @@ struct Member {
     remaining: u64,
 }
 
+impl Member {
+    /// Bytes that are left to read.
+    pub fn len(&self) -> u64 {
+        self.remaining
+    }
+}
+
 impl Read for Member {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let wanted = self.remaining.min(buf.len() as u64) as usize;

@@ -16,6 +16,16 @@ pub enum Error {
     NotFound { reference: String },
     #[error("image {id} is in use")]
     InUse { id: String },
+    #[error("image {id} is used by {}", pods.join(", "))]
+    UsedBy { id: String, pods: Vec<String> },
+    #[error("image {id} is pinned: it stays though nothing uses it, unless it is removed by force")]
+    Pinned { id: String },
+    /// The disk is full, or would be; `needed` is zero where nobody knows it.
+    #[error("{}", super::space::describe(path, *needed, *free))]
+    NoSpace { path: PathBuf, needed: u64, free: u64 },
+    /// As long as it is not known what is used nothing may be removed.
+    #[error("cannot tell which images are in use: {0}")]
+    Users(String),
     #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// The archive as a whole is not what it should be.
@@ -49,12 +59,6 @@ pub enum Error {
     Apply { entry: String, action: &'static str, source: io::Error },
     #[error("more than {limit} {what}")]
     Limit { what: &'static str, limit: u64 },
-    /// It would not fit on the disk.
-    #[error("no room in {}: {needed} bytes are needed, {free} are free", path.display())]
-    NoRoom { path: PathBuf, needed: u64, free: u64 },
-    /// The disk filled up; nothing of what came in is left.
-    #[error("no space left in {} ({free} bytes and {inodes} inodes are free)", path.display())]
-    Full { path: PathBuf, free: u64, inodes: u64, source: Box<Error> },
     /// Signatures that are required are not there, or are no good. What else is in the archive has come in.
     #[error("{}: refused: {}", archive.display(), reasons(refusals))]
     Refused { archive: PathBuf, refusals: Vec<trust::Refusal> },

@@ -4,16 +4,17 @@
 //! A layer without a record, and everything in staging, is nothing; the next [`open`](super::ImageStore::open) removes
 //! it. This is all a source of images needs to know: archives use it, and so can a registry.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
 
 use super::archive::{self, Archive, Found, Opened};
 use super::blob::Digests;
 use super::document::Layer;
+use super::space::{self, Guarded, Space};
 use super::store::{ImageRecord, LayerRecord};
 use super::trust::Vetting;
 use super::unpack::{self, Limits};
@@ -38,8 +39,8 @@ pub struct StoredLayer {
 /// An image on its way into the store. Dropped before [`Ingest::commit`], it leaves nothing behind.
 pub struct Ingest<'a> {
     store: &'a ImageStore,
-    /// Keeps layers this image relies on from being removed meanwhile.
-    _present: RwLockReadGuard<'a, ()>,
+    /// Layers this image relies on, and which are not removed meanwhile.
+    claimed: Mutex<BTreeSet<Digest>>,
     staging: PathBuf,
     staged: Mutex<BTreeMap<Digest, (PathBuf, LayerRecord)>>,
     /// Set to make all layers of this image stop.
@@ -48,6 +49,7 @@ pub struct Ingest<'a> {
 
 impl Drop for Ingest<'_> {
     fn drop(&mut self) {
+        self.store.release(self.claimed.get_mut().unwrap_or_else(PoisonError::into_inner));
         if let Err(error) = fs::remove_tree(&self.staging) {
             // The next open tries again.
             tracing::warn!(path = %self.staging.display(), %error, "cannot remove staging folder");
@@ -56,7 +58,7 @@ impl Drop for Ingest<'_> {
 }
 
 impl<'a> Ingest<'a> {
-    pub(super) fn begin(store: &'a ImageStore, present: RwLockReadGuard<'a, ()>) -> Result<Ingest<'a>, Error> {
+    pub(super) fn begin(store: &'a ImageStore) -> Result<Ingest<'a>, Error> {
         let parent = store.staging_dir();
         // Leftovers of an earlier process with the same PID may still be there.
         let staging = loop {
@@ -68,7 +70,8 @@ impl<'a> Ingest<'a> {
                 Err(source) => return Err(Error::Io { action: "create", path: staging, source }),
             }
         };
-        Ok(Ingest { store, _present: present, staging, staged: Mutex::default(), cancelled: AtomicBool::new(false) })
+        let (claimed, staged) = (Mutex::default(), Mutex::default());
+        Ok(Ingest { store, claimed, staging, staged, cancelled: AtomicBool::new(false) })
     }
 
     /// Whether the layer is in the store, or staged here, and need not be fetched.
@@ -76,24 +79,25 @@ impl<'a> Ingest<'a> {
         if let Some((_, record)) = self.staged.lock().unwrap_or_else(PoisonError::into_inner).get(diff_id) {
             return Some(StoredLayer { diff_id: diff_id.clone(), size: record.size });
         }
-        self.store.layer(diff_id).map(|record| StoredLayer { diff_id: diff_id.clone(), size: record.size })
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.store.claim(&mut claimed, diff_id)?;
+        Some(StoredLayer { diff_id: diff_id.clone(), size: record.size })
     }
 
     /// The layer of the store that a blob with this digest unpacks to, if that is known without reading it.
     pub(super) fn known(&self, blob: &Digest) -> Option<Digest> {
         // A blob that is not packed has the digest of what is in it.
-        self.store.layer(blob).map(|record| record.diff_id)
+        self.has(blob).map(|layer| layer.diff_id)
     }
 
     /// Makes sure that `needed` more bytes fit on the disk, so that it is not filled up for nothing.
     ///
     /// # Errors
-    /// [`Error::NoRoom`].
+    /// [`Error::NoSpace`].
     pub fn room(&self, needed: u64) -> Result<(), Error> {
-        let room = fs::room(&self.staging).map_err(Error::io("look for free space in", &self.staging))?;
-        match needed.saturating_add(SPARE) > room.bytes {
-            true => Err(Error::NoRoom { path: self.store.root().into(), needed, free: room.bytes }),
-            false => Ok(()),
+        match Space::of(self.store.root())?.short_of(needed) {
+            0 => Ok(()),
+            _ => Err(space::no_space(self.store.root(), needed)),
         }
     }
 
@@ -115,12 +119,7 @@ impl<'a> Ingest<'a> {
 
     /// Says how full the disk is when that is the reason of an error.
     fn explain(&self, error: Error) -> Error {
-        if matches!(error, Error::Full { .. } | Error::NoRoom { .. }) || !is_full(&error) {
-            return error;
-        }
-        let room = fs::room(&self.staging).unwrap_or_default();
-        let (free, inodes) = (room.bytes, room.inodes);
-        Error::Full { path: self.store.root().into(), free, inodes, source: Box::new(error) }
+        error.or_no_space(self.store.root())
     }
 
     /// Unpacks a layer from a stream, plain or packed, while its digests are computed. Several threads may do this for
@@ -172,6 +171,8 @@ impl<'a> Ingest<'a> {
                 return Err(error);
             }
         };
+        // From here on it may get into the store, and only later belong to an image.
+        self.store.reserve(&mut self.claimed.lock().unwrap_or_else(PoisonError::into_inner), &digests.diff_id);
         let earlier = {
             let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
             staged.insert(digests.diff_id.clone(), (folder, record.clone()))
@@ -201,7 +202,7 @@ impl<'a> Ingest<'a> {
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
         let recipe = folder.with_extension("recipe");
         let (learnt, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
-            unpack::layer_recorded(pieces, folder, limits, &recipe)
+            unpack::layer_recorded(&mut Guarded::new(pieces, self.store.root())?, folder, limits, &recipe)
         })?;
         let (summary, complete) = (learnt.summary, learnt.complete);
         let length = std::fs::metadata(&recipe).map_err(Error::io("look at", &recipe))?.len();
@@ -240,6 +241,12 @@ impl<'a> Ingest<'a> {
                 missing.push_back(layer);
             }
         }
+        // Packed ones need more: the least is known before anything is written.
+        let needed = missing.iter().filter_map(|layer| match archive.find(&layer.member) {
+            Ok(Found::Stream(member)) => Some(member.len()),
+            _ => None,
+        });
+        self.store.expect_room(needed.fold(0, u64::saturating_add))?;
         let workers = missing.len().min(PARALLEL);
         let missing = Mutex::new(missing);
         let first_error = Mutex::new(None);
@@ -279,6 +286,10 @@ impl<'a> Ingest<'a> {
     /// [`Error::Missing`] for a layer of `config` that is neither staged nor stored; failures of the disk. The store is
     /// as it was then, except for whole layers that no image uses yet.
     pub fn commit(&self, image: NewImage) -> Result<Arc<Image>, Error> {
+        self.commit_checked(image).map_err(|error| error.or_no_space(self.store.root()))
+    }
+
+    fn commit_checked(&self, image: NewImage) -> Result<Arc<Image>, Error> {
         let mut layers: Vec<Digest> = Vec::new();
         let mut size = 0;
         for diff_id in image.config.rootfs().diff_ids() {
@@ -482,12 +493,6 @@ fn check(digests: &Digests, blob: Option<&Digest>, diff_id: Option<&Digest>) -> 
     };
     compare("blob", blob, &digests.blob)?;
     compare("layer's tar stream", diff_id, &digests.diff_id)
-}
-
-/// Whether an error comes from a disk, or a share of it, that is full.
-fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
-    let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-    error.downcast_ref::<io::Error>().is_some_and(|error| full(error.kind())) || error.source().is_some_and(is_full)
 }
 
 /// Brings back, from the archive at `path`, those of the layers `wanted` that it has. Names and records of images stay as

@@ -10,11 +10,13 @@
 mod archive;
 pub mod blob;
 mod builtin;
+mod collector;
 mod digest;
 mod document;
 mod dropin;
 mod error;
 mod heal;
+pub mod gc;
 mod ingest;
 mod origin;
 mod pass;
@@ -22,6 +24,7 @@ pub mod recipe;
 pub mod reference;
 pub mod registry;
 pub mod seal;
+mod space;
 mod store;
 pub mod tarball;
 pub mod trust;
@@ -33,6 +36,7 @@ use std::path::PathBuf;
 use oci_spec::image::ImageConfiguration;
 
 pub use builtin::BUILTIN;
+pub use collector::{Collected, Collector, Notice, Reason, Removed, Users};
 pub use digest::Digest;
 pub use document::{architecture, configuration};
 pub use dropin::{DropIn, Outcome, Wanted};
@@ -40,6 +44,7 @@ pub use error::Error;
 pub use heal::Damage;
 pub use ingest::{Ingest, NewImage, StoredLayer};
 pub use origin::{Origin, Verification};
+pub use space::Space;
 pub use store::{Damaged, ImageStore};
 pub use verify::Step;
 

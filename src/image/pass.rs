@@ -29,7 +29,7 @@ const BLOCK: usize = 512;
 /// Reads an archive, plain or packed. `path` is for messages.
 ///
 /// # Errors
-/// [`Error::Member`] and [`Error::Archive`] for what is wrong with the archive as a whole; [`Error::Full`] and other
+/// [`Error::Member`] and [`Error::Archive`] for what is wrong with the archive as a whole; [`Error::NoSpace`] and other
 /// failures of the disk. A member that is damaged is an error only when an image needs it.
 pub(super) fn read(
     ingest: &Ingest<'_>,
@@ -133,7 +133,7 @@ impl Pass<'_> {
 /// Whether going on would be of no use.
 fn is_fatal(error: &Error) -> bool {
     match error {
-        Error::Full { .. } | Error::Io { .. } | Error::Record(_) => true,
+        Error::NoSpace { .. } | Error::Io { .. } | Error::Record(_) => true,
         Error::Apply { source, .. } => {
             matches!(source.kind(), io::ErrorKind::ReadOnlyFilesystem)
                 || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())

@@ -18,7 +18,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use std::{io, thread};
 
@@ -29,7 +29,7 @@ use super::ingest::{self, Ingest, Manner};
 use super::trust::Trust;
 use super::heal::{Care, Damage};
 use super::unpack::Limits;
-use super::{Digest, Error, Image, Origin, Verification, builtin, reference};
+use super::{Collector, Digest, Error, Image, Origin, Verification, builtin, reference};
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
@@ -89,8 +89,10 @@ pub struct ImageStore {
     root: PathBuf,
     limits: Limits,
     catalog: Mutex<Catalog>,
-    /// Held for reading while an image comes in, for writing while layers are removed.
-    layers: RwLock<()>,
+    /// How many images on their way in rely on a layer. Locked while layers are removed: none of these is.
+    pub(super) claims: Mutex<HashMap<Digest, usize>>,
+    /// Who makes room when the disk is full.
+    pub(super) collector: OnceLock<Weak<Collector>>,
     /// Keeps two threads from making the built-in image at a time.
     builtin: Mutex<Option<builtin::Source>>,
     damaged: Vec<Damaged>,
@@ -138,7 +140,8 @@ impl ImageStore {
             root: root.into(),
             limits,
             catalog: Mutex::default(),
-            layers: RwLock::default(),
+            claims: Mutex::default(),
+            collector: OnceLock::new(),
             builtin: Mutex::default(),
             damaged: Vec::new(),
             trust: Arc::default(),
@@ -247,7 +250,7 @@ impl ImageStore {
     /// What is wrong with the archive, with the member it is in. Images before it in the archive are imported then; of
     /// the one that failed nothing is left.
     pub fn import(&self, archive: &Path) -> Result<Vec<Arc<Image>>, Error> {
-        ingest::archive(self, archive, &self.limits, Manner::default())
+        self.with_room(|| ingest::archive(self, archive, &self.limits, Manner::default()))
     }
 
     /// Imports the images of an archive that can only be read once, from its beginning. `name` is for messages.
@@ -297,7 +300,7 @@ impl ImageStore {
     /// # Errors
     /// [`Error::Io`] when there can be no staging folder.
     pub fn ingest(&self) -> Result<Ingest<'_>, Error> {
-        Ingest::begin(self, self.layers.read().unwrap_or_else(PoisonError::into_inner))
+        Ingest::begin(self)
     }
 
     /// The image of this name, in any form a person may write it, by digest, or by ID. The built-in image is made when
@@ -310,6 +313,11 @@ impl ImageStore {
                 Err(error) => tracing::error!(%error, "cannot make the built-in image"),
             }
         }
+        self.lookup(reference)
+    }
+
+    /// As [`ImageStore::resolve`], but makes nothing.
+    pub fn lookup(&self, reference: &str) -> Option<Arc<Image>> {
         self.find(reference).map(|id| self.get(&id)).unwrap_or_default()
     }
 
@@ -357,7 +365,6 @@ impl ImageStore {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::InUse`] when the image would go but its ID is among `in_use`.
     pub fn remove(&self, reference: &str, in_use: &[String]) -> Result<(), Error> {
-        let removing = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let not_found = || Error::NotFound { reference: reference.into() };
         let id = self.find(reference).or_else(|| self.find_broken(reference)).ok_or_else(not_found)?;
         let mut catalog = self.catalog();
@@ -373,44 +380,45 @@ impl ImageStore {
         if in_use.contains(&entry.image.id) {
             return Err(Error::InUse { id: entry.image.id.clone() });
         }
-        if entry.image.pinned {
+        let pinned = entry.image.pinned;
+        drop(catalog);
+        if pinned {
             // Before the record goes: lost, it would be imported again from where it is kept.
             store::write(&self.removed_mark(&id), &(), FILE_MODE)?;
         }
-        store::delete(&self.image_record(&id))?;
-        store::delete(&self.configuration_path(&id))?;
-        let gone = catalog.remove(&id);
-        let known = || catalog.images.values().chain(catalog.broken.values());
-        let orphans: Vec<Digest> =
-            gone.into_iter().filter(|layer| known().all(|entry| !entry.layers.contains(layer))).collect();
-        drop(catalog);
-        let mut discarded = Vec::new();
-        for diff_id in &orphans {
-            discarded.push(self.discard_layer(diff_id)?);
-        }
-        // What takes time is out of the way of others.
-        drop(removing);
-        for path in discarded.into_iter().flatten() {
-            fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
-        }
-        Ok(())
+        self.remove_image(&id).map(drop)
     }
 
-    /// Takes a layer that no image has out of the store: its record first. Returns where its folder is now.
-    pub(super) fn discard_layer(&self, diff_id: &Digest) -> Result<Option<PathBuf>, Error> {
-        store::delete(&self.layer_record(diff_id))?;
-        for kind in ["seal", "recipe"] {
-            let path = self.layer_file(diff_id, kind);
-            fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
-        }
-        self.discard(&self.layers_dir().join(diff_id.hex()))
+    /// Forgets an image, and removes those of its layers that no other image has and nothing uses; how many bytes that
+    /// freed.
+    pub(super) fn remove_image(&self, id: &Digest) -> Result<u64, Error> {
+        let mut catalog = self.catalog();
+        store::delete(&self.image_record(id))?;
+        store::delete(&self.configuration_path(id))?;
+        let gone = catalog.remove(id);
+        drop(catalog);
+        self.remove_layers(gone)
+    }
+
+    /// All images with their layers.
+    pub(super) fn contents(&self) -> Vec<(Digest, Arc<Image>, Vec<Digest>)> {
+        let catalog = self.catalog();
+        catalog.images.iter().map(|(id, entry)| (id.clone(), entry.image.clone(), entry.layers.clone())).collect()
+    }
+
+    /// Whether an image has the layer, be it a damaged one that is being brought back.
+    pub(super) fn has_owner(&self, diff_id: &Digest) -> bool {
+        let catalog = self.catalog();
+        catalog.images.values().chain(catalog.broken.values()).any(|entry| entry.layers.contains(diff_id))
     }
 
     /// Moves a folder to staging, from where it is never used again; returns its path there.
     pub(super) fn discard(&self, path: &Path) -> Result<Option<PathBuf>, Error> {
         loop {
             let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-            let name = format!("removed-{}-{serial}", std::process::id());
+            // What it was is told, as it may not be deleted while it is mounted.
+            let was = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = format!("removed-{}-{serial}-{was}", std::process::id());
             let to = self.staging_dir().join(&name);
             let renamed = Dir::open(&self.staging_dir()).and_then(|staging| {
                 Dir::open(path.parent().unwrap_or(path))?.rename_new(

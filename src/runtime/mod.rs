@@ -4,6 +4,7 @@ mod cdi;
 mod container;
 mod devices;
 mod error;
+mod image_users;
 mod layout;
 mod logs;
 mod machine;

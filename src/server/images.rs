@@ -3,8 +3,8 @@
 use super::Node;
 use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
-use super::types::{ImageItem, ImageList};
-use crate::image::Image;
+use super::types::{ImageItem, ImageList, Pruned, PrunedImage};
+use crate::image::{Error, Image};
 use crate::runtime::chain;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -30,15 +30,32 @@ pub(super) async fn import(node: Arc<dyn Node>, query: &Query) -> Result<Reply, 
     reply::json(&image_list(&images, &node.images_in_use()))
 }
 
-/// Answers `DELETE /coracle/v1/images?name=…`.
+/// Answers `POST /coracle/v1/images/prune?all=…&dryRun=…` with the images that went, or would go.
+pub(super) async fn prune(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure> {
+    let (all, dry_run) = (query.flag("all")?, query.flag("dryRun")?);
+    let collector = node.collector();
+    let pruned = blocking(move || collector.prune(all, dry_run).map_err(|error| Failure::conflict(chain(&error))));
+    let collected = pruned.await??;
+    let item = |image: crate::image::Removed| PrunedImage { id: image.id, names: image.names, size: image.size };
+    reply::json(&Pruned {
+        kind: "PrunedImages".to_owned(),
+        api_version: "coracle.dev/v1alpha1".to_owned(),
+        items: collected.removed.into_iter().map(item).collect(),
+        freed: collected.freed,
+        dry_run,
+    })
+}
+
+/// Answers `DELETE /coracle/v1/images?name=…&force=…`.
 pub(super) async fn remove(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure> {
     let name = query.get("name").ok_or_else(|| Failure::bad_request("name: an image is required"))?.to_owned();
-    let (store, in_use) = (node.images(), node.images_in_use());
+    let force = query.flag("force")?;
+    let collector = node.collector();
     let removed = blocking(move || {
-        if store.resolve(&name).is_none() {
-            return Err(Failure::not_found(format!("image {name:?} not found")));
-        }
-        store.remove(&name, &in_use).map_err(|error| Failure::conflict(chain(&error)))
+        collector.remove(&name, force).map_err(|error| match error {
+            Error::NotFound { .. } => Failure::not_found(format!("image {name:?} not found")),
+            error => Failure::conflict(chain(&error)),
+        })
     });
     removed.await??;
     reply::json(&serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))

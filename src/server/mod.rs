@@ -23,7 +23,7 @@ pub use listen::{Listener, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
-use crate::image::ImageStore;
+use crate::image::{Collector, ImageStore};
 use crate::shim::exec::Target;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
@@ -44,6 +44,8 @@ pub trait Node: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<u64>;
     /// The image store (its calls block: use them on the blocking pool).
     fn images(&self) -> Arc<ImageStore>;
+    /// Who removes images (its calls block, too).
+    fn collector(&self) -> Arc<Collector>;
     /// Image IDs that some pod uses.
     fn images_in_use(&self) -> Vec<String>;
     /// The folder that `apply` writes to.

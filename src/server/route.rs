@@ -19,6 +19,7 @@ pub(super) enum Route {
     Images,
     ImportImage,
     VerifyImages,
+    PruneImages,
 }
 
 /// A kind of object.
@@ -66,6 +67,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "apply"] => (Route::Apply, &[Method::POST]),
         ["coracle", "v1", "delete"] => (Route::Delete, &[Method::POST]),
         ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
+        ["coracle", "v1", "images", "prune"] => (Route::PruneImages, &[Method::POST]),
         ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
         ["coracle", "v1", "images", "verify"] => (Route::VerifyImages, &[Method::POST]),
         ["api", "v1", "namespaces", namespace, "pods", pod, "log"] => {

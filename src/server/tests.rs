@@ -42,6 +42,15 @@ impl Node for Fake {
     fn images(&self) -> Arc<ImageStore> {
         self.store.clone()
     }
+    fn collector(&self) -> Arc<Collector> {
+        let policy = crate::image::gc::Policy {
+            high_percent: 85,
+            low_percent: 80,
+            minimum_age: Duration::ZERO,
+            maximum_age: Duration::ZERO,
+        };
+        Collector::new(self.store.clone(), policy, || Ok(crate::image::Users::new()), |_| {})
+    }
     fn images_in_use(&self) -> Vec<String> {
         Vec::new()
     }

@@ -72,6 +72,34 @@ pub struct VerifyLine {
     pub healing: bool,
 }
 
+/// Answer of `POST /coracle/v1/images/prune`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pruned {
+    /// Always `PrunedImages`.
+    pub kind: String,
+    /// Always `coracle.dev/v1alpha1`.
+    pub api_version: String,
+    /// In the order they went.
+    pub items: Vec<PrunedImage>,
+    /// Bytes that are free now, or would be.
+    pub freed: u64,
+    /// Whether nothing was removed.
+    pub dry_run: bool,
+}
+
+/// An image that is not needed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PrunedImage {
+    /// `sha256:…`.
+    pub id: String,
+    /// Full references.
+    pub names: Vec<String>,
+    /// Bytes of all its layers, shared ones too.
+    pub size: u64,
+}
+
 /// Answer of `POST /coracle/v1/apply` and `POST /coracle/v1/delete`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

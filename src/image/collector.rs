@@ -1,0 +1,618 @@
+//! Removes what nobody needs: unused images, layers that no image has, what was set aside.
+//!
+//! What is used is asked anew for every removal, and nothing is removed when that cannot be told. Below that lies a
+//! second net that needs no record to be right: a layer is first moved out of the way, so that nothing new can mount it,
+//! and put back when a mount of any process still shows it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::gc::{self, Candidate, Choice, Policy};
+use super::space::{Space, no_space};
+use super::store::LayerRecord;
+use super::{BUILTIN, Digest, Error, Image, ImageStore, Origin, reference};
+use crate::store;
+use crate::sys::fs::{self, Dir};
+
+/// How often the disk is measured and more is removed: sizes in records are of content, not of blocks.
+const ROUNDS: usize = 3;
+/// At most this often the times of use are written, unless something was removed: flash wears out.
+const WRITE_EVERY: Duration = Duration::from_secs(3600);
+/// How long what was set aside can be looked at.
+const KEEP_DAMAGED: Duration = Duration::from_secs(24 * 3600);
+/// What lies beside the folder of a layer.
+const COMPANIONS: [&str; 2] = ["seal", "recipe"];
+
+/// Image IDs (`sha256:…`), each with the pods (`namespace/name`) that use it.
+pub type Users = BTreeMap<String, BTreeSet<String>>;
+
+/// Why an image was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Nothing used it for long.
+    Age,
+    /// The disk was full.
+    Space,
+    /// A person said so.
+    Asked,
+}
+
+/// An image that was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed {
+    pub id: String,
+    pub names: Vec<String>,
+    /// Bytes of content in all its layers.
+    pub size: u64,
+}
+
+/// Something to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    pub image: Removed,
+    pub reason: Reason,
+}
+
+/// What a collection did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    pub removed: Vec<Removed>,
+    /// Bytes in layers that are gone.
+    pub freed: u64,
+    /// Bytes that should have become free.
+    pub needed: u64,
+    /// Capacity of the file system; zero: it does not tell.
+    pub capacity: u64,
+}
+
+/// When images were last used, seconds since 1970 by ID.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Used {
+    #[serde(default)]
+    images: BTreeMap<String, i64>,
+    #[serde(skip)]
+    changed: bool,
+    #[serde(skip)]
+    written: Option<Instant>,
+}
+
+type Ask = dyn Fn() -> Result<Users, String> + Send + Sync;
+type Tell = dyn Fn(Notice) + Send + Sync;
+
+/// Removes images. Blocking; shared between threads, one of which works at a time.
+pub struct Collector {
+    store: Arc<ImageStore>,
+    policy: Policy,
+    users: Box<Ask>,
+    tell: Box<Tell>,
+    /// As kubelet: before the node was up for the greatest age, nothing is removed for its age. By a clock that no one sets.
+    began: Instant,
+    used: Mutex<Used>,
+}
+
+impl Collector {
+    /// Of `store`, which from now on asks it for room. `users` says what is in use, or why nobody knows; `tell` hears of
+    /// every removal.
+    pub fn new(
+        store: Arc<ImageStore>,
+        policy: Policy,
+        users: impl Fn() -> Result<Users, String> + Send + Sync + 'static,
+        tell: impl Fn(Notice) + Send + Sync + 'static,
+    ) -> Arc<Collector> {
+        // A damaged record only means that images go in the order they came.
+        let used = store::read(&record(&store)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "it is forgotten when images were used");
+            None
+        });
+        let (users, tell, used) = (Box::new(users), Box::new(tell), Mutex::new(used.unwrap_or_default()));
+        let collector = Arc::new(Collector { store, policy, users, tell, began: Instant::now(), used });
+        // The first one stays, if there is one.
+        let _ = collector.store.collector.set(Arc::downgrade(&collector));
+        collector
+    }
+
+    /// Which images are used, by whom.
+    ///
+    /// # Errors
+    /// [`Error::Users`].
+    pub fn users(&self) -> Result<Users, Error> {
+        (self.users)().map_err(Error::Users)
+    }
+
+    /// The regular collection: images unused for too long go, then as many as the thresholds want, and what lies about.
+    ///
+    /// # Errors
+    /// [`Error::Users`], then nothing was removed; the first failure of a removal, after all others were tried.
+    pub fn collect(&self) -> Result<Collected, Error> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let (users, now) = self.look(&mut used)?;
+        self.tidy();
+        let mut done = Collected::default();
+        if !self.policy.maximum_age.is_zero() && self.began.elapsed() >= self.policy.maximum_age {
+            let choice = gc::for_age(&self.candidates(&users, &used, false), &self.sizes()?, &self.policy, now);
+            self.remove_all(&choice, Reason::Age, &mut used, &mut done)?;
+        }
+        let space = Space::of(self.store.root())?;
+        done.capacity = space.capacity;
+        done.needed = self.policy.needed(space.capacity, space.available);
+        self.free(done.needed, &users, now, &mut used, &mut done)?;
+        self.save(&mut used);
+        Ok(done)
+    }
+
+    /// Removes all unused images that the policy's least age lets go, as kubelet under disk pressure.
+    ///
+    /// # Errors
+    /// As [`Collector::collect`].
+    pub fn reclaim(&self) -> Result<Collected, Error> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let (users, now) = self.look(&mut used)?;
+        self.tidy();
+        let mut done = Collected::default();
+        self.free(u64::MAX, &users, now, &mut used, &mut done)?;
+        self.save(&mut used);
+        Ok(done)
+    }
+
+    /// Makes sure that `bytes` more fit on the disk beside its reserve; unused images go if they must, no more than that.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`] when there is too little that may go; [`Error::Users`].
+    pub fn make_room(&self, bytes: u64) -> Result<(), Error> {
+        let root = self.store.root();
+        if Space::of(root)?.short_of(bytes) == 0 {
+            return Ok(());
+        }
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have made room meanwhile.
+        let short = Space::of(root)?.short_of(bytes);
+        if short > 0 {
+            let (users, now) = self.look(&mut used)?;
+            self.tidy();
+            let short = Space::of(root)?.short_of(bytes);
+            let images = self.candidates(&users, &used, false);
+            // Images are not given up for something that would not fit without them either.
+            if gc::for_space(&images, &self.sizes()?, &self.policy, now, short).freed < short {
+                return Err(no_space(root, bytes));
+            }
+            self.free(short, &users, now, &mut used, &mut Collected::default())?;
+            self.save(&mut used);
+        }
+        match Space::of(root)?.short_of(bytes) {
+            0 => Ok(()),
+            _ => Err(no_space(root, bytes)),
+        }
+    }
+
+    /// Removes all images that nothing uses: those that are not pinned, or, with `all`, the pinned ones too. With
+    /// `dry_run` it only says which.
+    ///
+    /// # Errors
+    /// As [`Collector::collect`].
+    pub fn prune(&self, all: bool, dry_run: bool) -> Result<Collected, Error> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let (users, _) = self.look(&mut used)?;
+        let choice = gc::unused(&self.candidates(&users, &used, all), &self.sizes()?);
+        let mut done = Collected::default();
+        if dry_run {
+            let known = self.store.contents();
+            let find = |id: &Digest| known.iter().find(|(other, ..)| other == id).map(|(_, image, _)| removed(image));
+            done.removed = choice.images.iter().filter_map(find).collect();
+            done.freed = choice.freed;
+            return Ok(done);
+        }
+        done.freed = self.tidy();
+        self.remove_all(&choice, Reason::Asked, &mut used, &mut done)?;
+        self.save(&mut used);
+        Ok(done)
+    }
+
+    /// Removes a name; with its last name, or when asked by ID, the image. A pinned image only goes by `force`, one in use
+    /// never.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::UsedBy`], [`Error::Pinned`], [`Error::Users`], and those of the disk.
+    pub fn remove(&self, name: &str, force: bool) -> Result<(), Error> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let image = self.store.lookup(name).ok_or_else(|| Error::NotFound { reference: name.into() })?;
+        let (users, _) = self.look(&mut used)?;
+        let by_name = reference::normalise(name).is_ok_and(|name| image.names.contains(&name));
+        if by_name && image.names.len() > 1 {
+            return self.store.remove(name, &[]);
+        }
+        if let Some(pods) = users.get(&image.id) {
+            return Err(Error::UsedBy { id: image.id.clone(), pods: pods.iter().cloned().collect() });
+        }
+        if image.pinned && !force {
+            return Err(Error::Pinned { id: image.id.clone() });
+        }
+        self.store.remove(name, &[])
+    }
+
+    /// Notes what is used now, at the time it gives.
+    fn look(&self, used: &mut Used) -> Result<(Users, i64), Error> {
+        let users = self.users()?;
+        let now = jiff::Timestamp::now().as_second();
+        let present: HashSet<String> = self.store.list().iter().map(|image| image.id.clone()).collect();
+        for id in users.keys().filter(|id| present.contains(*id)) {
+            used.changed |= used.images.insert(id.clone(), now) != Some(now);
+        }
+        let before = used.images.len();
+        used.images.retain(|id, _| present.contains(id));
+        used.changed |= used.images.len() != before;
+        if used.written.is_none_or(|at| at.elapsed() >= WRITE_EVERY) {
+            self.save(used);
+        }
+        Ok((users, now))
+    }
+
+    fn save(&self, used: &mut Used) {
+        if !std::mem::take(&mut used.changed) {
+            return;
+        }
+        used.written = Some(Instant::now());
+        if let Err(error) = store::write(&record(&self.store), used, 0o600) {
+            // Then images go in the order they came, after a restart.
+            tracing::warn!(%error, "cannot remember when images were used");
+        }
+    }
+
+    /// The images of the store as the decision sees them; `all`: pinned ones may go, too.
+    fn candidates(&self, users: &Users, used: &Used, all: bool) -> Vec<Candidate> {
+        let candidate = |(id, image, layers): (Digest, Arc<Image>, Vec<Digest>)| Candidate {
+            id,
+            layers,
+            added: image.added,
+            last_used: used.images.get(&image.id).copied(),
+            exempt: users.contains_key(&image.id) || (!all && is_kept(&image)),
+        };
+        self.store.contents().into_iter().map(candidate).collect()
+    }
+
+    /// Bytes of all layers.
+    fn sizes(&self) -> Result<HashMap<Digest, u64>, Error> {
+        Ok(self.store.layer_records()?.into_iter().map(|record| (record.diff_id, record.size)).collect())
+    }
+
+    /// Removes unused images until `needed` bytes are free, by the disk's own account.
+    fn free(
+        &self,
+        needed: u64,
+        users: &Users,
+        now: i64,
+        used: &mut Used,
+        done: &mut Collected,
+    ) -> Result<(), Error> {
+        let goal = Space::of(self.store.root())?.available.saturating_add(needed);
+        for _ in 0..ROUNDS {
+            let left = goal.saturating_sub(Space::of(self.store.root())?.available);
+            if left == 0 {
+                break;
+            }
+            let images = self.candidates(users, used, false);
+            let choice = gc::for_space(&images, &self.sizes()?, &self.policy, now, left);
+            if choice.images.is_empty() {
+                break;
+            }
+            self.remove_all(&choice, Reason::Space, used, done)?;
+        }
+        Ok(())
+    }
+
+    fn remove_all(
+        &self,
+        choice: &Choice,
+        reason: Reason,
+        used: &mut Used,
+        done: &mut Collected,
+    ) -> Result<(), Error> {
+        let mut first = Ok(());
+        for id in &choice.images {
+            let Some(image) = self.store.lookup(id.as_str()) else { continue };
+            match self.store.remove_image(id) {
+                Ok(freed) => {
+                    used.changed |= used.images.remove(id.as_str()).is_some();
+                    done.freed = done.freed.saturating_add(freed);
+                    done.removed.push(removed(&image));
+                    (self.tell)(Notice { image: removed(&image), reason });
+                }
+                Err(error) => {
+                    tracing::warn!(image = %id, %error, "cannot remove an image");
+                    first = first.and(Err(error));
+                }
+            }
+        }
+        first
+    }
+
+    /// Removes what belongs to no image; how many bytes that freed. What fails is tried again the next time.
+    fn tidy(&self) -> u64 {
+        let (old, left) = self.store.damaged_before(SystemTime::now());
+        for path in old {
+            tracing::info!(path = %path.display(), "what was damaged is removed");
+            if let Err(error) = fs::remove_tree(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove what was damaged");
+            }
+        }
+        let orphans = || -> Result<u64, Error> {
+            self.store.remove_rests()?;
+            // The layers of a damaged image are what it can be healed with.
+            if left > 0 {
+                return Ok(0);
+            }
+            let records = self.store.layer_records()?.into_iter().map(|record| record.diff_id);
+            self.store.remove_layers(records.filter(|diff_id| !self.store.has_owner(diff_id)).collect())
+        };
+        orphans().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot remove layers that no image has");
+            0
+        })
+    }
+}
+
+/// Whether an image stays though nothing uses it. Built-in images of other versions than this do not, whatever their
+/// record says.
+fn is_kept(image: &Image) -> bool {
+    match image.origins.contains(&Origin::BuiltIn) {
+        true => image.names.iter().any(|name| name == BUILTIN),
+        false => image.pinned || image.names.iter().any(|name| name == BUILTIN),
+    }
+}
+
+fn removed(image: &Image) -> Removed {
+    Removed { id: image.id.clone(), names: image.names.clone(), size: image.size }
+}
+
+fn record(store: &ImageStore) -> PathBuf {
+    store.root().join("used.json")
+}
+
+impl ImageStore {
+    /// Does `job`; when the disk is too full for it, unused images go and it is done once more.
+    ///
+    /// # Errors
+    /// Those of `job`.
+    pub fn with_room<T>(&self, job: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        let error = match job() {
+            // What was known to be too much has been tried to make room for.
+            Err(error) if error.space_needed() == Some(0) => error,
+            done => return done,
+        };
+        let Some(collector) = self.collector.get().and_then(std::sync::Weak::upgrade) else { return Err(error) };
+        match collector.reclaim() {
+            Ok(collected) if collected.freed > 0 => {
+                tracing::warn!(%error, freed = collected.freed, "unused images made room; trying again");
+                job()
+            }
+            Ok(_) => Err(error),
+            Err(why) => {
+                tracing::warn!(error = %why, "cannot make room for an image");
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes sure that `bytes` more fit, before they are written; see [`Collector::make_room`].
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub(super) fn expect_room(&self, bytes: u64) -> Result<(), Error> {
+        match self.collector.get().and_then(std::sync::Weak::upgrade) {
+            Some(collector) => match collector.make_room(bytes) {
+                // It may fit all the same.
+                Err(error @ Error::Users(_)) => {
+                    tracing::warn!(%error, "cannot make room for an image");
+                    Ok(())
+                }
+                made => made,
+            },
+            None => match Space::of(self.root())?.short_of(bytes) {
+                0 => Ok(()),
+                _ => Err(no_space(self.root(), bytes)),
+            },
+        }
+    }
+
+    /// The layer, if it is there; it then stays until it is released.
+    pub(super) fn claim(&self, claimed: &mut BTreeSet<Digest>, diff_id: &Digest) -> Option<LayerRecord> {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.layer(diff_id)?;
+        if claimed.insert(diff_id.clone()) {
+            *claims.entry(diff_id.clone()).or_default() += 1;
+        }
+        Some(record)
+    }
+
+    /// The layer will be there soon, and then stays until it is released.
+    pub(super) fn reserve(&self, claimed: &mut BTreeSet<Digest>, diff_id: &Digest) {
+        if claimed.insert(diff_id.clone()) {
+            let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+            *claims.entry(diff_id.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn release(&self, claimed: &BTreeSet<Digest>) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        for diff_id in claimed {
+            if let Some(count) = claims.get_mut(diff_id) {
+                *count -= 1;
+                if *count == 0 {
+                    claims.remove(diff_id);
+                }
+            }
+        }
+    }
+
+    /// The records of all layers; a damaged one is left out.
+    pub(super) fn layer_records(&self) -> Result<Vec<LayerRecord>, Error> {
+        let paths = store::list(&self.layers_dir())?;
+        let read = |path: &PathBuf| store::read::<LayerRecord>(path).ok().flatten();
+        Ok(paths.iter().filter_map(read).collect())
+    }
+
+    /// Removes those of the layers that no image has, none that comes in relies on, and none of the machine's mounts
+    /// shows; how many bytes that freed.
+    pub(super) fn remove_layers(&self, layers: Vec<Digest>) -> Result<u64, Error> {
+        if layers.is_empty() {
+            return Ok(0);
+        }
+        let mounted = mounted()?;
+        let mut moved: Vec<(Digest, Option<LayerRecord>, PathBuf)> = Vec::new();
+        {
+            // Held, so that none of them is claimed or gets into an image meanwhile.
+            let claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+            for diff_id in layers {
+                if claims.contains_key(&diff_id) || self.has_owner(&diff_id) {
+                    continue;
+                }
+                if mounted.contains(diff_id.hex()) {
+                    tracing::warn!(layer = %diff_id, "a layer without an image is mounted; it stays");
+                    continue;
+                }
+                let record = self.layer(&diff_id);
+                store::delete(&self.layer_record(&diff_id))?;
+                if let Some(path) = self.discard(&self.layers_dir().join(diff_id.hex()))? {
+                    for kind in COMPANIONS {
+                        move_file(&self.layer_file(&diff_id, kind), &path.with_extension(kind))?;
+                    }
+                    moved.push((diff_id, record, path));
+                }
+            }
+        }
+        // What was mounted before the move shows now at the latest; after it nobody finds it.
+        let mounted = self::mounted()?;
+        let mut freed = 0_u64;
+        for (diff_id, record, path) in moved {
+            if mounted.contains(diff_id.hex()) {
+                tracing::warn!(layer = %diff_id, "a layer was mounted just now; it is put back");
+                self.put_back(&diff_id, record.as_ref(), &path)?;
+                continue;
+            }
+            for kind in COMPANIONS {
+                let companion = path.with_extension(kind);
+                fs::remove_tree(&companion).map_err(Error::io("remove", &companion))?;
+            }
+            match fs::remove_tree(&path) {
+                Ok(()) => freed = freed.saturating_add(record.map_or(0, |record| record.size)),
+                // It is out of the way, and found again.
+                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot remove a layer"),
+            }
+        }
+        Ok(freed)
+    }
+
+    fn put_back(&self, diff_id: &Digest, record: Option<&LayerRecord>, path: &Path) -> Result<(), Error> {
+        let moved = || {
+            let (from, to) = (Dir::open(&self.staging_dir())?, Dir::open(&self.layers_dir())?);
+            from.rename_new(path.file_name().unwrap_or_default(), &to, diff_id.hex().as_ref())
+        };
+        moved().map_err(Error::io("put back", path))?;
+        for kind in COMPANIONS {
+            move_file(&path.with_extension(kind), &self.layer_file(diff_id, kind))?;
+        }
+        match record {
+            Some(record) => self.write_layer(diff_id, record),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what was moved out of the way and could not be removed then.
+    fn remove_rests(&self) -> Result<(), Error> {
+        let staging = self.staging_dir();
+        let listed = Dir::open(&staging).and_then(|dir| dir.entries()).map_err(Error::io("list", &staging))?;
+        let rests: Vec<PathBuf> = (listed.iter())
+            .filter(|(name, _)| name.to_string_lossy().starts_with("removed-"))
+            .map(|(name, _)| staging.join(name))
+            .collect();
+        if rests.is_empty() {
+            return Ok(());
+        }
+        let mounted = mounted()?;
+        for path in rests {
+            let name = path.to_string_lossy();
+            if !mounted.iter().any(|hex| name.ends_with(hex.as_str()))
+                && let Err(error) = fs::remove_tree(&path)
+            {
+                tracing::warn!(path = %path.display(), %error, "cannot remove leftover");
+            }
+        }
+        Ok(())
+    }
+
+    /// What was set aside longer ago than anybody will look at it, and how much of it is to stay.
+    fn damaged_before(&self, now: SystemTime) -> (Vec<PathBuf>, usize) {
+        let (mut old, mut left) = (Vec::new(), 0);
+        for dir in [self.images_dir(), self.layers_dir()] {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.extension().is_none_or(|end| end != "damaged") {
+                    continue;
+                }
+                // Setting aside is a rename, which the file's own time does not tell, but that of its change does.
+                use std::os::unix::fs::MetadataExt;
+                let changed = entry.metadata().map_or(i64::MAX, |found| found.ctime());
+                let since = u64::try_from(changed).map_or(Duration::ZERO, Duration::from_secs);
+                let then = SystemTime::UNIX_EPOCH.checked_add(since);
+                // A time in the future counts as now.
+                match then.and_then(|then| now.duration_since(then).ok()).unwrap_or_default() > KEEP_DAMAGED {
+                    true => old.push(path),
+                    false => left += 1,
+                }
+            }
+        }
+        (old, left)
+    }
+}
+
+/// The names of layers (64 hexadecimal digits) that mounts of any process on this machine show.
+fn mounted() -> Result<HashSet<String>, Error> {
+    let failed = |source| Error::Io { action: "list", path: "/proc".into(), source };
+    let (mut seen, mut names) = (HashSet::new(), HashSet::new());
+    for entry in std::fs::read_dir("/proc").map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if !entry.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()) {
+            continue;
+        }
+        // Processes end while they are looked at, and their mounts with them.
+        let Ok(namespace) = std::fs::read_link(entry.path().join("ns/mnt")) else { continue };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        let Ok(mounts) = std::fs::read(entry.path().join("mountinfo")) else { continue };
+        seen.insert(namespace);
+        names.extend(digests_in(&mounts));
+    }
+    Ok(names)
+}
+
+/// All runs of exactly 64 lower-case hexadecimal digits.
+fn digests_in(text: &[u8]) -> impl Iterator<Item = String> {
+    let words = text.split(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    words.filter(|word| word.len() == 64).map(|word| String::from_utf8_lossy(word).into_owned())
+}
+
+/// Renames a file that may not be there.
+fn move_file(from: &Path, to: &Path) -> Result<(), Error> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("move", from)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_found_in_mounts() {
+        let (a, b) = ("ab".repeat(32), "01".repeat(32));
+        let line = format!("36 35 98:0 /s/layers/{a} / ro - overlay o rw,lowerdir+=/s/layers/{b},upperdir=/p/{a}0/upper");
+        let mut found: Vec<String> = digests_in(line.as_bytes()).collect();
+        found.sort();
+        assert_eq!(found, [b, a], "but not the 65 digits of another name");
+    }
+}
