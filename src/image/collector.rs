@@ -377,14 +377,14 @@ impl ImageStore {
     pub fn with_room<T>(&self, job: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         let error = match job() {
             // What was known to be too much has been tried to make room for.
-            Err(error) if error.space_needed() == Some(0) => error,
-            done => return done,
+            Err(error) if error.space_needed() == Some(0) => error.or_no_space(self.root()),
+            done => return done.map_err(|error| error.or_no_space(self.root())),
         };
         let Some(collector) = self.collector.get().and_then(std::sync::Weak::upgrade) else { return Err(error) };
         match collector.reclaim() {
             Ok(collected) if collected.freed > 0 => {
                 tracing::warn!(%error, freed = collected.freed, "unused images made room; trying again");
-                job()
+                job().map_err(|error| error.or_no_space(self.root()))
             }
             Ok(_) => Err(error),
             Err(why) => {
