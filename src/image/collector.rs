@@ -277,14 +277,7 @@ impl Collector {
     }
 
     /// Removes unused images until `needed` bytes are free, by the disk's own account.
-    fn free(
-        &self,
-        needed: u64,
-        users: &Users,
-        now: i64,
-        used: &mut Used,
-        done: &mut Collected,
-    ) -> Result<(), Error> {
+    fn free(&self, needed: u64, users: &Users, now: i64, used: &mut Used, done: &mut Collected) -> Result<(), Error> {
         let goal = Space::of(self.store.root())?.available.saturating_add(needed);
         for _ in 0..ROUNDS {
             let left = goal.saturating_sub(Space::of(self.store.root())?.available);
@@ -301,13 +294,7 @@ impl Collector {
         Ok(())
     }
 
-    fn remove_all(
-        &self,
-        choice: &Choice,
-        reason: Reason,
-        used: &mut Used,
-        done: &mut Collected,
-    ) -> Result<(), Error> {
+    fn remove_all(&self, choice: &Choice, reason: Reason, used: &mut Used, done: &mut Collected) -> Result<(), Error> {
         let mut first = Ok(());
         for id in &choice.images {
             let Some(image) = self.store.lookup(id.as_str()) else { continue };
@@ -590,7 +577,8 @@ mod tests {
     #[test]
     fn layers_are_found_in_mounts() {
         let (a, b) = ("ab".repeat(32), "01".repeat(32));
-        let line = format!("36 35 98:0 /s/layers/{a} / ro - overlay o rw,lowerdir+=/s/layers/{b},upperdir=/p/{a}0/upper");
+        let line =
+            format!("36 35 98:0 /s/layers/{a} / ro - overlay o rw,lowerdir+=/s/layers/{b},upperdir=/p/{a}0/upper");
         let mut found: Vec<String> = digests_in(line.as_bytes()).collect();
         found.sort();
         assert_eq!(found, [b, a], "but not the 65 digits of another name");

@@ -84,7 +84,8 @@ fn archive(dir: &Path, name: &str, mib: usize) -> PathBuf {
     let manifest = json!([{ "Config": "config.json", "RepoTags": [format!("{name}:1")], "Layers": ["layer.tar"] }]);
     let path = dir.join(format!("{name}.tar"));
     let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
-    let members = [("config.json", config.into_bytes()), ("layer.tar", layer), ("manifest.json", manifest.to_string().into())];
+    let members =
+        [("config.json", config.into_bytes()), ("layer.tar", layer), ("manifest.json", manifest.to_string().into())];
     for (member, content) in members {
         let mut header = tar::Header::new_ustar();
         header.set_mode(0o644);
@@ -154,8 +155,12 @@ fn thresholds_take_the_least_recently_used_images_and_no_more() {
     small.put_times(&[(&earlier, 300), (&second, 200), (&first, 100)]);
     small.node.reconfigure(on.clone());
     small.node.start();
-    small.node.wait_event("the first to go", |reason, message| reason == "ImageDeleted" && message.contains("earlier:1"));
-    small.node.wait_event("the second to go", |reason, message| reason == "ImageDeleted" && message.contains("second:1"));
+    small
+        .node
+        .wait_event("the first to go", |reason, message| reason == "ImageDeleted" && message.contains("earlier:1"));
+    small
+        .node
+        .wait_event("the second to go", |reason, message| reason == "ImageDeleted" && message.contains("second:1"));
     eventually("two images are gone", secs(30), || images(&small.node) == ["busybox:1", "first:1", "kept:1"]);
     assert!(small.usage() <= 51, "{}", small.usage());
     assert_eq!(metric(&small.node, "kubelet_image_garbage_collected_total{reason=\"space\"}"), 2);
