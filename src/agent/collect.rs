@@ -147,9 +147,12 @@ impl Relief {
         }
         let collector = Arc::clone(&shared.collector);
         let Ok(result) = tokio::task::spawn_blocking(move || collector.reclaim()).await else { return };
-        self.last = Some(Instant::now());
         match result {
-            Ok(done) => tracing::info!(freed = done.freed, images = done.removed.len(), "disk pressure"),
+            Ok(done) => {
+                self.last = Some(Instant::now());
+                tracing::info!(freed = done.freed, images = done.removed.len(), "disk pressure");
+            }
+            // At the start it is not known yet what is used; soon it is.
             Err(error) => tracing::warn!(error = chain(&error), "cannot remove unused images under disk pressure"),
         }
     }

@@ -1,8 +1,8 @@
 //! Metrics in the Prometheus text format: kubelet names where they exist, `coracle_*` for the rest.
 
+use crate::image::Reason;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::encoding::text::encode;
-use crate::image::Reason;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;

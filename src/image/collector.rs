@@ -279,14 +279,7 @@ impl Collector {
     }
 
     /// Removes unused images until `needed` bytes are free, by the disk's own account.
-    fn free(
-        &self,
-        needed: u64,
-        users: &Users,
-        now: i64,
-        used: &mut Used,
-        done: &mut Collected,
-    ) -> Result<(), Error> {
+    fn free(&self, needed: u64, users: &Users, now: i64, used: &mut Used, done: &mut Collected) -> Result<(), Error> {
         let goal = Space::of(self.store.root())?.available.saturating_add(needed);
         for _ in 0..ROUNDS {
             let left = goal.saturating_sub(Space::of(self.store.root())?.available);
@@ -303,13 +296,7 @@ impl Collector {
         Ok(())
     }
 
-    fn remove_all(
-        &self,
-        choice: &Choice,
-        reason: Reason,
-        used: &mut Used,
-        done: &mut Collected,
-    ) -> Result<(), Error> {
+    fn remove_all(&self, choice: &Choice, reason: Reason, used: &mut Used, done: &mut Collected) -> Result<(), Error> {
         let mut first = Ok(());
         for id in &choice.images {
             let Some(image) = self.store.lookup(id.as_str()) else { continue };
@@ -379,14 +366,14 @@ impl ImageStore {
     pub fn with_room<T>(&self, job: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
         let error = match job() {
             // What was known to be too much has been tried to make room for.
-            Err(error) if error.space_needed() == Some(0) => error,
-            done => return done,
+            Err(error) if error.space_needed() == Some(0) => error.or_no_space(self.root()),
+            done => return done.map_err(|error| error.or_no_space(self.root())),
         };
         let Some(collector) = self.collector.get().and_then(std::sync::Weak::upgrade) else { return Err(error) };
         match collector.reclaim() {
             Ok(collected) if collected.freed > 0 => {
                 tracing::warn!(%error, freed = collected.freed, "unused images made room; trying again");
-                job()
+                job().map_err(|error| error.or_no_space(self.root()))
             }
             Ok(_) => Err(error),
             Err(why) => {
@@ -610,7 +597,8 @@ mod tests {
     #[test]
     fn layers_are_found_in_mounts() {
         let (a, b) = ("ab".repeat(32), "01".repeat(32));
-        let line = format!("36 35 98:0 /s/layers/{a} / ro - overlay o rw,lowerdir+=/s/layers/{b},upperdir=/p/{a}0/upper");
+        let line =
+            format!("36 35 98:0 /s/layers/{a} / ro - overlay o rw,lowerdir+=/s/layers/{b},upperdir=/p/{a}0/upper");
         let mut found: Vec<String> = digests_in(line.as_bytes()).collect();
         found.sort();
         assert_eq!(found, [b, a], "but not the 65 digits of another name");

@@ -69,13 +69,7 @@ pub struct Choice {
 
 /// The images to remove so that `needed` bytes become free, or as many as may go. `sizes`: of layers, in bytes; `now` in
 /// seconds since 1970. Times in the future count as now: the clock was set back.
-pub fn for_space(
-    images: &[Candidate],
-    sizes: &HashMap<Digest, u64>,
-    policy: &Policy,
-    now: i64,
-    needed: u64,
-) -> Choice {
+pub fn for_space(images: &[Candidate], sizes: &HashMap<Digest, u64>, policy: &Policy, now: i64, needed: u64) -> Choice {
     let old_enough = |image: &&Candidate| age(image.added, now) >= policy.minimum_age;
     // Used in the future or right now: not unused, whatever the records of pods say (as kubelet).
     let unused = |image: &&Candidate| image.last_used.is_none_or(|at| at < now);
@@ -106,12 +100,7 @@ pub fn unused(images: &[Candidate], sizes: &HashMap<Digest, u64>) -> Choice {
 }
 
 /// Takes images in `order` until `needed` bytes are free; `None`: takes all, also those that free nothing.
-fn choose(
-    images: &[Candidate],
-    order: Vec<&Candidate>,
-    sizes: &HashMap<Digest, u64>,
-    needed: Option<u64>,
-) -> Choice {
+fn choose(images: &[Candidate], order: Vec<&Candidate>, sizes: &HashMap<Digest, u64>, needed: Option<u64>) -> Choice {
     let mut owners: BTreeMap<&Digest, usize> = BTreeMap::new();
     for layer in images.iter().flat_map(distinct) {
         *owners.entry(layer).or_default() += 1;

@@ -99,6 +99,7 @@ impl Error {
     pub(super) fn or_no_space(self, root: &Path) -> Error {
         match self {
             error @ Error::NoSpace { .. } => error,
+            Error::Member { source, .. } if source.is_no_space() => source.or_no_space(root),
             error if error.is_no_space() => no_space(root, 0),
             error => error,
         }

@@ -218,6 +218,8 @@ pub struct Node {
     pub args: Vec<String>,
     /// More environment for the agent.
     pub env: Vec<(String, String)>,
+    /// A file system of the test's own below the node's folder; it goes with the node.
+    pub disk: Option<PathBuf>,
     agent: Option<Child>,
 }
 
@@ -262,6 +264,7 @@ impl Node {
             healthz: free_port(),
             args: Vec::new(),
             env: Vec::new(),
+            disk: None,
             agent: None,
             dir,
         };
@@ -636,7 +639,8 @@ impl Node {
         let mut found = Vec::new();
         found.extend(self.own_processes().into_iter().map(|(pid, text)| format!("process {pid}: {text}")));
         found.extend(self.cgroup_pids().into_iter().map(|pid| format!("process {pid} in the node's cgroups")));
-        found.extend(self.mounts().into_iter().map(|p| format!("mount {}", p.display())));
+        let mounts = self.mounts().into_iter().filter(|p| Some(p) != self.disk.as_ref());
+        found.extend(mounts.map(|p| format!("mount {}", p.display())));
         found.extend(self.links().into_iter().filter(|l| *l != self.bridge).map(|l| format!("link {l}")));
         // The bridge and the table are the node's own and may stay for its next pod; what was a pod's may not.
         let of_ports =

@@ -25,6 +25,7 @@
 //! | what hostile containers and servers try | [`hostile`] |
 
 mod cli;
+mod collect;
 mod containers;
 mod devices;
 mod faults;

@@ -1,0 +1,309 @@
+//! Images that go: by thresholds, under disk pressure, for room, and by a person's word; on a small disk of their own.
+
+use super::harness::{BUSYBOX, Node, eventually, http, image_archive, resting, secs};
+use coracle::image::{Digest, ImageStore, NewImage, Origin};
+use rustix::mount::{MountFlags, mount};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+const MIB: usize = 1 << 20;
+
+/// A node with its state on a tmpfs of its own.
+struct Small {
+    node: Node,
+    root: PathBuf,
+}
+
+impl Small {
+    fn new(mib: usize) -> Small {
+        let mut node = Node::new();
+        let root = node.dir.join("root");
+        let options = std::ffi::CString::new(format!("size={mib}m,mode=755")).unwrap();
+        mount("tmpfs", &root, "tmpfs", MountFlags::empty(), options.as_c_str()).expect("mount a small disk");
+        fs::create_dir(root.join("images")).unwrap();
+        // Not dropped in, as those are pinned: what goes and what stays is said by each test.
+        node.disk = Some(root.clone());
+        Small { node, root }
+    }
+
+    /// Puts an image into the store while no agent runs.
+    fn put(&self, name: &str, mib: usize, pinned: bool, origin: Option<Origin>) -> String {
+        let store = ImageStore::open(&self.root.join("store")).unwrap();
+        let ingest = store.ingest().unwrap();
+        let layer = ingest.layer(&layer(name, mib)[..], None, None, &Default::default()).unwrap();
+        let config = json!({ "architecture": coracle::image::architecture(), "os": "linux", "config": { "Cmd": [name] },
+            "rootfs": { "type": "layers", "diff_ids": [layer.diff_id.as_str()] } });
+        let id = Digest::of(config.to_string().as_bytes());
+        let image = NewImage {
+            id,
+            names: vec![format!("docker.io/library/{name}:1")],
+            digests: Vec::new(),
+            config: serde_json::from_value(config).unwrap(),
+            origin,
+            verified: Vec::new(),
+            pinned,
+        };
+        ingest.commit(image).unwrap().id.clone()
+    }
+
+    /// How much of the disk is used, in percent as kubelet counts.
+    fn usage(&self) -> u64 {
+        let found = rustix::fs::statvfs(&self.root).unwrap();
+        100 - found.f_bavail * 100 / found.f_blocks
+    }
+
+    /// Says how many seconds ago images were last used. The agent reads it when it starts.
+    fn put_times(&self, ago: &[(&String, u64)]) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let times: BTreeMap<&String, u64> = ago.iter().map(|(id, seconds)| (*id, now - seconds)).collect();
+        fs::write(self.root.join("store/used.json"), json!({ "images": times }).to_string()).unwrap();
+    }
+}
+
+/// A tar stream with one file that no other has.
+fn layer(name: &str, mib: usize) -> Vec<u8> {
+    let mut content = vec![0; mib * MIB];
+    content[..name.len()].copy_from_slice(name.as_bytes());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_data(&mut header, "content", &content[..]).unwrap();
+    builder.into_inner().unwrap()
+}
+
+/// A docker-archive of one image, outside of the small disk.
+fn archive(dir: &Path, name: &str, mib: usize) -> PathBuf {
+    let layer = layer(name, mib);
+    let config = json!({ "architecture": coracle::image::architecture(), "os": "linux", "config": { "Cmd": [name] },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer).as_str()] } })
+    .to_string();
+    let manifest = json!([{ "Config": "config.json", "RepoTags": [format!("{name}:1")], "Layers": ["layer.tar"] }]);
+    let path = dir.join(format!("{name}.tar"));
+    let mut builder = tar::Builder::new(fs::File::create(&path).unwrap());
+    let members =
+        [("config.json", config.into_bytes()), ("layer.tar", layer), ("manifest.json", manifest.to_string().into())];
+    for (member, content) in members {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, member, &content[..]).unwrap();
+    }
+    builder.finish().unwrap();
+    path
+}
+
+fn images(node: &Node) -> Vec<String> {
+    let list: Value = serde_json::from_str(&node.cli(&["image", "ls", "-o", "json"]).ok()).unwrap();
+    let names = list["items"].as_array().unwrap().iter();
+    let mut names: Vec<String> = names.map(|i| i["names"][0].as_str().unwrap_or("<none>").to_owned()).collect();
+    names.retain(|name| !name.starts_with("coracle.dev/"));
+    names.iter().map(|name| name.trim_start_matches("docker.io/library/").to_owned()).collect()
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Layers on disk, each with its record.
+fn layers(root: &Path) -> usize {
+    let names = entries(&root.join("store/layers"));
+    assert_eq!(names.len() % 2, 0, "{names:?}");
+    names.len() / 2
+}
+
+fn metric(node: &Node, name: &str) -> u64 {
+    let (_, text) = http(("127.0.0.1", node.healthz), "/metrics").unwrap();
+    let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+    line.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn thresholds_take_the_least_recently_used_images_and_no_more() {
+    let mut small = Small::new(128);
+    let busybox = image_archive(BUSYBOX);
+    // 4 of 128 MiB are for the rest.
+    let first = small.put("first", 20, false, None);
+    small.put("kept", 20, true, None);
+    let second = small.put("second", 20, false, None);
+    // What an earlier version brought with it is pinned, and goes all the same.
+    let earlier = small.put("earlier", 20, true, Some(Origin::BuiltIn));
+    let orphan = small.put("orphan", 4, false, None);
+    fs::remove_file(small.root.join("store/images").join(format!("{}.json", &orphan[7..]))).unwrap();
+    let aside = small.root.join("store/images/0123.json.damaged");
+    fs::write(&aside, "{").unwrap();
+    let root = small.root.clone();
+    let never = json!({ "imageGCHighThresholdPercent": 100, "imageMinimumGCAge": "1ms", "evictionHard": { "memory.available": "1Mi" } });
+    small.node.configure(never.clone());
+    small.node.start();
+    small.node.cli(&["image", "import", busybox.to_str().unwrap()]).ok();
+    let before = small.node.run(&resting("runs"));
+    let pid = before.id("main");
+    assert_eq!(images(&small.node), ["busybox:1", "earlier:1", "first:1", "kept:1", "second:1"]);
+    let mut on = never;
+    // 60 MiB and more are wanted back to 50 %: two images, as the times say.
+    on["imageGCHighThresholdPercent"] = json!(65);
+    on["imageGCLowThresholdPercent"] = json!(50);
+    assert!(small.usage() > 65, "{}", small.usage());
+    small.node.stop();
+    small.put_times(&[(&earlier, 300), (&second, 200), (&first, 100)]);
+    small.node.reconfigure(on.clone());
+    small.node.start();
+    small
+        .node
+        .wait_event("the first to go", |reason, message| reason == "ImageDeleted" && message.contains("earlier:1"));
+    small
+        .node
+        .wait_event("the second to go", |reason, message| reason == "ImageDeleted" && message.contains("second:1"));
+    eventually("two images are gone", secs(30), || images(&small.node) == ["busybox:1", "first:1", "kept:1"]);
+    assert!(small.usage() <= 51, "{}", small.usage());
+    assert_eq!(metric(&small.node, "kubelet_image_garbage_collected_total{reason=\"space\"}"), 2);
+    // A record that was set aside keeps layers without an image, for it may be theirs.
+    assert_eq!(layers(&root), 4);
+    assert!(aside.exists());
+    fs::remove_file(&aside).unwrap();
+
+    // More is wanted than may go.
+    on["imageGCHighThresholdPercent"] = json!(10);
+    on["imageGCLowThresholdPercent"] = json!(1);
+    small.node.reconfigure(on);
+    small.node.restart();
+    small.node.wait_event("too little may go", |reason, message| {
+        reason == "FreeDiskSpaceFailed"
+            && message.starts_with("Failed to garbage collect required amount of images. Attempted to free ")
+            && message.ends_with(" bytes eligible to free.")
+    });
+    assert_eq!(images(&small.node), ["busybox:1", "kept:1"]);
+    assert_eq!(layers(&root), 2, "also what no image has is gone");
+    assert_eq!(entries(&root.join("store/staging")), [""; 0]);
+
+    // The pod never noticed.
+    let after = small.node.pod("runs").unwrap();
+    assert_eq!((after.id("main"), after.restarts("main")), (pid, 0));
+    assert_eq!(small.node.sh("runs", "echo here"), "here");
+    small.node.finish();
+}
+
+#[test]
+fn a_person_prunes_what_is_unused_and_removes_by_force_what_is_pinned() {
+    let mut small = Small::new(64);
+    small.put("kept", 2, true, None);
+    small.put("spare", 2, false, None);
+    small.put("other", 2, false, None);
+    let root = small.root.clone();
+    let node = &mut small.node;
+    node.start();
+    node.cli(&["image", "import", image_archive(BUSYBOX).to_str().unwrap()]).ok();
+    let mut pod = resting("mounts");
+    pod["spec"]["volumes"] = json!([{ "name": "data", "image": { "reference": "other:1", "pullPolicy": "Never" } }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+    node.run(&pod);
+    let full = format!("default/mounts-{}", node.name);
+    for name in ["busybox:1", "other:1"] {
+        let refusal = node.cli(&["image", "rm", "--force", name]).fails(1);
+        assert!(refusal.contains(&format!("is used by {full}")), "{refusal}");
+    }
+    let refusal = node.cli(&["image", "rm", "kept:1"]).fails(1);
+    assert!(refusal.contains("is pinned"), "{refusal}");
+
+    let would = node.cli(&["image", "prune", "--dry-run"]).ok();
+    assert!(would.contains("spare:1 would be removed (2.10MB)") && would.contains("2.10MB would be freed"), "{would}");
+    assert_eq!(images(node), ["busybox:1", "kept:1", "other:1", "spare:1"]);
+    let did = node.cli(&["image", "prune"]).ok();
+    assert!(did.contains("spare:1 removed (2.10MB)") && did.contains("2.10MB freed") && !did.contains("kept"), "{did}");
+    assert_eq!(node.cli(&["image", "prune"]).ok(), "0B freed\n");
+    node.wait_event("the removal", |reason, message| reason == "ImageDeleted" && message.contains("spare:1"));
+    let would = node.cli(&["image", "prune", "--all", "--dry-run"]).ok();
+    assert!(would.contains("kept:1 would be removed"), "{would}");
+    node.cli(&["image", "rm", "--force", "kept:1"]).ok();
+    assert_eq!(images(node), ["busybox:1", "other:1"]);
+
+    // An ended container still counts, until its pod is gone.
+    assert_eq!(node.sh("mounts", "head -c 5 /data/content"), "other");
+    node.remove("mounts.yaml");
+    node.wait_gone("mounts");
+    node.cli(&["image", "prune"]).ok();
+    assert_eq!(images(node), [""; 0]);
+    assert_eq!(entries(&root.join("store/staging")), [""; 0]);
+    small.node.finish();
+}
+
+#[test]
+fn a_full_disk_stops_an_import_cleanly_and_unused_images_make_room() {
+    let mut small = Small::new(96);
+    small.put("kept", 20, true, None);
+    let root = small.root.clone();
+    let archives = small.node.dir.join("share");
+    let (large, larger) = (archive(&archives, "large", 40), archive(&archives, "larger", 60));
+    // It unpacks to a hundred times its size: what it needs is only seen when it is written.
+    let packed = archives.join("packed.tar.gz");
+    let mut encoder = flate2::write::GzEncoder::new(fs::File::create(&packed).unwrap(), flate2::Compression::fast());
+    std::io::copy(&mut fs::File::open(archive(&archives, "packed", 30)).unwrap(), &mut encoder).unwrap();
+    encoder.finish().unwrap();
+    let node = &mut small.node;
+    node.configure(json!({ "imageGCHighThresholdPercent": 100, "imageMinimumGCAge": "1ms",
+        "evictionHard": { "memory.available": "1Mi" } }));
+    node.start();
+    node.cli(&["image", "import", image_archive(BUSYBOX).to_str().unwrap()]).ok();
+    let id = node.run(&resting("runs")).id("main");
+    let clean = |node: &Node, images_now: &[&str]| {
+        assert_eq!(images(node), images_now);
+        assert_eq!(layers(&root), images_now.len());
+        assert_eq!(entries(&root.join("store/staging")), [""; 0]);
+    };
+    node.cli(&["image", "import", large.to_str().unwrap()]).ok();
+    clean(node, &["busybox:1", "kept:1", "large:1"]);
+
+    // It would not fit if all went that may go: nothing goes.
+    fs::write(root.join("ballast"), vec![1; 20 * MIB]).unwrap();
+    let refusal = node.cli(&["image", "import", larger.to_str().unwrap()]).fails(1);
+    assert!(refusal.contains("not enough space on ") && refusal.contains("needs ~60.0 MiB, "), "{refusal}");
+    assert!(refusal.contains(" free"), "{refusal}");
+    clean(node, &["busybox:1", "kept:1", "large:1"]);
+
+    // One image is in the way of another.
+    fs::remove_file(root.join("ballast")).unwrap();
+    // Once it is old enough to go, by the clock's whole seconds.
+    let import = |node: &Node, path: &Path| {
+        let import = || node.cli(&["image", "import", path.to_str().unwrap()]).code == Some(0);
+        eventually("it is imported", secs(30), import);
+    };
+    import(node, &larger);
+    node.wait_event("room was made", |reason, message| {
+        reason == "ImageDeleted" && message.contains("large:1") && message.contains("the disk is full")
+    });
+    clean(node, &["busybox:1", "kept:1", "larger:1"]);
+
+    // Seen only while it is unpacked: then, too, what is unused goes, and it is tried once more.
+    import(node, &packed);
+    clean(node, &["busybox:1", "kept:1", "packed:1"]);
+    fs::write(root.join("ballast"), vec![1; 20 * MIB]).unwrap();
+    node.cli(&["image", "rm", "packed:1"]).ok();
+    fs::write(root.join("more"), vec![1; 15 * MIB]).unwrap();
+    let refusal = node.cli(&["image", "import", packed.to_str().unwrap()]).fails(1);
+    assert!(refusal.contains("not enough space on "), "{refusal}");
+    clean(node, &["busybox:1", "kept:1"]);
+
+    // Nothing else was disturbed, and once there is room it works.
+    assert_eq!(node.pod("runs").unwrap().id("main"), id);
+    assert_eq!(node.sh("runs", "echo here"), "here");
+    fs::remove_file(root.join("ballast")).unwrap();
+    fs::remove_file(root.join("more")).unwrap();
+    node.cli(&["image", "import", packed.to_str().unwrap()]).ok();
+    clean(node, &["busybox:1", "kept:1", "packed:1"]);
+
+    // Under disk pressure what is unused goes, as under the kubelet.
+    node.stop();
+    node.reconfigure(json!({ "imageGCHighThresholdPercent": 100, "imageMinimumGCAge": "1ms",
+        "evictionHard": { "nodefs.available": "60%" } }));
+    node.start();
+    eventually("pressure takes what is unused", secs(40), || images(node) == ["busybox:1", "kept:1"]);
+    node.wait_up("runs");
+    small.node.finish();
+}
