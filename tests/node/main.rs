@@ -26,6 +26,7 @@
 
 mod cli;
 mod containers;
+mod damage;
 mod devices;
 mod faults;
 mod fields;
