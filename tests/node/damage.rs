@@ -81,7 +81,9 @@ fn what_is_done_to_a_layer_is_found_at_use_told_and_healed() {
         ("bin/busybox has other content", &content),
         ("bin/busybox is missing", &|| fs::remove_file(&programs).expect("remove")),
         ("added is not of the layer", &|| fs::write(layer.join("added"), "x").expect("add")),
-        ("bin has mode 0777", &|| fs::set_permissions(layer.join("bin"), PermissionsExt::from_mode(0o777)).expect("mode")),
+        ("bin has mode 0777", &|| {
+            fs::set_permissions(layer.join("bin"), PermissionsExt::from_mode(0o777)).expect("mode")
+        }),
         ("bin belongs to 7:0", &|| std::os::unix::fs::chown(layer.join("bin"), Some(7), None).expect("owner")),
         ("wrong checksum", &|| truncate(&seal)),
         ("too short", &|| fs::write(&seal, "").expect("empty")),
@@ -99,7 +101,7 @@ fn what_is_done_to_a_layer_is_found_at_use_told_and_healed() {
         assert_eq!(listing(&layer), whole, "{what}");
         assert!(seal.exists() && recipe.exists(), "{what}");
         assert!(alive(pid), "{what}");
-        fs::remove_file(node.manifest(&format!("{name}.yaml"))).or_else(|_| fs::remove_file(node.manifest(&format!("{name}.json")))).ok();
+        node.remove(&format!("{name}.yaml"));
     }
     // The old folder is still under the container that runs on it.
     assert_eq!(node.sh("steady", "ls /bin/busybox").trim(), "/bin/busybox");
@@ -151,7 +153,11 @@ fn records_that_are_damaged_cost_nothing_and_verification_finds_what_use_does_no
     fs::rename(&other, &programs).expect("rename");
     let out = node.cli(&["image", "verify"]);
     assert_eq!(out.code, Some(1), "{}", out.stdout);
-    assert!(out.stdout.contains("bin/busybox has other content") && out.stdout.contains("brought back"), "{}", out.stdout);
+    assert!(
+        out.stdout.contains("bin/busybox has other content") && out.stdout.contains("brought back"),
+        "{}",
+        out.stdout
+    );
     eventually("it is brought back", secs(20), || node.cli(&["image", "verify"]).code == Some(0));
     assert_ne!(fs::read(&programs).expect("read"), bytes);
     node.cli(&["image", "verify", "no/such:image"]).fails(1);
