@@ -35,7 +35,7 @@ pub(super) async fn remove(node: Arc<dyn Node>, query: &Query) -> Result<Reply, 
     let name = query.get("name").ok_or_else(|| Failure::bad_request("name: an image is required"))?.to_owned();
     let (store, in_use) = (node.images(), node.images_in_use());
     let removed = blocking(move || {
-        if store.resolve(&name).is_none() {
+        if !store.has(&name) {
             return Err(Failure::not_found(format!("image {name:?} not found")));
         }
         store.remove(&name, &in_use).map_err(|error| Failure::conflict(chain(&error)))
