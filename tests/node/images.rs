@@ -363,6 +363,7 @@ fn oci_archives_and_layouts_in_every_packing() {
         }
     }
     // The first layer is shared by all.
+    // Folder, record, seal and recipe of each.
     assert_eq!(names_in(&scratch.path("store/layers")).len(), 2 * (1 + 9));
 
     let layout = scratch.dir("layout");
