@@ -364,7 +364,7 @@ fn oci_archives_and_layouts_in_every_packing() {
     }
     // The first layer is shared by all.
     // Folder, record, seal and recipe of each.
-    assert_eq!(names_in(&scratch.path("store/layers")).len(), 2 * (1 + 9));
+    assert_eq!(names_in(&scratch.path("store/layers")).len(), 4 * (1 + 9));
 
     let layout = scratch.dir("layout");
     write_members(&layout, &oci_layout("host.example/from/folder:1", &layers, gzip));
