@@ -242,10 +242,7 @@ impl<'a> Ingest<'a> {
             }
         }
         // Packed ones need more: the least is known before anything is written.
-        let needed = missing.iter().filter_map(|layer| match archive.find(&layer.member) {
-            Ok(Found::Stream(member)) => Some(member.len()),
-            _ => None,
-        });
+        let needed = missing.iter().filter_map(|layer| archive.size(&layer.member));
         self.store.expect_room(needed.fold(0, u64::saturating_add))?;
         let workers = missing.len().min(PARALLEL);
         let missing = Mutex::new(missing);

@@ -360,3 +360,218 @@ pub(super) fn put_number(out: &mut Vec<u8>, mut value: u64) {
     }
     out.push(value as u8);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::unpack::{self, Limits};
+    use crate::sys::fs::{effective_owner, remove_tree};
+    use proptest::prelude::*;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A folder of its own, gone afterwards.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new() -> Scratch {
+            static SERIAL: AtomicU32 = AtomicU32::new(0);
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("coracle-recipe-{}-{serial}", std::process::id()));
+            remove_tree(&path).unwrap();
+            std::fs::create_dir(&path).unwrap();
+            std::fs::create_dir(path.join("folder")).unwrap();
+            Scratch(path)
+        }
+
+        /// Unpacks a stream and puts it together again.
+        fn round(&self, tar: &[u8]) -> (bool, io::Result<Vec<u8>>) {
+            let (folder, recipe) = (self.0.join("folder"), self.0.join("recipe"));
+            let learnt = unpack::layer_recorded(&mut &tar[..], &folder, &Limits::default(), &recipe).unwrap();
+            let mut again = Vec::new();
+            let read = Tar::open(&folder, &recipe).and_then(|mut tar| tar.read_to_end(&mut again));
+            (learnt.complete, read.map(|_| again))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = remove_tree(&self.0);
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Member {
+        File(Vec<u8>),
+        Directory,
+        Symlink,
+        Link,
+        Long,
+        Comment(Vec<u8>),
+    }
+
+    fn archive(members: &[(u8, Member)]) -> Vec<u8> {
+        let (uid, gid) = effective_owner();
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut files = Vec::new();
+        for (name, member) in members {
+            let mut path = format!("d{}/{name}", name % 3);
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o755);
+            header.set_uid(uid.into());
+            header.set_gid(gid.into());
+            header.set_mtime(u64::from(*name));
+            header.set_size(0);
+            let mut put = |kind: tar::EntryType, path: &str, data: &[u8]| {
+                header.set_entry_type(kind);
+                header.set_size(data.len() as u64);
+                builder.append_data(&mut header.clone(), path, data).unwrap();
+            };
+            match member {
+                Member::File(data) => {
+                    put(tar::EntryType::Regular, &path, data);
+                    files.push(path);
+                }
+                Member::Directory => put(tar::EntryType::Directory, &format!("{path}-dir"), &[]),
+                Member::Long => {
+                    path.push_str(&"x".repeat(200));
+                    put(tar::EntryType::Regular, &path, path.clone().as_bytes());
+                }
+                Member::Comment(data) => {
+                    let records = [("comment", data.as_slice())];
+                    builder.append_pax_extensions(records).unwrap();
+                    let mut header = header.clone();
+                    header.set_entry_type(tar::EntryType::Regular);
+                    header.set_size(data.len() as u64);
+                    builder.append_data(&mut header, format!("{path}-pax"), data.as_slice()).unwrap();
+                }
+                Member::Symlink => {
+                    header.set_entry_type(tar::EntryType::Symlink);
+                    builder.append_link(&mut header, format!("{path}-symlink"), "d0/../nowhere").unwrap();
+                }
+                Member::Link => {
+                    if let Some(target) = files.last() {
+                        header.set_entry_type(tar::EntryType::Link);
+                        builder.append_link(&mut header, format!("{path}-link"), target).unwrap();
+                    }
+                }
+            }
+        }
+        builder.into_inner().unwrap()
+    }
+
+    fn members() -> impl Strategy<Value = Vec<(u8, Member)>> {
+        let data = || proptest::collection::vec(any::<u8>(), 0..1500);
+        let member = prop_oneof![
+            4 => data().prop_map(Member::File),
+            1 => Just(Member::Directory),
+            1 => Just(Member::Symlink),
+            1 => Just(Member::Link),
+            1 => Just(Member::Long),
+            1 => data().prop_map(Member::Comment),
+        ];
+        proptest::collection::vec((any::<u8>(), member), 0..12)
+    }
+
+    /// Two files, the second an old GNU sparse one, and what some tools leave after the end.
+    fn sparse() -> Vec<u8> {
+        let (uid, gid) = effective_owner();
+        let mut header = tar::Header::new_gnu();
+        header.set_path("sparse").unwrap();
+        header.set_entry_type(tar::EntryType::GNUSparse);
+        header.set_mode(0o600);
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
+        header.set_mtime(7);
+        header.set_size(700);
+        let gnu = header.as_gnu_mut().unwrap();
+        gnu.set_real_size(100_000);
+        for (slot, (offset, length)) in gnu.sparse.iter_mut().zip([(512u64, 600u64), (90_000, 100)]) {
+            slot.set_offset(offset);
+            slot.set_length(length);
+        }
+        header.set_cksum();
+        let mut tar = archive(&[(1, Member::File(vec![7; 3000]))]);
+        tar.truncate(tar.len() - 1024);
+        tar.extend_from_slice(header.as_bytes());
+        tar.extend((0..700u32).map(|i| (i % 251) as u8));
+        tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
+        tar.extend_from_slice(b"and something after the end");
+        tar
+    }
+
+    #[test]
+    fn sparse_files_and_what_follows_the_end_come_back() {
+        let scratch = Scratch::new();
+        let tar = sparse();
+        let (complete, again) = scratch.round(&tar);
+        assert!(complete);
+        assert!(again.unwrap() == tar);
+        // The sparse map was understood: the file has its holes.
+        assert_eq!(std::fs::metadata(scratch.0.join("folder/sparse")).unwrap().len(), 100_000);
+        // A changed file gives another stream, a shorter one none.
+        let file = scratch.0.join("folder/d1/1");
+        let read = || {
+            let mut again = Vec::new();
+            Tar::open(&scratch.0.join("folder"), &scratch.0.join("recipe"))?.read_to_end(&mut again)?;
+            io::Result::Ok(again)
+        };
+        std::fs::write(&file, [8; 3000]).unwrap();
+        assert!(read().unwrap() != tar);
+        std::fs::write(&file, [7; 2999]).unwrap();
+        assert!(read().unwrap_err().to_string().contains("d1/1"));
+    }
+
+    #[test]
+    fn a_stream_whose_content_is_gone_says_so() {
+        let twice = [(3, Member::File(b"first".to_vec())), (3, Member::File(b"second".to_vec()))];
+        let (complete, again) = Scratch::new().round(&archive(&twice));
+        assert!(!complete);
+        assert_eq!(again.unwrap_err().kind(), io::ErrorKind::Unsupported);
+        let (complete, again) = Scratch::new().round(&archive(&twice[..1]));
+        assert!(complete && again.is_ok());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn streams_come_back_byte_for_byte(members in members()) {
+            let tar = archive(&members);
+            let (complete, again) = Scratch::new().round(&tar);
+            match again {
+                Ok(again) => prop_assert!(complete && again == tar),
+                Err(error) => prop_assert!(!complete && error.kind() == io::ErrorKind::Unsupported, "{}", error),
+            }
+        }
+
+        #[test]
+        fn no_recipe_makes_it_panic(steps in proptest::collection::vec(any::<u8>(), 0..200), packed in any::<bool>()) {
+            let scratch = Scratch::new();
+            std::fs::write(scratch.0.join("folder/a"), b"content").unwrap();
+            let mut recipe = MAGIC.to_vec();
+            // Mostly steps that mean something.
+            let steps: Vec<u8> = steps.iter().map(|&b| if b < 128 { b % 5 } else { b }).collect();
+            recipe.extend(if packed { zstd::encode_all(&steps[..], 1).unwrap() } else { steps });
+            std::fs::write(scratch.0.join("recipe"), &recipe).unwrap();
+            let read = Tar::open(&scratch.0.join("folder"), &scratch.0.join("recipe"))
+                .and_then(|tar| io::copy(&mut tar.take(1 << 20), &mut io::sink()));
+            if let Ok(length) = read {
+                prop_assert!(length <= 1 << 20);
+            }
+        }
+
+        #[test]
+        fn a_cut_recipe_is_noticed(cut in 0usize..400) {
+            let scratch = Scratch::new();
+            let tar = sparse();
+            prop_assert!(scratch.round(&tar).0);
+            let recipe = std::fs::read(scratch.0.join("recipe")).unwrap();
+            let cut = cut % recipe.len();
+            std::fs::write(scratch.0.join("recipe"), &recipe[..cut]).unwrap();
+            let read = Tar::open(&scratch.0.join("folder"), &scratch.0.join("recipe"))
+                .and_then(|mut tar| io::copy(&mut tar, &mut io::sink()));
+            prop_assert!(read.is_err());
+        }
+    }
+}

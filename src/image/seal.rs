@@ -593,3 +593,125 @@ impl Looker {
         Ok((hash, hash_xattrs(dir, name)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::fs::remove_tree;
+    use proptest::prelude::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new() -> Scratch {
+            static SERIAL: AtomicU32 = AtomicU32::new(0);
+            let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("coracle-seal-{}-{serial}", std::process::id()));
+            remove_tree(&path).unwrap();
+            std::fs::create_dir_all(path.join("a/b/c")).unwrap();
+            std::fs::create_dir(path.join("z")).unwrap();
+            for (name, content) in [("a/b/file", "content"), ("a/b.txt", "x"), ("z/last", ""), ("m", "middle")] {
+                std::fs::write(path.join(name), content).unwrap();
+            }
+            symlink("b/file", path.join("a/link")).unwrap();
+            std::fs::hard_link(path.join("m"), path.join("z/m")).unwrap();
+            Scratch(path)
+        }
+
+        fn seal(&self) -> Seal {
+            Seal::decode(make(&self.0, &HEADER, Hashes::default()).unwrap()).unwrap()
+        }
+
+        fn look(&self, seal: &Seal, depth: Depth) -> Vec<String> {
+            let look = look(&self.0, seal, depth, &mut |_| {}).unwrap();
+            look.findings.iter().map(|f| format!("{} {}", f.path.display(), f.what)).collect()
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = remove_tree(&self.0);
+        }
+    }
+
+    const HEADER: Header = Header { recipe: 300, complete: true, size: 14, entries: 9 };
+
+    #[test]
+    fn every_change_is_found_and_named() {
+        type Change = fn(&Path) -> io::Result<()>;
+        let changes: [(Change, &[&str]); 9] = [
+            (|p| std::fs::write(p.join("a/b/file"), "CONTENT"), &["a/b/file has other content"]),
+            (|p| std::fs::write(p.join("a/b/file"), "more content"), &["a/b/file has 12 bytes, had 7"]),
+            (|p| std::fs::remove_file(p.join("a/b/file")), &["a/b/file is missing"]),
+            (|p| std::fs::write(p.join("a/b/c/new"), ""), &["a/b/c/new is not of the layer"]),
+            (|p| std::fs::create_dir(p.join("zz")), &["zz is not of the layer"]),
+            (|p| std::fs::remove_dir_all(p.join("a")), &["a is missing"]),
+            (
+                |p| std::fs::remove_file(p.join("a/link")).and_then(|()| symlink("b/other", p.join("a/link"))),
+                &["a/link has other content"],
+            ),
+            (
+                |p| std::fs::remove_dir_all(p.join("a")).and_then(|()| std::fs::write(p.join("a"), "")),
+                &["a is a file, was a directory"],
+            ),
+            (
+                |p| std::fs::set_permissions(p.join("m"), PermissionsExt::from_mode(0o4755)),
+                &["m has mode 4755, had 0640", "z/m has mode 4755, had 0640"],
+            ),
+        ];
+        for (change, expected) in changes {
+            let scratch = Scratch::new();
+            std::fs::set_permissions(scratch.0.join("m"), PermissionsExt::from_mode(0o640)).unwrap();
+            let seal = scratch.seal();
+            assert!(scratch.look(&seal, Depth::Quick).is_empty());
+            change(&scratch.0).unwrap();
+            assert_eq!(scratch.look(&seal, Depth::Quick), expected);
+            assert_eq!(scratch.look(&seal, Depth::Thorough), expected);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_moved_is_right_and_gets_a_fresh_seal() {
+        let (old, new) = (Scratch::new(), Scratch::new());
+        let seal = old.seal();
+        let seen = look(&new.0, &seal, Depth::Quick, &mut |_| {}).unwrap();
+        assert!(seen.findings.is_empty(), "{:?}", seen.findings);
+        let fresh = Seal::decode(seen.fresh.unwrap()).unwrap();
+        assert_eq!(fresh.header, HEADER);
+        let again = look(&new.0, &fresh, Depth::Thorough, &mut |_| {}).unwrap();
+        assert!(again.findings.is_empty() && again.fresh.is_none());
+        let header = Header { complete: false, ..HEADER };
+        let other = Seal::decode(fresh.with_header(&header)).unwrap();
+        assert_eq!(other.header, header);
+        assert!(new.look(&other, Depth::Quick).is_empty());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_bytes_make_it_panic(body in proptest::collection::vec(any::<u8>(), 0..300), headed in any::<bool>()) {
+            let scratch = Scratch::new();
+            let mut bytes = if headed { head(&HEADER) } else { Vec::new() };
+            bytes.extend(body.iter().map(|&b| if b < 100 { b % 9 } else { b }));
+            prop_assert!(Seal::decode(bytes.clone()).is_err());
+            if let Ok(seal) = Seal::decode(finish(bytes)) {
+                for depth in [Depth::Quick, Depth::Thorough] {
+                    let seen = look(&scratch.0, &seal, depth, &mut |_| {});
+                    prop_assert!(seen.map_or(true, |seen| !seen.findings.is_empty()));
+                }
+            }
+        }
+
+        #[test]
+        fn a_damaged_seal_is_noticed(at in any::<prop::sample::Index>(), flip in 1u8.., cut in any::<bool>()) {
+            let scratch = Scratch::new();
+            let mut bytes = make(&scratch.0, &HEADER, Hashes::default()).unwrap();
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] ^= flip }
+            prop_assert!(Seal::decode(bytes).is_err());
+        }
+    }
+}

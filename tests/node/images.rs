@@ -363,7 +363,8 @@ fn oci_archives_and_layouts_in_every_packing() {
         }
     }
     // The first layer is shared by all.
-    assert_eq!(names_in(&scratch.path("store/layers")).len(), 2 * (1 + 9));
+    // Folder, record, seal and recipe of each.
+    assert_eq!(names_in(&scratch.path("store/layers")).len(), 4 * (1 + 9));
 
     let layout = scratch.dir("layout");
     write_members(&layout, &oci_layout("host.example/from/folder:1", &layers, gzip));

@@ -22,11 +22,13 @@
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | all of it together, as others publish it | [`published`] |
+//! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
 
 mod cli;
 mod collect;
 mod containers;
+mod damage;
 mod devices;
 mod faults;
 mod fields;

@@ -1,0 +1,204 @@
+//! What somebody or something does to files of the image store by hand: found at the next use, told, and healed.
+
+use super::harness::{BUSYBOX, Node, alive, eventually, resting, secs};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// The layer of busybox's image that has its programs.
+fn layer(node: &Node) -> PathBuf {
+    let layers = fs::read_dir(node.dir.join("root/store/layers")).expect("layers");
+    let mut found = layers.map(|entry| entry.expect("entry").path()).filter(|path| path.join("bin/busybox").exists());
+    found.next().unwrap_or_else(|| node.fail("no layer has bin/busybox"))
+}
+
+/// The record of busybox's image.
+fn record(node: &Node) -> PathBuf {
+    let records = fs::read_dir(node.dir.join("root/store/images")).expect("images");
+    let mut paths = records.map(|entry| entry.expect("entry").path());
+    let named = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("busybox"));
+    paths.find(named).unwrap_or_else(|| node.fail("no record names busybox"))
+}
+
+/// How often events of a reason were told of busybox's image.
+fn told(node: &Node, reason: &str) -> u64 {
+    let of_busybox = |event: &Value| event["message"].as_str().is_some_and(|message| message.contains(BUSYBOX));
+    let of_reason =
+        |event: &Value| (event["reason"] == reason && of_busybox(event)).then(|| event["count"].as_u64().unwrap_or(1));
+    node.events().iter().filter_map(of_reason).sum()
+}
+
+/// Everything of a folder that the seal knows, to compare before and after.
+fn listing(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut ahead = vec![dir.to_path_buf()];
+    while let Some(path) = ahead.pop() {
+        for entry in fs::read_dir(&path).expect("list") {
+            let path = entry.expect("entry").path();
+            let m = fs::symlink_metadata(&path).expect("lstat");
+            let content = if m.is_file() { fs::read(&path).expect("read") } else { Vec::new() };
+            let sum = content.iter().fold(0u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+            let name = path.strip_prefix(dir).expect("below").display().to_string();
+            let size = if m.is_dir() { 0 } else { m.size() };
+            lines.push(format!("{name} {:o} {}:{} {size} {sum:x}", m.mode(), m.uid(), m.gid()));
+            if m.is_dir() {
+                ahead.push(path);
+            }
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn what_is_done_to_a_layer_is_found_at_use_told_and_healed() {
+    let node = Node::up();
+    let layer = layer(&node);
+    let whole = listing(&layer);
+    // It runs on the layer while that is damaged, quarantined and replaced.
+    let steady = node.run(&resting("steady"));
+    let pid = node.init_pid(&steady.id("main"));
+    let (seal, recipe) = (layer.with_extension("seal"), layer.with_extension("recipe"));
+    let programs = layer.join("bin/busybox");
+    let content = || {
+        // In place, and nothing about it but its content changes.
+        let mut bytes = fs::read(&programs).expect("read");
+        let modified = fs::metadata(&programs).and_then(|m| m.modified()).expect("mtime");
+        // In the ELF identification's padding: it runs nevertheless.
+        bytes[15] ^= 1;
+        let other = layer.join("bin/.other");
+        fs::copy(&programs, &other).expect("copy");
+        fs::write(&other, &bytes).expect("write");
+        fs::File::options().write(true).open(&other).and_then(|f| f.set_modified(modified)).expect("mtime");
+        fs::rename(&other, &programs).expect("rename");
+    };
+    let truncate = |path: &Path| {
+        let file = fs::File::options().write(true).open(path).expect("open");
+        let length = file.metadata().expect("length").len();
+        file.set_len(length / 2).expect("truncate");
+    };
+    let damages: [(&str, &dyn Fn()); 8] = [
+        ("bin/busybox has other content", &content),
+        ("bin/busybox is missing", &|| fs::remove_file(&programs).expect("remove")),
+        ("added is not of the layer", &|| fs::write(layer.join("added"), "x").expect("add")),
+        ("bin has mode 0777", &|| {
+            fs::set_permissions(layer.join("bin"), PermissionsExt::from_mode(0o777)).expect("mode")
+        }),
+        ("bin belongs to 7:0", &|| std::os::unix::fs::chown(layer.join("bin"), Some(7), None).expect("owner")),
+        ("wrong checksum", &|| truncate(&seal)),
+        ("too short", &|| fs::write(&seal, "").expect("empty")),
+        ("its recipe has", &|| truncate(&recipe)),
+    ];
+    for (i, (what, damage)) in damages.iter().enumerate() {
+        let healed = told(&node, "ImageHealed");
+        damage();
+        let name = format!("after{i}");
+        node.run(&resting(&name));
+        let event = node.wait_event(what, |reason, message| {
+            reason == "ImageDamaged" && message.contains(what) && message.contains(BUSYBOX)
+        });
+        let message = event["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains("sha256:"), "{message}");
+        eventually("it is told that it is healed", secs(20), || told(&node, "ImageHealed") > healed);
+        assert_eq!(listing(&layer), whole, "{what}");
+        assert!(seal.exists() && recipe.exists(), "{what}");
+        assert!(alive(pid), "{what}");
+        node.remove(&format!("{name}.yaml"));
+    }
+    // The old folder is still under the container that runs on it.
+    assert_eq!(node.sh("steady", "ls /bin/busybox").trim(), "/bin/busybox");
+    assert!(fs::read_dir(node.dir.join("root/store/quarantine")).expect("quarantine").count() > 0);
+    node.cli(&["image", "verify"]).ok();
+    node.finish();
+}
+
+#[test]
+fn records_that_are_damaged_cost_nothing_and_verification_finds_what_use_does_not() {
+    let mut node = Node::up();
+    let (layer, record) = (layer(&node), record(&node));
+    let records = [record.clone(), layer.with_extension("json")];
+    // While the agent runs, it knows what they said.
+    for (i, path) in records.iter().enumerate() {
+        let length = fs::metadata(path).expect("record").len() as usize;
+        fs::write(path, vec![0; length]).expect("zeros");
+        node.run(&resting(&format!("known{i}")));
+        let text = fs::read(path).expect("record");
+        assert!(text.starts_with(b"{"), "{} was not written anew", path.display());
+    }
+    node.wait_event("the record", |reason, message| reason == "ImageDamaged" && message.contains("its record"));
+
+    // Nobody is there to know.
+    for (i, path) in records.iter().enumerate() {
+        for (j, content) in [&b""[..], &[0; 900]].into_iter().enumerate() {
+            node.stop();
+            fs::write(path, content).expect("damage");
+            node.start();
+            node.run(&resting(&format!("anew{i}{j}")));
+            assert!(fs::read(path).expect("record").starts_with(b"{"));
+        }
+    }
+    node.stop();
+    fs::remove_dir_all(&layer).expect("remove the layer");
+    node.start();
+    node.run(&resting("gone"));
+    node.wait_event("healed", |reason, message| reason == "ImageHealed" && message.contains("busybox"));
+
+    // Verification reads everything, without a use.
+    let lines = node.cli(&["image", "verify", BUSYBOX]).ok();
+    assert!(lines.contains("good") && lines.contains("sha256:"), "{lines}");
+    let programs = layer.join("bin/busybox");
+    let mut bytes = fs::read(&programs).expect("read");
+    bytes[15] ^= 1;
+    let other = layer.join("bin/.other");
+    fs::copy(&programs, &other).expect("copy");
+    fs::write(&other, &bytes).expect("write");
+    fs::rename(&other, &programs).expect("rename");
+    let out = node.cli(&["image", "verify"]);
+    assert_eq!(out.code, Some(1), "{}", out.stdout);
+    assert!(
+        out.stdout.contains("bin/busybox has other content") && out.stdout.contains("brought back"),
+        "{}",
+        out.stdout
+    );
+    eventually("it is brought back", secs(20), || node.cli(&["image", "verify"]).code == Some(0));
+    assert_ne!(fs::read(&programs).expect("read"), bytes);
+    node.cli(&["image", "verify", "no/such:image"]).fails(1);
+
+    // A store that was copied elsewhere and back has other inodes and times, and is right.
+    node.stop();
+    let store = node.dir.join("root/store");
+    let copied = std::process::Command::new("cp").arg("-a").arg(&store).arg(node.dir.join("copy")).status();
+    assert!(copied.expect("cp").success());
+    fs::remove_dir_all(&store).expect("remove");
+    fs::rename(node.dir.join("copy"), &store).expect("rename");
+    let before = fs::read(layer.with_extension("seal")).expect("seal");
+    node.start();
+    let damaged = told(&node, "ImageDamaged");
+    node.run(&resting("moved"));
+    assert_eq!(told(&node, "ImageDamaged"), damaged);
+    assert_ne!(fs::read(layer.with_extension("seal")).expect("seal"), before);
+
+    // An image that comes from nowhere any more: its container waits and says so; imported again, it starts.
+    let archive = node.dir.join("root/images/images.tar");
+    let away = node.dir.join("images.tar");
+    fs::rename(&archive, &away).expect("move the archive away");
+    // Nor is there an earlier copy.
+    for entry in fs::read_dir(store.join("quarantine")).expect("quarantine") {
+        fs::remove_dir_all(entry.expect("entry").path()).expect("remove");
+    }
+    fs::remove_file(&programs).expect("remove");
+    let name = "patient";
+    node.apply("patient.yaml", resting(name));
+    node.wait_event("lost", |reason, message| reason == "ImageHealFailed" && message.contains("busybox"));
+    assert!(!node.wait_pod(name, "it waits", |pod| !pod.waiting("main").is_empty()).up());
+    fs::rename(&away, &archive).expect("move the archive back");
+    node.wait_up(name);
+    assert!(programs.exists());
+    let metrics = super::harness::page(&format!("127.0.0.1:{}", node.healthz), "/metrics");
+    for metric in ["coracle_images_damaged_total", "coracle_images_healed_total"] {
+        let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_default();
+        assert!(!line.is_empty() && !line.ends_with(" 0"), "{metric}: {line}");
+    }
+    node.finish();
+}
