@@ -24,6 +24,7 @@
 //! | all of it together, as others publish it | [`published`] |
 //! | what hostile containers and servers try | [`hostile`] |
 
+mod airgap;
 mod cli;
 mod containers;
 mod devices;
