@@ -19,6 +19,8 @@ pub struct Metrics {
     action_failures: Counter,
     container_failures: Counter,
     images_imported: Counter,
+    images_damaged: Counter,
+    images_healed: Counter,
 }
 
 impl Default for Metrics {
@@ -43,6 +45,8 @@ impl Default for Metrics {
             action_failures: counter("coracle_action_failures", "Steps that failed and are tried again"),
             container_failures: counter("coracle_container_failures", "Containers that ended with a failure"),
             images_imported: counter("coracle_images_imported", "Images imported from archives"),
+            images_damaged: counter("coracle_images_damaged", "Damage found in the image store"),
+            images_healed: counter("coracle_images_healed", "Damaged images that were brought back"),
             registry: Mutex::new(registry),
             running_pods,
             running_containers,
@@ -67,6 +71,16 @@ impl Metrics {
     /// An image was imported.
     pub fn image_imported(&self) {
         self.images_imported.inc();
+    }
+
+    /// Damage was found in the image store.
+    pub fn image_damaged(&self) {
+        self.images_damaged.inc();
+    }
+
+    /// A damaged image was brought back.
+    pub fn image_healed(&self) {
+        self.images_healed.inc();
     }
 
     /// The state of the manifest source.

@@ -5,6 +5,7 @@
 
 mod admission;
 mod events;
+mod heal;
 mod hooks;
 mod hotplug;
 mod eviction;
@@ -121,6 +122,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     let images_changed = Arc::new(Notify::new());
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
+
+    let refetch: heal::Refetch = Arc::new(|_, _, _| Err("registries are not asked yet".to_owned()));
+    tokio::spawn(heal::watch(Arc::clone(&shared), refetch, Arc::clone(&images_changed)));
 
     let evicted = Arc::new(Notify::new());
     let thresholds = config.eviction.clone();

@@ -2,8 +2,8 @@
 
 use super::client::{Client, Stream, decode};
 use super::error::Error;
-use super::{print, print_bytes};
 use super::table::printable;
+use super::{print, print_bytes};
 use crate::server::encode;
 use crate::server::types::ImageList;
 use hyper::Method;

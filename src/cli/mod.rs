@@ -18,6 +18,7 @@ mod start;
 mod status;
 mod table;
 mod terminal;
+mod verify;
 
 pub use error::Error;
 
@@ -192,6 +193,14 @@ enum ImageCommand {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Read everything of images and compare it with their digests
+    Verify {
+        /// Names or IDs [default: all images]
+        #[arg(value_name = "IMAGE")]
+        names: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Remove images that no pod uses
     Rm {
         /// Names or IDs
@@ -339,6 +348,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Image(ImageCommand::Export { names, output, compress, agent }) => {
             images::export(&agent.client(), &names, output.as_deref(), compress).await
         }
+        Command::Image(ImageCommand::Verify { names, agent }) => verify::verify(&agent.client(), &names).await,
         Command::Image(ImageCommand::Rm { names, agent }) => images::remove(&agent.client(), &names).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),

@@ -72,7 +72,10 @@ pub(super) struct Archive {
 }
 
 enum Content {
-    Plain { file: Arc<File>, members: HashMap<String, Place> },
+    Plain {
+        file: Arc<File>,
+        members: HashMap<String, Place>,
+    },
     /// What was kept of a stream.
     Read(HashMap<String, Place>),
     Layout(Dir),

@@ -55,6 +55,12 @@ pub enum Error {
     /// The disk filled up; nothing of what came in is left.
     #[error("no space left in {} ({free} bytes and {inodes} inodes are free)", path.display())]
     Full { path: PathBuf, free: u64, inodes: u64, source: Box<Error> },
+    /// An image of the store is not what came in; it is not used until it has been brought back.
+    #[error("{0}; it is being brought back")]
+    Damaged(Box<super::Damage>),
+    /// A damaged image could not be brought back from anywhere it came from.
+    #[error("cannot bring back image {image}: {reason}")]
+    Lost { image: String, reason: String },
     #[error("another process uses the image store {}", path.display())]
     Locked { path: PathBuf },
     #[error(transparent)]

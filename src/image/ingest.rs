@@ -5,7 +5,7 @@
 //! it. This is all a source of images needs to know: archives use it, and so can a registry.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
@@ -16,7 +16,7 @@ use super::blob::Digests;
 use super::document::Layer;
 use super::store::{ImageRecord, LayerRecord};
 use super::unpack::{self, Limits};
-use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, pass};
+use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, pass, seal};
 use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
@@ -140,11 +140,7 @@ impl<'a> Ingest<'a> {
     }
 
     /// As [`Ingest::layer`], of a stream nobody has said anything about yet.
-    pub(super) fn unpack(
-        &self,
-        source: impl Read + Send,
-        limits: &Limits,
-    ) -> Result<(LayerRecord, Digests), Error> {
+    pub(super) fn unpack(&self, source: impl Read + Send, limits: &Limits) -> Result<(LayerRecord, Digests), Error> {
         self.stage(source, None, None, limits)
     }
 
@@ -156,9 +152,8 @@ impl<'a> Ingest<'a> {
         limits: &Limits,
     ) -> Result<(LayerRecord, Digests), Error> {
         let folder = self.staging.join(SERIAL.fetch_add(1, Ordering::Relaxed).to_string());
-        std::fs::create_dir(&folder).map_err(|source| {
-            self.explain(Error::Io { action: "create", path: folder.clone(), source })
-        })?;
+        std::fs::create_dir(&folder)
+            .map_err(|source| self.explain(Error::Io { action: "create", path: folder.clone(), source }))?;
         let unpacked = self.layer_into(&folder, source, limits).and_then(|(record, digests)| {
             check(&digests, blob, diff_id)?;
             Ok((record, digests))
@@ -183,8 +178,10 @@ impl<'a> Ingest<'a> {
 
     /// Removes a part of the staging folder before the rest goes: its space may be needed.
     fn clear(&self, folder: &Path) {
-        if let Err(error) = fs::remove_tree(folder) {
-            tracing::debug!(path = %folder.display(), %error, "stays until the end of the import");
+        for path in [folder.to_path_buf(), folder.with_extension("recipe"), folder.with_extension("seal")] {
+            if let Err(error) = fs::remove_tree(&path) {
+                tracing::debug!(path = %path.display(), %error, "stays until the end of the import");
+            }
         }
     }
 
@@ -196,10 +193,24 @@ impl<'a> Ingest<'a> {
     ) -> Result<(LayerRecord, Digests), Error> {
         // Headers and padding come on top of the content.
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
-        let (summary, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
-            unpack::layer_buffered(pieces, folder, limits)
+        let recipe = folder.with_extension("recipe");
+        let (learnt, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
+            unpack::layer_recorded(pieces, folder, limits, &recipe)
         })?;
-        let record = LayerRecord { diff_id: digests.diff_id.clone(), size: summary.bytes, entries: summary.entries };
+        let (summary, complete) = (learnt.summary, learnt.complete);
+        let length = std::fs::metadata(&recipe).map_err(Error::io("look at", &recipe))?.len();
+        let header = seal::Header { recipe: length, complete, size: summary.bytes, entries: summary.entries };
+        let sealed = folder.with_extension("seal");
+        let bytes = seal::make(folder, &header, learnt.hashes).map_err(Error::io("seal", folder))?;
+        let written = std::fs::File::create_new(&sealed).and_then(|mut file| file.write_all(&bytes));
+        written.map_err(Error::io("write", &sealed))?;
+        let record = LayerRecord {
+            diff_id: digests.diff_id.clone(),
+            size: summary.bytes,
+            entries: summary.entries,
+            sealed: true,
+            complete,
+        };
         Ok((record, digests))
     }
 
@@ -303,13 +314,12 @@ impl<'a> Ingest<'a> {
     }
 
     /// Moves those of `layers` that are staged to their final place, durably. Others stay: no image may want them.
-    fn publish_layers(&self, layers: &[Digest]) -> Result<(), Error> {
+    pub(super) fn publish_layers(&self, layers: &[Digest]) -> Result<(), Error> {
         let mut all = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = |diff_id: &&Digest| layers.contains(diff_id);
-        let staged: Vec<(Digest, PathBuf, LayerRecord)> =
-            (all.iter().filter(|(diff_id, _)| wanted(diff_id)))
-                .map(|(diff_id, (folder, record))| (diff_id.clone(), folder.clone(), record.clone()))
-                .collect();
+        let staged: Vec<(Digest, PathBuf, LayerRecord)> = (all.iter().filter(|(diff_id, _)| wanted(diff_id)))
+            .map(|(diff_id, (folder, record))| (diff_id.clone(), folder.clone(), record.clone()))
+            .collect();
         if staged.is_empty() {
             return Ok(());
         }
@@ -334,9 +344,22 @@ impl<'a> Ingest<'a> {
                 }
             }
         }
+        for (diff_id, folder, _) in &staged {
+            for kind in ["seal", "recipe"] {
+                let (from, to) = (folder.with_extension(kind), layers.join(diff_id.hex()).with_extension(kind));
+                // Those of a layer that somebody else brought in meanwhile stay: a seal knows the inodes of its folder.
+                if folder.exists() {
+                    continue;
+                }
+                std::fs::rename(&from, &to).map_err(Error::io("move", &from))?;
+            }
+        }
         target.sync().map_err(Error::io("sync", &layers))?;
-        for (diff_id, _, record) in &staged {
-            self.store.write_layer(diff_id, record)?;
+        for (diff_id, folder, record) in &staged {
+            // Still staged: that of somebody else, with a record of its own, was there.
+            if !folder.exists() {
+                self.store.write_layer(diff_id, record)?;
+            }
             all.remove(diff_id);
         }
         Ok(())
@@ -374,15 +397,19 @@ pub(super) fn archive(
     limits: &Limits,
     manner: Manner,
 ) -> Result<Vec<Arc<Image>>, Error> {
-    let opened = archive::open(path)?;
     let ingest = store.ingest()?;
-    let archive = match opened {
-        Opened::Layout(dir) => Archive::layout(path, dir),
-        Opened::Plain(file) => Archive::plain(path, file)?,
-        Opened::Packed(file) => pass::read(&ingest, path, file, limits)?,
-    };
+    let archive = opened(&ingest, path, limits)?;
     let origin = path.is_absolute().then(|| Origin::Archive { path: path.into() });
     images(&ingest, &archive, limits, origin, manner)
+}
+
+/// The archive at `path`; a packed one is read, and its layers staged.
+fn opened(ingest: &Ingest<'_>, path: &Path, limits: &Limits) -> Result<Archive, Error> {
+    match archive::open(path)? {
+        Opened::Layout(dir) => Ok(Archive::layout(path, dir)),
+        Opened::Plain(file) => Archive::plain(path, file),
+        Opened::Packed(file) => pass::read(ingest, path, file, limits),
+    }
 }
 
 /// Imports all images of an archive that arrives as a stream. `name` is for messages.
@@ -446,4 +473,16 @@ fn check(digests: &Digests, blob: Option<&Digest>, diff_id: Option<&Digest>) -> 
 fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
     let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     error.downcast_ref::<io::Error>().is_some_and(|error| full(error.kind())) || error.source().is_some_and(is_full)
+}
+
+/// Brings back, from the archive at `path`, those of the layers `wanted` that it has. Names and records of images stay as
+/// they are: the archive may be older than they.
+pub(super) fn restore(store: &ImageStore, path: &Path, wanted: &[Digest]) -> Result<(), Error> {
+    let ingest = store.ingest()?;
+    let archive = opened(&ingest, path, store.limits())?;
+    for candidate in document::candidates(&archive)? {
+        let layers: Vec<Layer> = candidate.layers.into_iter().filter(|layer| wanted.contains(&layer.diff_id)).collect();
+        ingest.archive_layers(&archive, &layers, store.limits())?;
+    }
+    ingest.publish_layers(wanted)
 }

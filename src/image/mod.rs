@@ -15,15 +15,19 @@ mod document;
 mod dropin;
 mod error;
 mod export;
+mod heal;
 mod ingest;
 mod origin;
 mod pass;
+pub mod recipe;
 pub mod reference;
 pub mod registry;
+pub mod seal;
 mod store;
 pub mod tarball;
 pub mod trust;
 pub mod unpack;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -35,9 +39,11 @@ pub use document::{architecture, configuration};
 pub use dropin::{DropIn, Outcome, Wanted};
 pub use error::Error;
 pub use export::Export;
+pub use heal::Damage;
 pub use ingest::{Ingest, NewImage, StoredLayer};
 pub use origin::{Origin, Verification};
 pub use store::{Damaged, ImageStore};
+pub use verify::Step;
 
 /// An image whose layers are unpacked and ready to be mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]

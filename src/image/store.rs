@@ -5,6 +5,9 @@
 //! | `images/<hex of the ID>.json` | an image: names, configuration, layers |
 //! | `layers/<hex of the diff ID>/` | an unpacked layer, shared between images |
 //! | `layers/<hex of the diff ID>.json` | says that the layer is whole |
+//! | `layers/<hex of the diff ID>.seal` | what its folder was like ([`seal`](super::seal)) |
+//! | `layers/<hex of the diff ID>.recipe` | the rest of its tar stream ([`recipe`](super::recipe)) |
+//! | `quarantine/` | damaged layers that containers may still run on |
 //! | `staging/` | what is being unpacked or removed |
 //! | `images/<hex of the ID>.config` | the image's configuration as it came |
 //! | `images/<hex of the ID>.removed` | says that somebody removed the image, though it was pinned |
@@ -22,6 +25,7 @@ use std::{io, thread};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+use super::heal::{Care, Damage};
 use super::ingest::{self, Ingest, Manner};
 use super::unpack::Limits;
 use super::{Digest, Error, Image, Origin, Verification, builtin, reference};
@@ -64,6 +68,12 @@ pub(super) struct LayerRecord {
     /// Bytes of file content.
     pub size: u64,
     pub entries: u64,
+    /// Whether it has a seal; those of older versions get theirs at first use.
+    #[serde(default)]
+    pub sealed: bool,
+    /// Whether its tar stream can be had again from folder and recipe.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 /// A record that could not be used and was set aside.
@@ -83,20 +93,24 @@ pub struct ImageStore {
     /// Keeps two threads from making the built-in image at a time.
     builtin: Mutex<Option<builtin::Source>>,
     damaged: Vec<Damaged>,
+    pub(super) care: Care,
     /// Locked as long as this is open: two processes would remove each other's staging.
     _lock: File,
 }
 
 #[derive(Default)]
-struct Catalog {
-    images: BTreeMap<Digest, Entry>,
-    /// From full names.
+pub(super) struct Catalog {
+    pub images: BTreeMap<Digest, Entry>,
+    /// Damaged ones: not to be used, but not forgotten either.
+    pub broken: BTreeMap<Digest, Entry>,
+    /// From full names, of images that can be used.
     names: HashMap<String, Digest>,
 }
 
-struct Entry {
-    image: Arc<Image>,
-    layers: Vec<Digest>,
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub image: Arc<Image>,
+    pub layers: Vec<Digest>,
 }
 
 impl ImageStore {
@@ -115,7 +129,7 @@ impl ImageStore {
     /// # Errors
     /// As [`ImageStore::open`].
     pub fn open_with(root: &Path, limits: Limits) -> Result<ImageStore, Error> {
-        for dir in [root.to_path_buf(), root.join("images"), root.join("layers"), root.join("staging")] {
+        for dir in ["", "images", "layers", "staging", "quarantine"].map(|name| root.join(name)) {
             fs::create_dir_all(&dir, DIR_MODE).map_err(Error::io("create", &dir))?;
         }
         let mut store = ImageStore {
@@ -125,6 +139,7 @@ impl ImageStore {
             layers: RwLock::default(),
             builtin: Mutex::default(),
             damaged: Vec::new(),
+            care: Care::default(),
             _lock: lock(root)?,
         };
         store.load()?;
@@ -136,11 +151,18 @@ impl ImageStore {
         let mut catalog = Catalog::default();
         for path in store::list(&self.images_dir())? {
             match self.load_image(&path) {
-                Ok(record) => catalog.insert(self, record),
+                Ok((record, None)) => catalog.insert(self, record),
+                Ok((record, Some(layer))) => {
+                    let reason = format!("layer {layer} is missing or damaged");
+                    let (id, entry) = catalog.insert_broken(self, record);
+                    let what = "its folder or record is missing or damaged".to_owned();
+                    self.report(Damage { layer: Some(layer), ..Damage::of(&id, &entry.image, what) });
+                    self.damaged.push(Damaged { path, reason });
+                }
                 Err(reason) => {
-                    tracing::warn!(path = %path.display(), %reason, "damaged image set aside");
                     let aside = path.with_extension("json.damaged");
                     std::fs::rename(&path, &aside).map_err(Error::io("set aside", &path))?;
+                    self.report(Damage::of_record(&path, reason.clone()));
                     self.damaged.push(Damaged { path: aside, reason });
                 }
             }
@@ -149,7 +171,8 @@ impl ImageStore {
         Ok(())
     }
 
-    fn load_image(&self, path: &Path) -> Result<ImageRecord, String> {
+    /// The record at `path`, and the first of its layers that is not there.
+    fn load_image(&self, path: &Path) -> Result<(ImageRecord, Option<Digest>), String> {
         let explain = |error: &store::Error| match std::error::Error::source(error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
@@ -159,12 +182,8 @@ impl ImageStore {
         if path.file_stem() != Some(OsStr::new(record.id.hex())) {
             return Err(format!("record is of image {}", record.id));
         }
-        for diff_id in &record.layers {
-            if self.layer(diff_id).is_none() {
-                return Err(format!("layer {diff_id} is missing or damaged"));
-            }
-        }
-        Ok(record)
+        let missing = record.layers.iter().find(|diff_id| self.layer(diff_id).is_none()).cloned();
+        Ok((record, missing))
     }
 
     /// Removes what an earlier process did not finish. Only what was never part of an image: whole layers without an
@@ -180,6 +199,7 @@ impl ImageStore {
                     fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
                 } else if dir == layers_dir
                     && let Some(diff_id) = whole()
+                    && !self.catalog().broken.values().any(|entry| entry.layers.contains(&diff_id))
                     && matches!(store::read::<LayerRecord>(&self.layer_record(&diff_id)), Ok(None))
                 {
                     // Renamed into place, but the record that says that it is whole did not follow.
@@ -313,7 +333,7 @@ impl ImageStore {
         self.catalog().images.values().map(|entry| entry.image.clone()).collect()
     }
 
-    /// Records that were set aside when the store was opened.
+    /// What could not be used when the store was opened.
     pub fn damaged(&self) -> &[Damaged] {
         &self.damaged
     }
@@ -325,9 +345,9 @@ impl ImageStore {
     pub fn remove(&self, reference: &str, in_use: &[String]) -> Result<(), Error> {
         let removing = self.layers.write().unwrap_or_else(PoisonError::into_inner);
         let not_found = || Error::NotFound { reference: reference.into() };
-        let id = self.find(reference).ok_or_else(not_found)?;
+        let id = self.find(reference).or_else(|| self.find_broken(reference)).ok_or_else(not_found)?;
         let mut catalog = self.catalog();
-        let entry = catalog.images.get(&id).ok_or_else(not_found)?;
+        let entry = catalog.images.get(&id).or_else(|| catalog.broken.get(&id)).ok_or_else(not_found)?;
         // Not found by a name: asked by ID or by digest.
         let name = reference::normalise(reference).ok().filter(|name| entry.image.names.contains(name));
         let mut left = entry.image.names.clone();
@@ -346,13 +366,13 @@ impl ImageStore {
         store::delete(&self.image_record(&id))?;
         store::delete(&self.configuration_path(&id))?;
         let gone = catalog.remove(&id);
+        let known = || catalog.images.values().chain(catalog.broken.values());
         let orphans: Vec<Digest> =
-            gone.into_iter().filter(|layer| catalog.images.values().all(|e| !e.layers.contains(layer))).collect();
+            gone.into_iter().filter(|layer| known().all(|entry| !entry.layers.contains(layer))).collect();
         drop(catalog);
         let mut discarded = Vec::new();
         for diff_id in &orphans {
-            store::delete(&self.layer_record(diff_id))?;
-            discarded.push(self.discard(&self.layers_dir().join(diff_id.hex()))?);
+            discarded.push(self.discard_layer(diff_id)?);
         }
         // What takes time is out of the way of others.
         drop(removing);
@@ -360,6 +380,16 @@ impl ImageStore {
             fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
         }
         Ok(())
+    }
+
+    /// Takes a layer that no image has out of the store: its record first. Returns where its folder is now.
+    pub(super) fn discard_layer(&self, diff_id: &Digest) -> Result<Option<PathBuf>, Error> {
+        store::delete(&self.layer_record(diff_id))?;
+        for kind in ["seal", "recipe"] {
+            let path = self.layer_file(diff_id, kind);
+            fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
+        }
+        self.discard(&self.layers_dir().join(diff_id.hex()))
     }
 
     /// Moves a folder to staging, from where it is never used again; returns its path there.
@@ -397,7 +427,11 @@ impl ImageStore {
     pub(super) fn publish(&self, mut record: ImageRecord) -> Result<Arc<Image>, Error> {
         let mut catalog = self.catalog();
         let id = record.id.clone();
-        if let Some(known) = catalog.images.get(&id) {
+        // A damaged layer may have left after it was looked for.
+        if record.layers.iter().any(|diff_id| self.layer(diff_id).is_none()) {
+            return Err(Error::Missing);
+        }
+        if let Some(known) = catalog.images.get(&id).or_else(|| catalog.broken.get(&id)) {
             record.names.extend(known.image.names.iter().cloned());
             let known = known.record(&id);
             record.digests.extend(known.digests);
@@ -428,6 +462,7 @@ impl ImageStore {
             let losers: Vec<ImageRecord> = catalog
                 .images
                 .iter()
+                .chain(&catalog.broken)
                 .filter(|(other, entry)| **other != id && entry.image.names.iter().any(|name| names.contains(name)))
                 .map(|(other, entry)| entry.record(other))
                 .collect();
@@ -448,8 +483,14 @@ impl ImageStore {
 
     fn store_record(&self, catalog: &mut Catalog, record: ImageRecord) -> Result<(), Error> {
         store::write(&self.image_record(&record.id), &record, FILE_MODE)?;
+        // Whether its layers are there does not change with a record.
+        let broken = catalog.broken.contains_key(&record.id)
+            && record.layers.iter().any(|diff_id| self.layer(diff_id).is_none());
         catalog.remove(&record.id);
-        catalog.insert(self, record);
+        match broken {
+            true => drop(catalog.insert_broken(self, record)),
+            false => catalog.insert(self, record),
+        }
         Ok(())
     }
 
@@ -463,7 +504,7 @@ impl ImageStore {
         Ok(store::write(&self.layer_record(diff_id), record, FILE_MODE)?)
     }
 
-    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+    pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
         // The catalog is changed only after the disk, in steps that cannot fail.
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -477,7 +518,7 @@ impl ImageStore {
         &self.root
     }
 
-    fn images_dir(&self) -> PathBuf {
+    pub(super) fn images_dir(&self) -> PathBuf {
         self.root.join("images")
     }
 
@@ -499,17 +540,64 @@ impl ImageStore {
         self.root.join("staging")
     }
 
-    fn image_record(&self, id: &Digest) -> PathBuf {
+    pub(super) fn image_record(&self, id: &Digest) -> PathBuf {
         self.images_dir().join(format!("{}.json", id.hex()))
     }
 
-    fn layer_record(&self, diff_id: &Digest) -> PathBuf {
-        self.layers_dir().join(format!("{}.json", diff_id.hex()))
+    pub(super) fn layer_record(&self, diff_id: &Digest) -> PathBuf {
+        self.layer_file(diff_id, "json")
+    }
+
+    /// Something beside a layer's folder.
+    pub(super) fn layer_file(&self, diff_id: &Digest, extension: &str) -> PathBuf {
+        self.layers_dir().join(format!("{}.{extension}", diff_id.hex()))
     }
 }
 
 impl Catalog {
-    fn insert(&mut self, store: &ImageStore, record: ImageRecord) {
+    pub(super) fn insert(&mut self, store: &ImageStore, record: ImageRecord) {
+        let (id, entry) = Entry::of(store, record);
+        for name in &entry.image.names {
+            self.names.insert(name.clone(), id.clone());
+        }
+        self.images.insert(id, entry);
+    }
+
+    /// Keeps a record whose layers are not all there.
+    pub(super) fn insert_broken(&mut self, store: &ImageStore, record: ImageRecord) -> (Digest, Entry) {
+        let (id, entry) = Entry::of(store, record);
+        self.broken.insert(id.clone(), entry.clone());
+        (id, entry)
+    }
+
+    /// Forgets an image; gives its layers.
+    fn remove(&mut self, id: &Digest) -> Vec<Digest> {
+        self.names.retain(|_, owner| owner != id);
+        let entry = self.images.remove(id).or_else(|| self.broken.remove(id));
+        entry.map(|entry| entry.layers).unwrap_or_default()
+    }
+
+    /// Puts an image where it cannot be used.
+    pub(super) fn set_broken(&mut self, id: &Digest) {
+        self.names.retain(|_, owner| owner != id);
+        if let Some(entry) = self.images.remove(id) {
+            self.broken.insert(id.clone(), entry);
+        }
+    }
+
+    /// The image can be used again.
+    pub(super) fn set_whole(&mut self, id: &Digest) {
+        if let Some(entry) = self.broken.remove(id) {
+            for name in &entry.image.names {
+                self.names.entry(name.clone()).or_insert_with(|| id.clone());
+            }
+            self.images.insert(id.clone(), entry);
+        }
+    }
+}
+
+impl Entry {
+    fn of(store: &ImageStore, record: ImageRecord) -> (Digest, Entry) {
         let layers = store.layers_dir();
         let image = Image {
             id: record.id.to_string(),
@@ -523,21 +611,10 @@ impl Catalog {
             origins: record.origins,
             verified: record.verified,
         };
-        for name in &image.names {
-            self.names.insert(name.clone(), record.id.clone());
-        }
-        self.images.insert(record.id, Entry { image: Arc::new(image), layers: record.layers });
+        (record.id, Entry { image: Arc::new(image), layers: record.layers })
     }
 
-    /// Forgets an image; gives its layers.
-    fn remove(&mut self, id: &Digest) -> Vec<Digest> {
-        self.names.retain(|_, owner| owner != id);
-        self.images.remove(id).map(|entry| entry.layers).unwrap_or_default()
-    }
-}
-
-impl Entry {
-    fn record(&self, id: &Digest) -> ImageRecord {
+    pub(super) fn record(&self, id: &Digest) -> ImageRecord {
         ImageRecord {
             id: id.clone(),
             names: self.image.names.clone(),

@@ -7,10 +7,11 @@
 //! symlinks that earlier entries planted lead back into the layer, and the last component is never followed. The folder
 //! is private to the caller while this runs.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -18,6 +19,8 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Error;
+use super::recipe::{Recorder, Shared, Tap};
+use super::seal::{ContentHash, Hashes};
 use super::tarball::{Forward, Kind, Member, Reader, Sparse};
 use crate::sys::fs::{self, Dir, Node, Status, Time};
 
@@ -66,9 +69,47 @@ pub fn layer(reader: impl Read, dest: &Path, limits: &Limits) -> Result<Summary,
 
 /// As [`layer`], without another copy of what is buffered already.
 pub(super) fn layer_buffered(reader: &mut impl BufRead, dest: &Path, limits: &Limits) -> Result<Summary, Error> {
+    unpack(reader, dest, limits, None).map(|(summary, _)| summary)
+}
+
+/// What is learnt of a layer while it is unpacked, to be able to prove later that it is still the same.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    pub summary: Summary,
+    pub hashes: Hashes,
+    /// Whether the tar stream can be had again from the folder and the recipe.
+    pub complete: bool,
+}
+
+/// As [`layer_buffered`], with a recipe of the whole stream, up to its end, written to the file `recipe`.
+pub(super) fn layer_recorded(
+    reader: &mut impl BufRead,
+    dest: &Path,
+    limits: &Limits,
+    recipe: &Path,
+) -> Result<Learnt, Error> {
+    let recorder = std::fs::File::create_new(recipe).and_then(Recorder::new).map_err(Error::io("write", recipe))?;
+    let recorder = Rc::new(RefCell::new(recorder));
+    let (summary, hashes) = unpack(reader, dest, limits, Some(recorder.clone()))?;
+    let recorder = Rc::into_inner(recorder).map(RefCell::into_inner);
+    let complete = recorder.map_or(Ok(false), Recorder::finish).map_err(Error::io("write", recipe))?;
+    Ok(Learnt { summary, hashes, complete })
+}
+
+fn unpack(
+    reader: &mut impl BufRead,
+    dest: &Path,
+    limits: &Limits,
+    recorder: Option<Shared>,
+) -> Result<(Summary, Hashes), Error> {
     let root = Dir::open(dest).map_err(Error::io("open", dest))?;
+    let base = root.real_path().map_err(Error::io("find", dest))?;
     let mut unpacker = Unpacker {
         root: Rc::new(root),
+        base: base.into_os_string().into_vec(),
+        place: None,
+        recorder: recorder.clone(),
+        hashes: Hashes::default(),
         limits,
         owner: fs::effective_owner(),
         current: None,
@@ -77,12 +118,17 @@ pub(super) fn layer_buffered(reader: &mut impl BufRead, dest: &Path, limits: &Li
         summary: Summary::default(),
     };
     unpacker.implicit_root().map_err(Error::io("prepare", dest))?;
-    let mut archive = Reader::new(Forward(reader));
+    let recorded = recorder.is_some();
+    let mut archive = Reader::new(Forward(Tap::new(reader, recorder)));
     while let Some(member) = archive.next_member()? {
         unpacker.entry(&member, &mut archive)?;
     }
     unpacker.finish()?;
-    Ok(unpacker.summary)
+    if recorded {
+        // What follows the end of the archive is part of the stream.
+        io::copy(&mut archive.into_source(), &mut io::sink()).map_err(|source| Error::Stream { source })?;
+    }
+    Ok((unpacker.summary, unpacker.hashes))
 }
 
 /// What is set on a folder once everything is in it.
@@ -95,6 +141,12 @@ struct Folder {
 
 struct Unpacker<'a> {
     root: Rc<Dir>,
+    /// Where the root is.
+    base: Vec<u8>,
+    /// Where the folder of the last file is, relative to the root; known only while `current` is.
+    place: Option<Vec<u8>>,
+    recorder: Option<Shared>,
+    hashes: Hashes,
     limits: &'a Limits,
     /// Who owns what this process creates.
     owner: (u32, u32),
@@ -249,6 +301,17 @@ impl Unpacker<'_> {
     fn clear(&mut self, dir: &Dir, name: &OsStr) -> io::Result<()> {
         // The remembered folder may be below what goes away, or be reached through it.
         self.current = None;
+        if let Some(recorder) = &self.recorder {
+            let status = dir.status(name)?;
+            let empty = match status.kind {
+                FileType::RegularFile => status.size == 0,
+                FileType::Directory => false,
+                _ => true,
+            };
+            if !empty {
+                recorder.borrow_mut().lost();
+            }
+        }
         dir.remove_tree(name)
     }
 
@@ -258,14 +321,30 @@ impl Unpacker<'_> {
             return Err(Error::Limit { what: "bytes in a layer", limit: self.limits.bytes });
         }
         let mut file = self.place(dir, name, || dir.create_new(name)).map_err(failed(member, "create"))?;
+        self.content_begins(dir, name, member);
+        let mut hash = None;
         match &member.sparse {
-            None => copy(data, &mut file, member.stored, member)?,
+            None => {
+                hash = self.recorder.is_some().then(ContentHash::new);
+                copy(data, &mut file, member.stored, member, hash.as_mut())?;
+            }
             Some(Sparse { size, segments }) => {
                 file.set_len(*size).map_err(failed(member, "extend"))?;
                 for &(offset, length) in segments {
                     file.seek(SeekFrom::Start(offset)).map_err(failed(member, "write"))?;
-                    copy(data, &mut file, length, member)?;
+                    copy(data, &mut file, length, member, None)?;
                 }
+            }
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.borrow_mut().content_ends();
+        }
+        if self.recorder.is_some() {
+            let inode = dir.status(name).map_err(failed(member, "look at"))?.inode;
+            match hash {
+                Some(hash) => self.hashes.insert(inode, hash.finish()),
+                // The inode may be that of a file that is gone.
+                None => self.hashes.forget(inode),
             }
         }
         let attributes = || -> io::Result<()> {
@@ -280,6 +359,38 @@ impl Unpacker<'_> {
             fs::set_file_times(&file, member.modified)
         };
         attributes().map_err(failed(member, "set the attributes of"))
+    }
+
+    /// Tells the recorder that the content of the file just made follows.
+    fn content_begins(&mut self, dir: &Dir, name: &OsStr, member: &Member) {
+        let Some(recorder) = &self.recorder else { return };
+        if member.stored == 0 {
+            return;
+        }
+        if self.current.is_none() || self.place.is_none() {
+            // Symlinks of the layer may have led here: the path of the entry is not that of the file.
+            self.place = dir.real_path().ok().and_then(|path| {
+                let path = path.into_os_string().into_vec();
+                let below = path.strip_prefix(self.base.as_slice())?;
+                Some(below.strip_prefix(b"/").unwrap_or(below).to_vec())
+            });
+        }
+        let mut recorder = recorder.borrow_mut();
+        let mut path = match &self.place {
+            Some(place) => place.clone(),
+            None => {
+                recorder.lost();
+                Vec::new()
+            }
+        };
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.as_bytes());
+        match &member.sparse {
+            None => recorder.content_begins(&path, std::iter::once((0, member.stored))),
+            Some(sparse) => recorder.content_begins(&path, sparse.segments.iter().copied()),
+        }
     }
 
     fn attributes(&self, dir: &Dir, name: &OsStr, member: &Member, mode: bool) -> io::Result<()> {
@@ -393,6 +504,7 @@ impl Unpacker<'_> {
             Err(e) => return Err(e),
         };
         let dir = Rc::new(dir);
+        self.place = None;
         self.current = Some((path, dir.clone()));
         Ok(dir)
     }
@@ -506,7 +618,13 @@ fn whiteout(dir: &Dir, name: &OsStr) -> io::Result<()> {
 }
 
 /// Copies exactly `length` bytes, in the pieces that `data` has buffered.
-fn copy(data: &mut impl BufRead, file: &mut std::fs::File, mut length: u64, member: &Member) -> Result<(), Error> {
+fn copy(
+    data: &mut impl BufRead,
+    file: &mut std::fs::File,
+    mut length: u64,
+    member: &Member,
+    mut hash: Option<&mut ContentHash>,
+) -> Result<(), Error> {
     while length > 0 {
         let piece = match data.fill_buf() {
             Ok(piece) => piece,
@@ -518,6 +636,9 @@ fn copy(data: &mut impl BufRead, file: &mut std::fs::File, mut length: u64, memb
         }
         let count = (piece.len() as u64).min(length) as usize;
         file.write_all(&piece[..count]).map_err(failed(member, "write"))?;
+        if let Some(hash) = &mut hash {
+            hash.update(&piece[..count]);
+        }
         data.consume(count);
         length -= count as u64;
     }

@@ -42,6 +42,7 @@ impl Runtime {
         let uid = spec.uid();
         let reference = container.image.clone().unwrap_or_default();
         let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
+        self.images.check(&image)?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let pod = self.record(uid)?;
         let id = container_id(uid, pod.as_ref().map(|record| record.start_time), name, attempt);
@@ -154,7 +155,7 @@ impl Runtime {
                 progress.stopping.get_or_insert(begun).kill_at = Some(now.checked_add(grace).unwrap_or(Timestamp::MAX));
             })?;
         }
-        let image = run.and_then(|r| self.images.resolve(&r.image_id));
+        let image = run.and_then(|r| self.images.known(&r.image_id));
         let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
         match shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)? {
             // A record of a run that the shim never saw, or has forgotten, is wrong.
@@ -299,6 +300,7 @@ impl Runtime {
         let mut mounts = bundle::expand_sub_paths(&input)?;
         let stage = volume::stage(&mut mounts, &self.layout.stage(uid), |reference| {
             let image = self.images.resolve(reference).ok_or_else(|| absent(spec, reference))?;
+            self.images.check(&image)?;
             Ok::<_, Error>(image.layers.clone())
         })?;
         let mut oci = bundle::build(&bundle::Input { mounts: &mounts, ..input })?;

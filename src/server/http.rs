@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, exec, images, lists, log};
+use super::{Node, apply, exec, images, lists, log, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -57,6 +57,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Images => images::list(node).await,
         Route::ImportImage => images::import(node, &query, request).await,
         Route::ExportImages => images::export(node, &query).await,
+        Route::VerifyImages => verify::verify(node, &query).await,
     }
 }
 

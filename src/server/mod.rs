@@ -16,6 +16,7 @@ mod reply;
 mod route;
 mod selector;
 pub mod types;
+mod verify;
 
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, bind_healthz, serve, serve_healthz};

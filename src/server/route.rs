@@ -19,6 +19,7 @@ pub(super) enum Route {
     Images,
     ImportImage,
     ExportImages,
+    VerifyImages,
 }
 
 /// A kind of object.
@@ -68,6 +69,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
         ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
         ["coracle", "v1", "images", "export"] => (Route::ExportImages, &[Method::GET]),
+        ["coracle", "v1", "images", "verify"] => (Route::VerifyImages, &[Method::POST]),
         ["api", "v1", "namespaces", namespace, "pods", pod, "log"] => {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }

@@ -57,6 +57,21 @@ pub struct ImageItem {
     pub in_use: bool,
 }
 
+/// A line of the answer of `POST /coracle/v1/images/verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyLine {
+    /// Name of the image, or its ID.
+    pub image: String,
+    /// What was found, for people.
+    pub message: String,
+    /// Whether it is not as it should be.
+    pub damaged: bool,
+    /// Whether this tells that the image is being brought back.
+    #[serde(default)]
+    pub healing: bool,
+}
+
 /// Answer of `POST /coracle/v1/apply` and `POST /coracle/v1/delete`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -142,6 +142,9 @@ pub fn room(path: &Path) -> io::Result<Room> {
     Ok(Room { bytes: status.f_bavail.saturating_mul(status.f_frsize), inodes })
 }
 
+/// The kernel's limit for a list of attributes and for one's value, in bytes.
+const XATTR_MAX: usize = 64 << 10;
+
 /// A point in time as files have it: seconds and nanoseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Time {
@@ -457,6 +460,58 @@ impl Dir {
             }
         }
         Ok(entries)
+    }
+
+    /// The regular file `name`, for reading; nothing else is opened.
+    ///
+    /// # Errors
+    /// As `openat`; `ELOOP` for a symlink; `InvalidInput` for what is no regular file.
+    pub fn open_file(&self, name: &OsStr) -> io::Result<File> {
+        // Opening a pipe must not wait for its other end.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        if self.status(name)?.kind != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(File::from(fs::openat(&self.0, name, flags, Mode::empty())?))
+    }
+
+    /// Extended attributes of `name`, sorted; `.` for those of the directory itself. None where the file system has none.
+    ///
+    /// # Errors
+    /// As `llistxattr` and `lgetxattr`.
+    pub fn xattrs(&self, name: &OsStr) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+        let mut path = OsString::from(format!("/proc/self/fd/{}/", self.0.as_raw_fd()));
+        path.push(name);
+        let mut list = [0u8; 1024];
+        let names = match fs::llistxattr(&path, &mut list[..]) {
+            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Ok(length) => list[..length].to_vec(),
+            Err(Errno::RANGE) => {
+                let mut list = vec![0; XATTR_MAX];
+                let length = fs::llistxattr(&path, &mut list[..])?;
+                list.truncate(length);
+                list
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let mut attributes = Vec::new();
+        for key in names.split(|&b| b == 0).filter(|key| !key.is_empty()) {
+            let key = OsStr::from_bytes(key);
+            let mut value = vec![0; XATTR_MAX];
+            let length = fs::lgetxattr(&path, key, &mut value[..])?;
+            value.truncate(length);
+            attributes.push((key.to_owned(), value));
+        }
+        attributes.sort();
+        Ok(attributes)
+    }
+
+    /// Where the directory is now, free of symlinks.
+    ///
+    /// # Errors
+    /// As `readlink`.
+    pub fn real_path(&self) -> io::Result<PathBuf> {
+        std::fs::read_link(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
     }
 
     /// Makes names created in, or removed from, this directory durable.

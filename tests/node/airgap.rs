@@ -41,7 +41,9 @@ fn docker_members() -> Vec<(String, Vec<u8>, Option<&'static str>)> {
         let config = config(image);
         let name = format!("{}.json", Digest::of(&config).hex());
         let tags = [format!("app{i}:1"), format!("app{i}:2")];
-        manifest.push(json!({ "Config": name, "RepoTags": tags, "Layers": [format!("{i}/layer.tar"), format!("own{i}.tar")] }));
+        manifest.push(
+            json!({ "Config": name, "RepoTags": tags, "Layers": [format!("{i}/layer.tar"), format!("own{i}.tar")] }),
+        );
         // The same image once more, under another tag.
         manifest.push(json!({ "Config": name, "RepoTags": [format!("more{i}:3")],
             "Layers": [format!("{i}/layer.tar"), format!("own{i}.tar")] }));
@@ -144,7 +146,11 @@ fn what_breaks_off_or_does_not_match_leaves_nothing() {
         let mut members = good.clone();
         let blob = members.get_mut(name).unwrap();
         // The same inside, but not the same bytes.
-        if blob.starts_with(&[0x1f, 0x8b]) { blob.extend(gzip(b"")) } else { blob.push(b' ') }
+        if blob.starts_with(&[0x1f, 0x8b]) {
+            blob.extend(gzip(b""))
+        } else {
+            blob.push(b' ')
+        }
         fs::write(&path, gzip(&archive_of(&members))).unwrap();
         let error = explain(&store.import(&path).unwrap_err());
         assert!(error.contains(name.as_str()) && error.contains("has digest"), "{error}");
@@ -178,7 +184,7 @@ fn hostile_archives_get_clear_errors() {
     let unwanted = (0..3).fold(Tar::default(), |tar, i| tar.file(&format!("l{i}"), &layer("part", 500_000))).end();
     let documents = (0..12).fold(Tar::default(), |tar, i| tar.file(&format!("d{i}.json"), &vec![b' '; 4 << 20]));
     let cases: Vec<(&str, Vec<u8>)> = vec![
-        ("recursion limit", one("manifest.json", "[".repeat(100_000).as_bytes())),
+        ("cannot parse image list", one("manifest.json", "[".repeat(100_000).as_bytes())),
         ("cannot parse", one("index.json", b"{\"manifests\":7}")),
         ("more than 1024 names", one("manifest.json", &manifest(json!(many), "c", &[])).to_vec()),
         ("more than 1024 manifests", one("index.json", json!({ "manifests": entries }).to_string().as_bytes())),
@@ -247,7 +253,8 @@ fn a_full_disk_is_named_and_leaves_nothing() {
     let small = Small(dir.clone());
     let store = ImageStore::open(&dir).unwrap();
     // Said to be small, but it unpacks to more than there is.
-    let packed = gzip(&docker_archive_of(&["x"], &config(&[layer("zeros", 60 << 20)]), &[gzip(&layer("zeros", 60 << 20))]));
+    let packed =
+        gzip(&docker_archive_of(&["x"], &config(&[layer("zeros", 60 << 20)]), &[gzip(&layer("zeros", 60 << 20))]));
     for _ in 0..2 {
         let error = explain(&store.import_stream(Path::new("x"), &packed[..]).unwrap_err());
         assert!(error.contains("free"), "{error}");
@@ -359,7 +366,8 @@ fn lists_name_images_to_pull_each_once() {
         (DropIn::new(&dir, store.clone()), store)
     };
     let (mut drop_in, store) = open();
-    fs::write(dir.join("edge.txt"), "# what this site runs\n\nregistry.example/app:1\napp\nregistry.example/app:1\n").unwrap();
+    fs::write(dir.join("edge.txt"), "# what this site runs\n\nregistry.example/app:1\napp\nregistry.example/app:1\n")
+        .unwrap();
     assert_eq!(told(&drop_in.scan()), [("edge.txt".to_owned(), true)]);
     let images = |drop_in: &mut DropIn| drop_in.wanted().into_iter().map(|w| w.image).collect::<Vec<_>>();
     assert_eq!(images(&mut drop_in), ["docker.io/library/app:latest", "registry.example/app:1"]);
@@ -395,7 +403,7 @@ fn lists_name_images_to_pull_each_once() {
 
 /// Drives the agent: what the command line and the socket add to the above.
 #[test]
-fn archives_go_in_by_standard_input_and_out_by_export() {
+fn archives_go_in_by_standard_input_and_come_out_by_export() {
     let mut node = Node::new();
     let imported = |node: &Node| {
         let url = format!("http://127.0.0.1:{}/metrics", node.healthz);
@@ -413,7 +421,9 @@ fn archives_go_in_by_standard_input_and_out_by_export() {
     assert!(said.contains("docker.io/library/piped:1 imported"), "{said}");
     let broken = node.cli_with(&["image", "import", "-"], &archive[..archive.len() / 2]).fails(1);
     assert!(broken.contains("cannot import -: standard input"), "{broken}");
-    assert!(node.cli_with(&["image", "import", "-"], b"#!/bin/sh\n").fails(1).contains("not a tar archive"));
+    assert!(
+        node.cli_with(&["image", "import", "-"], &b"#!/bin/sh\n".repeat(99)).fails(1).contains("not a tar archive")
+    );
     let id = |node: &Node, name: &str| -> String {
         let list: serde_json::Value = serde_json::from_str(&node.cli(&["get", "images", "-o", "json"]).ok()).unwrap();
         let items = list["items"].as_array().unwrap().clone();
