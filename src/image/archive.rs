@@ -72,7 +72,10 @@ pub(super) struct Archive {
 }
 
 enum Content {
-    Plain { file: Arc<File>, members: HashMap<String, Place> },
+    Plain {
+        file: Arc<File>,
+        members: HashMap<String, Place>,
+    },
     /// What was kept of a stream.
     Read(HashMap<String, Place>),
     Layout(Dir),
@@ -178,6 +181,18 @@ impl Archive {
         }
     }
 
+    /// Bytes of a member that can be read, where that is known.
+    pub(super) fn size(&self, member: &str) -> Option<u64> {
+        match &self.content {
+            Content::Layout(dir) => Some(in_layout(dir, member).ok()?.remaining),
+            Content::Plain { members, .. } => match Archive::place(members, member).ok()? {
+                Place::Data { size, .. } => Some(*size),
+                _ => None,
+            },
+            Content::Read(_) => None,
+        }
+    }
+
     /// The member as a document in memory.
     ///
     /// # Errors
@@ -249,13 +264,6 @@ struct Member {
     file: Arc<File>,
     offset: u64,
     remaining: u64,
-}
-
-impl Member {
-    /// Bytes that are left to read.
-    pub fn len(&self) -> u64 {
-        self.remaining
-    }
 }
 
 impl Read for Member {

@@ -23,8 +23,6 @@ use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
 const PARALLEL: usize = 2;
-/// Bytes of the disk that an import leaves for others, so that the node does not stop for want of a record.
-const SPARE: u64 = 16 << 20;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -140,11 +138,7 @@ impl<'a> Ingest<'a> {
     }
 
     /// As [`Ingest::layer`], of a stream nobody has said anything about yet.
-    pub(super) fn unpack(
-        &self,
-        source: impl Read + Send,
-        limits: &Limits,
-    ) -> Result<(LayerRecord, Digests), Error> {
+    pub(super) fn unpack(&self, source: impl Read + Send, limits: &Limits) -> Result<(LayerRecord, Digests), Error> {
         self.stage(source, None, None, limits)
     }
 
@@ -156,9 +150,8 @@ impl<'a> Ingest<'a> {
         limits: &Limits,
     ) -> Result<(LayerRecord, Digests), Error> {
         let folder = self.staging.join(SERIAL.fetch_add(1, Ordering::Relaxed).to_string());
-        std::fs::create_dir(&folder).map_err(|source| {
-            self.explain(Error::Io { action: "create", path: folder.clone(), source })
-        })?;
+        std::fs::create_dir(&folder)
+            .map_err(|source| self.explain(Error::Io { action: "create", path: folder.clone(), source }))?;
         let unpacked = self.layer_into(&folder, source, limits).and_then(|(record, digests)| {
             check(&digests, blob, diff_id)?;
             Ok((record, digests))
@@ -419,13 +412,18 @@ pub(super) fn archive(
     };
     let vetting = Vetting::begin(store.trust(), path, file)?;
     let ingest = store.ingest()?;
-    let archive = match opened {
-        Opened::Layout(dir) => Archive::layout(path, dir),
-        Opened::Plain(file) => Archive::plain(path, file)?,
-        Opened::Packed(file) => pass::read(&ingest, path, file, limits)?,
-    };
+    let archive = read(&ingest, path, opened, limits)?;
     let origin = path.is_absolute().then(|| Origin::Archive { path: path.into() });
     images(&ingest, &archive, limits, origin, manner, vetting)
+}
+
+/// The members of an archive; those of a packed one are staged.
+fn read(ingest: &Ingest<'_>, path: &Path, opened: Opened, limits: &Limits) -> Result<Archive, Error> {
+    match opened {
+        Opened::Layout(dir) => Ok(Archive::layout(path, dir)),
+        Opened::Plain(file) => Archive::plain(path, file),
+        Opened::Packed(file) => pass::read(ingest, path, file, limits),
+    }
 }
 
 /// Imports all images of an archive that arrives as a stream. `name` is for messages.
@@ -496,11 +494,7 @@ fn check(digests: &Digests, blob: Option<&Digest>, diff_id: Option<&Digest>) -> 
 /// they are: the archive may be older than they. A layer is checked by its diff ID, so no signature is asked for again.
 pub(super) fn restore(store: &ImageStore, path: &Path, wanted: &[Digest]) -> Result<(), Error> {
     let ingest = store.ingest()?;
-    let archive = match archive::open(path)? {
-        Opened::Layout(dir) => Archive::layout(path, dir),
-        Opened::Plain(file) => Archive::plain(path, file)?,
-        Opened::Packed(file) => pass::read(&ingest, path, file, store.limits())?,
-    };
+    let archive = read(&ingest, path, archive::open(path)?, store.limits())?;
     for candidate in document::candidates(&archive)? {
         let layers: Vec<Layer> = candidate.layers.into_iter().filter(|layer| wanted.contains(&layer.diff_id)).collect();
         ingest.archive_layers(&archive, &layers, store.limits())?;

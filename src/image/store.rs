@@ -25,9 +25,9 @@ use std::{io, thread};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
+use super::heal::{Care, Damage};
 use super::ingest::{self, Ingest, Manner};
 use super::trust::Trust;
-use super::heal::{Care, Damage};
 use super::unpack::Limits;
 use super::{Collector, Digest, Error, Image, Origin, Verification, builtin, reference};
 use crate::store;

@@ -56,7 +56,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Images if request.method() == Method::DELETE => images::remove(node, &query).await,
         Route::Images => images::list(node).await,
         Route::PruneImages => images::prune(node, &query).await,
-        Route::ImportImage => images::import(node, &query).await,
+        Route::ImportImage => images::import(node, &query, request).await,
+        Route::ExportImages => images::export(node, &query).await,
         Route::VerifyImages => verify::verify(node, &query).await,
     }
 }

@@ -18,6 +18,7 @@ pub(super) enum Route {
     Delete,
     Images,
     ImportImage,
+    ExportImages,
     VerifyImages,
     PruneImages,
 }
@@ -69,6 +70,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
         ["coracle", "v1", "images", "prune"] => (Route::PruneImages, &[Method::POST]),
         ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
+        ["coracle", "v1", "images", "export"] => (Route::ExportImages, &[Method::GET]),
         ["coracle", "v1", "images", "verify"] => (Route::VerifyImages, &[Method::POST]),
         ["api", "v1", "namespaces", namespace, "pods", pod, "log"] => {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])

@@ -25,6 +25,7 @@
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
 
+mod airgap;
 mod cli;
 mod collect;
 mod containers;
