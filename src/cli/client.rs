@@ -4,8 +4,9 @@ use super::error::Error;
 use crate::config::SOCKET_NAME;
 use crate::server::types::Status;
 use crate::server::{V5, websocket_config};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use futures_util::stream::unfold;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::{CONNECTION, HOST, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use std::io;
 use std::path::{Path, PathBuf};
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -46,6 +48,26 @@ impl Client {
     pub(super) async fn try_send(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, (Error, Status)> {
         let request = Request::builder().method(method).uri(path).header(HOST, "coracle");
         let answer = self.exchange(request.body(Full::new(body))).await.map_err(|error| (error, Status::default()))?;
+        if answer.status().is_success() {
+            collect(answer).await.map_err(|error| (error, Status::default()))
+        } else {
+            Err(refusal(answer).await)
+        }
+    }
+
+    /// Posts a body that arrives piece by piece; an error among them breaks the request off.
+    pub(super) async fn upload(
+        &self,
+        path: &str,
+        body: mpsc::Receiver<io::Result<Bytes>>,
+    ) -> Result<Bytes, (Error, Status)> {
+        let frames = unfold(body, |mut body| async move {
+            let next = body.recv().await?;
+            Some((next.map(Frame::data), body))
+        });
+        let request = Request::builder().method(Method::POST).uri(path).header(HOST, "coracle");
+        let answer = self.exchange(request.body(Box::pin(StreamBody::new(frames)))).await;
+        let answer = answer.map_err(|error| (error, Status::default()))?;
         if answer.status().is_success() {
             collect(answer).await.map_err(|error| (error, Status::default()))
         } else {
@@ -88,7 +110,11 @@ impl Client {
         Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(websocket_config())).await)
     }
 
-    async fn exchange(&self, request: hyper::http::Result<Request<Full<Bytes>>>) -> Result<Response<Incoming>, Error> {
+    async fn exchange<B>(&self, request: hyper::http::Result<Request<B>>) -> Result<Response<Incoming>, Error>
+    where
+        B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let request = request.map_err(|error| Error::new("cannot ask the agent", error))?;
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.not_there(&error))?;
         let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await;

@@ -1,17 +1,27 @@
-//! `image ls`, `import` and `rm`.
+//! `image ls`, `import`, `export` and `rm`.
 
-use super::client::{Client, decode};
+use super::client::{Client, Stream, decode};
 use super::error::Error;
-use super::print;
+use super::{print, print_bytes};
 use super::table::printable;
 use crate::server::encode;
 use crate::server::types::ImageList;
 use hyper::Method;
 use hyper::body::Bytes;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+
+/// Bytes of standard input that are sent at a time.
+const PIECE: usize = 256 << 10;
 
 /// Runs `image import`.
 pub(super) async fn import(client: &Client, archives: &[String]) -> Result<i32, Error> {
     for archive in archives {
+        if archive == "-" {
+            print_imported(&send_stdin(client).await?)?;
+            continue;
+        }
         // The agent has another working directory.
         let path =
             std::path::absolute(archive).map_err(|error| Error::new(format!("cannot import {archive}"), error))?;
@@ -26,13 +36,135 @@ pub(super) async fn import(client: &Client, archives: &[String]) -> Result<i32, 
             message if message.is_empty() => error,
             message => Error::new(format!("cannot import {archive}"), message),
         })?;
-        let list: ImageList = decode(&answer)?;
-        for image in &list.items {
-            let name = image.names.first().unwrap_or(&image.id);
-            print(&format!("{} imported ({})\n", printable(name), super::age::size(image.size)))?;
-        }
+        print_imported(&decode(&answer)?)?;
     }
     Ok(0)
+}
+
+fn print_imported(list: &ImageList) -> Result<(), Error> {
+    for image in &list.items {
+        let name = image.names.first().unwrap_or(&image.id);
+        print(&format!("{} imported ({})\n", printable(name), super::age::size(image.size)))?;
+    }
+    Ok(())
+}
+
+/// Sends standard input to the agent, which never has it in a file.
+async fn send_stdin(client: &Client) -> Result<ImageList, Error> {
+    let (sender, receiver) = mpsc::channel(2);
+    // A thread of its own: the runtime would wait for a read that never ends.
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            let mut piece = vec![0; PIECE];
+            let read = match stdin.read(&mut piece) {
+                Ok(0) => return,
+                Ok(count) => {
+                    piece.truncate(count);
+                    Ok(Bytes::from(piece))
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let last = read.is_err();
+            if sender.blocking_send(read).is_err() || last {
+                return;
+            }
+        }
+    });
+    let answer = client.upload("/coracle/v1/images/import", receiver).await;
+    let answer = answer.map_err(|(error, status)| match status.message {
+        message if message.is_empty() => error,
+        message => Error::new("cannot import -", message),
+    })?;
+    decode(&answer)
+}
+
+/// How an exported archive is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Compress {
+    None,
+    Gzip,
+    Zstd,
+}
+
+/// Runs `image export`: to `output`, or to standard output.
+pub(super) async fn export(
+    client: &Client,
+    names: &[String],
+    output: Option<&Path>,
+    compress: Compress,
+) -> Result<i32, Error> {
+    let output = output.filter(|path| *path != Path::new("-"));
+    if output.is_none() && std::io::stdout().is_terminal() {
+        return Err(Error::usage("an archive is not for a terminal: name a file with -o, or redirect the output"));
+    }
+    let compress = match compress {
+        Compress::None => "none",
+        Compress::Gzip => "gzip",
+        Compress::Zstd => "zstd",
+    };
+    let names: String = names.iter().map(|name| format!("&name={}", encode(name))).collect();
+    let mut archive = client.stream(&format!("/coracle/v1/images/export?compress={compress}{names}")).await?;
+    let Some(output) = output else {
+        while let Some(piece) = archive.piece().await? {
+            print_bytes(&piece)?;
+        }
+        return Ok(0);
+    };
+    let target = PartFile::create(output)?;
+    // Dropped in every other case, the file is gone.
+    tokio::select! {
+        written = target.fill(&mut archive) => written?,
+        _ = tokio::signal::ctrl_c() => return Ok(130),
+    }
+    target.finish(output)?;
+    Ok(0)
+}
+
+/// A file beside the one that is to be, until it is whole.
+struct PartFile {
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl PartFile {
+    fn create(target: &Path) -> Result<PartFile, Error> {
+        let failed = |why: &dyn std::fmt::Display| Error::new(format!("cannot write {}", target.display()), why);
+        let name = target.file_name().ok_or_else(|| failed(&"not a file name"))?;
+        if target.is_dir() {
+            return Err(failed(&"it is a folder"));
+        }
+        let mut part = std::ffi::OsString::from(".");
+        part.push(name);
+        part.push(format!(".{}.part", std::process::id()));
+        let path = target.with_file_name(part);
+        let file = std::fs::File::create_new(&path).map_err(|error| failed(&error))?;
+        Ok(PartFile { path, file })
+    }
+
+    async fn fill(&self, archive: &mut Stream) -> Result<(), Error> {
+        while let Some(piece) = archive.piece().await? {
+            (&self.file).write_all(&piece).map_err(|error| self.failed(&error))?;
+        }
+        Ok(())
+    }
+
+    fn finish(self, target: &Path) -> Result<(), Error> {
+        self.file.sync_all().map_err(|error| self.failed(&error))?;
+        std::fs::rename(&self.path, target).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Error {
+        Error::new(format!("cannot write {}", self.path.display()), error)
+    }
+}
+
+impl Drop for PartFile {
+    fn drop(&mut self) {
+        // Gone already when it was finished.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// Runs `image rm`.

@@ -172,9 +172,23 @@ enum ImageCommand {
     },
     /// Import archives (docker-archive, oci-archive) or OCI layout folders
     Import {
-        /// Archives or folders
+        /// Archives or folders; - for an archive on standard input
         #[arg(value_name = "PATH", required = true)]
         archives: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
+    /// Write images to an archive that docker, podman and containerd read
+    Export {
+        /// Names or IDs
+        #[arg(value_name = "IMAGE", required = true)]
+        names: Vec<String>,
+        /// Where to [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// How to pack it
+        #[arg(long, value_enum, value_name = "HOW", default_value = "none")]
+        compress: images::Compress,
         #[command(flatten)]
         agent: Agent,
     },
@@ -322,6 +336,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             get::get(&list.scope.agent.client(), &list.request(Resource::Images)).await
         }
         Command::Image(ImageCommand::Import { archives, agent }) => images::import(&agent.client(), &archives).await,
+        Command::Image(ImageCommand::Export { names, output, compress, agent }) => {
+            images::export(&agent.client(), &names, output.as_deref(), compress).await
+        }
         Command::Image(ImageCommand::Rm { names, agent }) => images::remove(&agent.client(), &names).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),

@@ -63,7 +63,7 @@ pub(super) fn ensure(store: &ImageStore, made_from: &mut Option<Source>) -> Resu
         "rootfs": { "type": "layers", "diff_ids": [layer.diff_id.as_str()] },
     });
     let config = config.to_string();
-    let id = Digest::of(config.as_bytes());
+    let id = ingest.keep_configuration(config.as_bytes())?;
     let config = document::configuration(config.as_bytes())?;
     let image = ingest.commit(NewImage {
         id: id.clone(),

@@ -4,11 +4,24 @@ use super::Node;
 use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
 use super::types::{ImageItem, ImageList};
-use crate::image::Image;
+use crate::image::blob::Compression;
+use crate::image::{Error, Image};
 use crate::runtime::chain;
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, StatusCode};
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendTimeoutError;
+
+/// Pieces of an archive that wait between the socket and the store.
+const PIECES: usize = 4;
+/// How long either side may be silent: what writes or reads the other end of a pipe may have work to do.
+const STREAM_TIME: Duration = Duration::from_secs(600);
 
 /// Answers `GET /coracle/v1/images`.
 pub(super) async fn list(node: Arc<dyn Node>) -> Result<Reply, Failure> {
@@ -17,17 +30,124 @@ pub(super) async fn list(node: Arc<dyn Node>) -> Result<Reply, Failure> {
     reply::json(&image_list(&images, &node.images_in_use()))
 }
 
-/// Answers `POST /coracle/v1/images/import?path=…` with the images of the archive.
-pub(super) async fn import(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure> {
-    let path = PathBuf::from(query.get("path").ok_or_else(|| Failure::bad_request("path: an archive is required"))?);
-    if !path.is_absolute() {
-        return Err(Failure::bad_request(format!("path: {} is not absolute", path.display())));
-    }
+/// Answers `POST /coracle/v1/images/import?path=…` with the images of the archive; without a path it is the body.
+pub(super) async fn import(node: Arc<dyn Node>, query: &Query, request: Request<Incoming>) -> Result<Reply, Failure> {
     let store = node.images();
-    let imported = blocking(move || store.import(&path).map_err(|error| chain(&error))).await?;
-    let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
+    let imported = match query.get("path").map(PathBuf::from) {
+        Some(path) if !path.is_absolute() => {
+            return Err(Failure::bad_request(format!("path: {} is not absolute", path.display())));
+        }
+        Some(path) => blocking(move || store.import(&path).map_err(|error| chain(&error))).await?,
+        None => {
+            let (sender, receiver) = mpsc::channel(PIECES);
+            let source = Upload { receiver, piece: Bytes::new() };
+            let import = blocking(move || {
+                let name = Path::new("standard input");
+                store.import_stream(name, source).map_err(|error| chain(&error))
+            });
+            let ((), imported) = tokio::join!(forward(request.into_body(), sender), import);
+            imported?
+        }
+    };
+    // Also after a failure: other images of the archive may have come in.
     node.rescan();
+    let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
     reply::json(&image_list(&images, &node.images_in_use()))
+}
+
+/// Hands the pieces of a body on; to its end even when nobody wants them any more, because a client that is still writing
+/// would not read the answer.
+async fn forward(mut body: Incoming, sender: mpsc::Sender<io::Result<Bytes>>) {
+    loop {
+        let piece = match tokio::time::timeout(STREAM_TIME, body.frame()).await {
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the rest did not arrive in time")),
+            Ok(None) => return,
+            Ok(Some(Err(error))) => Err(io::Error::other(error)),
+            Ok(Some(Ok(frame))) => match frame.into_data() {
+                Ok(piece) => Ok(piece),
+                Err(_) => continue,
+            },
+        };
+        let last = piece.is_err();
+        // Nobody listens after a failure, which is the answer.
+        let _ = sender.send(piece).await;
+        if last {
+            return;
+        }
+    }
+}
+
+/// A body as a blocking reader.
+struct Upload {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for Upload {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = self.piece.len().min(buf.len());
+        buf[..count].copy_from_slice(&self.piece.split_to(count));
+        Ok(count)
+    }
+}
+
+/// Answers `GET /coracle/v1/images/export?name=…&compress=…` with an archive of the images.
+pub(super) async fn export(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure> {
+    let names: Vec<String> = query.all("name").filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err(Failure::bad_request("name: an image is required"));
+    }
+    let packing = match query.get("compress") {
+        None | Some("none") => Compression::None,
+        Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        Some(other) => return Err(Failure::bad_request(format!("compress: {other:?} is not none, gzip or zstd"))),
+    };
+    let store = node.images();
+    let prepare = move || match store.export(&names) {
+        Ok(export) => Ok((store, export)),
+        Err(error @ Error::NotFound { .. }) => Err(Failure::not_found(chain(&error))),
+        Err(error) => Err(Failure::conflict(chain(&error))),
+    };
+    let (store, export) = blocking(prepare).await??;
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut out = Download { sender, runtime };
+        if let Err(error) = store.write_export(&export, &mut out, packing) {
+            tracing::warn!(error = chain(&error), "an export broke off");
+            // Cuts the connection: half an archive must not be taken for whole.
+            let _ = out.sender.blocking_send(Err(io::Error::other(chain(&error))));
+        }
+    });
+    Ok(reply::with_type(StatusCode::OK, "application/x-tar", reply::stream(receiver)))
+}
+
+/// The body of an answer as a blocking writer.
+struct Download {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Write for Download {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let send = self.sender.send_timeout(Ok(Bytes::copy_from_slice(buf)), STREAM_TIME);
+        match self.runtime.block_on(send) {
+            Ok(()) => Ok(buf.len()),
+            Err(SendTimeoutError::Timeout(_)) => Err(io::Error::new(io::ErrorKind::TimedOut, "nobody reads it")),
+            Err(SendTimeoutError::Closed(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Answers `DELETE /coracle/v1/images?name=…`.
@@ -52,6 +172,7 @@ fn image_list(images: &[Arc<Image>], in_use: &[String]) -> ImageList {
         size: image.size,
         created: image.config.created().clone(),
         in_use: in_use.contains(image.id.as_str()),
+        verified: image.verified.clone(),
     };
     let mut items: Vec<ImageItem> = images.iter().map(item).collect();
     items.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
