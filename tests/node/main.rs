@@ -42,5 +42,6 @@ mod resources;
 mod shim;
 mod sources;
 mod timeline;
+mod trust;
 mod userns;
 mod volumes;

@@ -34,8 +34,8 @@ use crate::config;
 pub use collect::{Listed, listed_signatures, signature_tag};
 pub(super) use collect::{Vetting, holds_signatures};
 use identity::Named;
-pub(super) use minisign::signature_path;
 use keys::Key;
+pub(super) use minisign::signature_path;
 use policy::{Found, KeySource, Policy, Requirement, Signed};
 
 /// Largest policy, in bytes: keys may be in it.
@@ -280,12 +280,7 @@ impl Trust {
         Ok(verified)
     }
 
-    fn signed(
-        &self,
-        wanted: &Signed,
-        name: Option<&Named>,
-        proof: &Proof<'_>,
-    ) -> Result<Vec<Verification>, String> {
+    fn signed(&self, wanted: &Signed, name: Option<&Named>, proof: &Proof<'_>) -> Result<Vec<Verification>, String> {
         let mut reasons = Vec::new();
         let keys = match &wanted.keys {
             KeySource::Inline(keys) => keys.clone(),
@@ -397,8 +392,7 @@ impl Trust {
 }
 
 fn version(metadata: &Metadata) -> Version {
-    let (modified, changed) =
-        ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
+    let (modified, changed) = ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
     (metadata.dev(), metadata.ino(), metadata.size(), modified, changed)
 }
 
