@@ -40,17 +40,23 @@ type Pull = JoinHandle<(Wanted, Result<Pulled, registry::Error>)>;
 /// Watch `dir` for ever, and tell `changed` after each import.
 pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
     let event = Arc::new(Notify::new());
-    let _watcher = watcher(&dir, &event);
+    let trust = Arc::clone(shared.runtime.trust());
+    let _watcher = watcher(&dir, trust.policy_path(), &event);
+    let mut revision = None;
     let drop_in = Arc::new(Mutex::new(DropIn::new(&dir, shared.runtime.images())));
     let mut attempts: BTreeMap<Wanted, Attempt> = BTreeMap::new();
     let mut pull: Option<Pull> = None;
     loop {
-        let job = Arc::clone(&drop_in);
+        let (job, policy) = (Arc::clone(&drop_in), Arc::clone(&trust));
         let scan = spawn_blocking(move || {
             let mut drop_in = job.lock().unwrap_or_else(PoisonError::into_inner);
-            (drop_in.scan(), drop_in.wanted(), drop_in.pending())
+            (policy.revision(), drop_in.scan(), drop_in.wanted(), drop_in.pending())
         });
-        let Ok((outcomes, wanted, pending)) = scan.await else { return };
+        let Ok((policy, outcomes, wanted, pending)) = scan.await else { return };
+        if revision.replace(policy).is_some_and(|before| Some(before) != revision) {
+            // What was refused may run now.
+            changed.notify_one();
+        }
         for outcome in outcomes {
             report(&shared, &outcome, &changed);
         }
@@ -77,7 +83,7 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
     }
 }
 
-fn watcher(dir: &Path, event: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
+fn watcher(dir: &Path, policy: &Path, event: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let wake = Arc::clone(event);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading an archive is an event too; only changes count.
@@ -87,6 +93,11 @@ fn watcher(dir: &Path, event: &Arc<Notify>) -> Option<notify::RecommendedWatcher
     });
     let watching = watcher.and_then(|mut watcher| {
         watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        if let Some(folder) = policy.parent().filter(|folder| folder.is_dir())
+            && let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
+        {
+            tracing::warn!(%error, "cannot watch the signature policy; pods that wait hear of a new one within a minute");
+        }
         Ok(watcher)
     });
     match watching {

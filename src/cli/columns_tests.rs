@@ -245,6 +245,7 @@ fn images_are_one_row_a_name() {
         size: 187_654_321,
         created: Some("2026-11-20T00:00:00Z".into()),
         in_use: true,
+        verified: Vec::new(),
     };
     let nameless = ImageItem { names: vec![], in_use: false, ..image.clone() };
     let mut rows = vec![image_header(false)];

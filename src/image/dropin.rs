@@ -73,8 +73,8 @@ pub struct DropIn {
     /// By file name.
     imported: BTreeMap<String, Imported>,
     failed: BTreeMap<String, Version>,
-    /// The signature policy that failures are by.
-    policy: Option<trust::Version>,
+    /// Of the signature policy that failures are by.
+    policy: trust::Revision,
     pending: bool,
     started: bool,
 }
@@ -91,7 +91,7 @@ impl DropIn {
             store,
             imported: imported.unwrap_or_default(),
             failed: BTreeMap::new(),
-            policy: None,
+            policy: trust::Revision::default(),
             pending: false,
             started: false,
         }

@@ -49,8 +49,9 @@ pub(super) async fn import(node: Arc<dyn Node>, query: &Query, request: Request<
             imported?
         }
     };
-    let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
+    // Also after a failure: other images of the archive may have come in.
     node.rescan();
+    let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
     reply::json(&image_list(&images, &node.images_in_use()))
 }
 
@@ -188,6 +189,7 @@ fn image_list(images: &[Arc<Image>], in_use: &[String]) -> ImageList {
         size: image.size,
         created: image.config.created().clone(),
         in_use: in_use.contains(image.id.as_str()),
+        verified: image.verified.clone(),
     };
     let mut items: Vec<ImageItem> = images.iter().map(item).collect();
     items.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));

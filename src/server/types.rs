@@ -55,6 +55,9 @@ pub struct ImageItem {
     pub created: Option<String>,
     /// Whether a pod uses it.
     pub in_use: bool,
+    /// Good signatures that it came with: what each calls it, and by which key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verified: Vec<crate::image::Verification>,
 }
 
 /// A line of the answer of `POST /coracle/v1/images/verify`.

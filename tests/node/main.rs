@@ -46,5 +46,6 @@ mod resources;
 mod shim;
 mod sources;
 mod timeline;
+mod trust;
 mod userns;
 mod volumes;

@@ -28,6 +28,8 @@ pub const TESTS: &[Need] = &[
     BUSYBOX,
     Need { package: "iproute2", found: || on_path("ip") },
     Need { package: "mount", found: || on_path("mount") },
+    Need { package: "minisign", found: || on_path("minisign") },
+    Need { package: "openssl", found: || on_path("openssl") },
 ];
 
 pub const BUSYBOX: Need = Need {

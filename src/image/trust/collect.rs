@@ -42,7 +42,8 @@ pub fn signature_tag(digest: &Digest) -> String {
 /// Whether a manifest that an index describes with these annotations holds signatures, and is no image.
 pub(in super::super) fn holds_signatures(annotations: &HashMap<String, String>) -> bool {
     let tag = annotations.get(REF_NAME).map(|name| name.rsplit(':').next().unwrap_or_default());
-    let named = tag.and_then(|tag| tag.strip_prefix("sha256-")?.strip_suffix(".sig")).is_some_and(|hex| hex.len() == 64);
+    let named =
+        tag.and_then(|tag| tag.strip_prefix("sha256-")?.strip_suffix(".sig")).is_some_and(|hex| hex.len() == 64);
     named || annotations.get(KIND.0).is_some_and(|kind| kind == KIND.1)
 }
 
@@ -74,7 +75,9 @@ pub fn listed_signatures(manifest: &[u8]) -> Result<Vec<Listed>, String> {
         serde_json::from_slice(manifest).map_err(|error| format!("cannot read the manifest of signatures: {error}"))?;
     let mut listed = Vec::new();
     for layer in manifest.layers {
-        let Some(text) = layer.annotations.as_ref().and_then(|annotations| annotations.get(SIGNATURE)) else { continue };
+        let Some(text) = layer.annotations.as_ref().and_then(|annotations| annotations.get(SIGNATURE)) else {
+            continue;
+        };
         let signature = STANDARD.decode(text.trim()).map_err(|error| format!("a signature is not base64: {error}"))?;
         if listed.len() == MOST_SIGNATURES {
             return Err(format!("more than {MOST_SIGNATURES} signatures"));
@@ -180,13 +183,8 @@ impl<'a> Vetting<'a> {
         let own: Vec<Signature> = self.signatures.iter().filter(about).cloned().collect();
         let signatures = if own.is_empty() { &self.signatures } else { &own };
         for name in asked {
-            let evidence = Evidence {
-                transport: self.transport,
-                name,
-                digests,
-                signatures,
-                archive_keys: &self.archive_keys,
-            };
+            let evidence =
+                Evidence { transport: self.transport, name, digests, signatures, archive_keys: &self.archive_keys };
             // As it is recorded where the image comes from; links to folders are followed by neither.
             match self.trust.admit_from(&evidence, Some(&self.path)) {
                 Ok(found) => {

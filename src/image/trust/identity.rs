@@ -90,7 +90,10 @@ impl Identity {
             return Ok(());
         }
         let repository_matters = matches!(self, Identity::Exact | Identity::RepoDigestOrExact);
-        if repository_matters && signature.is_only_repository() && image.is_some_and(|i| i.repository == signature.repository) {
+        if repository_matters
+            && signature.is_only_repository()
+            && image.is_some_and(|i| i.repository == signature.repository)
+        {
             other.push_str(
                 " without a tag, as cosign signs: such signatures need \"signedIdentity\": {\"type\": \"matchRepository\"}",
             );

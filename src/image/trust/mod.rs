@@ -34,8 +34,8 @@ use crate::config;
 pub use collect::{Listed, listed_signatures, signature_tag};
 pub(super) use collect::{Vetting, holds_signatures};
 use identity::Named;
-pub(super) use minisign::signature_path;
 use keys::Key;
+pub(super) use minisign::signature_path;
 use policy::{Found, KeySource, Policy, Requirement, Signed};
 
 /// Largest policy, in bytes: keys may be in it.
@@ -120,8 +120,12 @@ struct Loaded {
     policy: Result<Arc<Policy>, String>,
 }
 
+/// A state of the policy and of the keys that it names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Revision(Vec<Option<Version>>);
+
 /// Of a file: device, inode, size, times of its last change.
-pub(super) type Version = (u64, u64, u64, (i64, i64), (i64, i64));
+type Version = (u64, u64, u64, (i64, i64), (i64, i64));
 
 /// What requirements are held against.
 enum Proof<'a> {
@@ -276,12 +280,7 @@ impl Trust {
         Ok(verified)
     }
 
-    fn signed(
-        &self,
-        wanted: &Signed,
-        name: Option<&Named>,
-        proof: &Proof<'_>,
-    ) -> Result<Vec<Verification>, String> {
+    fn signed(&self, wanted: &Signed, name: Option<&Named>, proof: &Proof<'_>) -> Result<Vec<Verification>, String> {
         let mut reasons = Vec::new();
         let keys = match &wanted.keys {
             KeySource::Inline(keys) => keys.clone(),
@@ -335,9 +334,17 @@ impl Trust {
         Err(reasons.join("; "))
     }
 
-    /// What changes whenever the policy does: what it has refused may be accepted then.
-    pub(super) fn revision(&self) -> Option<Version> {
-        std::fs::metadata(&self.settings.policy).ok().as_ref().map(version)
+    /// Where the policy is, or would be.
+    pub fn policy_path(&self) -> &Path {
+        &self.settings.policy
+    }
+
+    /// What changes whenever the policy or a key that it names does: what was refused may be accepted then.
+    pub fn revision(&self) -> Revision {
+        let of = |path: &Path| std::fs::metadata(path).ok().as_ref().map(version);
+        let policy = self.policy().ok().flatten();
+        let keys = policy.iter().flat_map(|policy| policy.key_files()).map(of);
+        Revision([of(&self.settings.policy)].into_iter().chain(keys).collect())
     }
 
     /// The policy of now; `None`: there is none.
@@ -385,8 +392,7 @@ impl Trust {
 }
 
 fn version(metadata: &Metadata) -> Version {
-    let (modified, changed) =
-        ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
+    let (modified, changed) = ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
     (metadata.dev(), metadata.ino(), metadata.size(), modified, changed)
 }
 

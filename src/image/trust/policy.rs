@@ -5,7 +5,7 @@
 //! Requirements that need what this node cannot do (GPG, Fulcio, Rekor, X.509) are kept as [`Requirement::Unsupported`],
 //! which no image meets: a distribution's own policy may have them for its registry, and must not stop all others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
@@ -115,14 +115,26 @@ impl Policy {
         found.map(|(scope, requirements)| Found { requirements, by: Some((transport, scope)) })
     }
 
-    /// What is in it that nothing can meet here, to be told once.
-    pub fn unsupported(&self) -> Vec<String> {
+    fn all(&self) -> impl Iterator<Item = Found<'_>> {
         let scopes = self.transports.iter().flat_map(|(transport, scopes)| {
             scopes.iter().map(move |(scope, requirements)| Found { requirements, by: Some((transport, scope)) })
         });
-        let all = scopes.chain([Found { requirements: &self.default, by: None }]);
+        scopes.chain([Found { requirements: &self.default, by: None }])
+    }
+
+    /// The files of keys that it names.
+    pub fn key_files(&self) -> BTreeSet<&Path> {
+        let files = self.all().flat_map(|found| found.requirements).filter_map(|requirement| match requirement {
+            Requirement::Signed(Signed { keys: KeySource::Files(paths), .. }) => Some(paths),
+            _ => None,
+        });
+        files.flatten().map(PathBuf::as_path).collect()
+    }
+
+    /// What is in it that nothing can meet here, to be told once.
+    pub fn unsupported(&self) -> Vec<String> {
         let mut said = Vec::new();
-        for found in all {
+        for found in self.all() {
             for requirement in found.requirements {
                 if let Requirement::Unsupported(what) = requirement {
                     said.push(format!("{found}: {what}"));
