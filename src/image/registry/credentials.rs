@@ -11,13 +11,14 @@ mod keyring;
 mod tests;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use keyring::Keyring;
 
 use super::environment::Environment;
 use super::kept::Kept;
-use super::{Error, PullSecret, Settings};
+use super::{PullSecret, Settings};
 
 /// How to log in.
 #[derive(Clone, PartialEq, Eq)]
@@ -110,19 +111,22 @@ impl Credentials {
 
     /// The node's files, in their order: those configured; kubelet's first `config.json`, or its first `.dockercfg`;
     /// containers' first `auth.json`.
-    fn node(&self, problems: &mut Vec<String>) -> Vec<(PathBuf, std::sync::Arc<Keyring>)> {
-        let home = self.environment.get("HOME").map(Path::new).filter(|home| home.is_absolute());
-        let runtime_dir = self.environment.get("XDG_RUNTIME_DIR").map(Path::new).filter(|dir| dir.is_absolute());
-        let under_home = |name: &str| home.map(|home| home.join(name));
+    fn node(&self, problems: &mut Vec<String>) -> Vec<(PathBuf, Arc<Keyring>)> {
+        let folder = |path: Option<&str>| path.map(PathBuf::from).filter(|path| path.is_absolute());
+        let root_dir = Some(self.root_dir.clone()).filter(|path| path.is_absolute());
+        let home = folder(self.environment.get("HOME"));
+        let runtime_dir = folder(self.environment.get("XDG_RUNTIME_DIR"));
+        let within = |folder: &Option<PathBuf>, name: &str| folder.as_ref().map(|folder| folder.join(name));
+        // As kubelet, but for the working directory: which that is, is an accident.
         let configs = [
-            Some(self.root_dir.join("config.json")),
-            under_home(".docker/config.json"),
-            Some("/.docker/config.json".into()),
+            within(&root_dir, "config.json"),
+            within(&home, ".docker/config.json"),
+            Some(PathBuf::from("/.docker/config.json")),
         ];
         let old_configs =
-            [Some(self.root_dir.join(".dockercfg")), under_home(".dockercfg"), Some("/.dockercfg".into())];
+            [within(&root_dir, ".dockercfg"), within(&home, ".dockercfg"), Some(PathBuf::from("/.dockercfg"))];
         let containers =
-            [runtime_dir.map(|dir| dir.join("containers/auth.json")), Some("/run/containers/0/auth.json".into())];
+            [within(&runtime_dir, "containers/auth.json"), Some(PathBuf::from("/run/containers/0/auth.json"))];
 
         let mut rings = Vec::new();
         let mut first = |kept: &Kept<Keyring>, places: &[Option<PathBuf>], all: bool| {
@@ -162,12 +166,4 @@ impl Candidates {
     fn tell(&mut self, place: &str, problems: &[String]) {
         self.problems.extend(problems.iter().map(|problem| format!("{place}: {problem}")));
     }
-}
-
-/// Whether a file with credentials can be used.
-///
-/// # Errors
-/// [`Error::Settings`].
-pub fn check(path: &Path) -> Result<(), Error> {
-    Kept::new(|_, content| keyring::config_json(content)).get(path).map(drop)
 }

@@ -214,7 +214,7 @@ impl Hosts {
             return self.of_hosts_file(&hosts, &domain, path);
         }
         match found {
-            Some((_, registry, matched)) => self.of_registry(&registry, repository, matched, by_digest),
+            Some((file, registry, matched)) => self.of_registry(&file, &registry, repository, matched, by_digest),
             None => match self.hosts_file(&["_default".to_owned()])? {
                 Some(hosts) => self.of_hosts_file(&hosts, &domain, path),
                 None => Ok(vec![self.upstream(&domain, path)?]),
@@ -257,6 +257,7 @@ impl Hosts {
 
     fn of_registry(
         &self,
+        file: &Path,
         registry: &Registry,
         repository: &str,
         matched: usize,
@@ -276,7 +277,7 @@ impl Hosts {
             let (authority, path) = place.split_once('/').unwrap_or((&place, ""));
             let Some(authority) = Authority::parse(authority).filter(|_| !path.is_empty()) else {
                 let reason = format!("registry {}: {place:?} is not a place of a repository", registry.prefix);
-                return Err(Error::Settings { path: self.registries_conf.clone(), reason });
+                return Err(Error::Settings { path: file.to_owned(), reason });
             };
             let mut endpoint = self.upstream(&authority, path)?;
             if insecure {
@@ -304,6 +305,7 @@ impl Hosts {
                     endpoint.base = format!("{scheme}://{}{}", url.authority.reachable(), url.path);
                     // The file says how to speak: nothing is guessed.
                     endpoint.insecure = url.plain;
+                    endpoint.tls.skip_verify = false;
                     if url.authority.known_as() != domain.known_as() {
                         endpoint.namespace = Some(domain.known_as().to_owned());
                     }
@@ -312,6 +314,7 @@ impl Hosts {
             };
             if host.own_tls {
                 endpoint.tls = host.tls.clone();
+                endpoint.insecure &= endpoint.base.starts_with("http://") || host.tls.ca.is_empty();
             }
             endpoint.headers = host.headers.clone();
             endpoint.capabilities = host.capabilities;

@@ -8,6 +8,8 @@ pub mod credentials;
 mod environment;
 pub mod hosts;
 mod kept;
+#[cfg(test)]
+mod scratch;
 pub mod tls;
 
 use std::path::PathBuf;

@@ -87,7 +87,8 @@ impl Drop for Group {
     }
 }
 
-fn ask(program: &Path, server: &str, patience: Duration) -> Result<(ExitStatus, Vec<u8>), Error> {
+/// Runs the helper: how it ended and what it said.
+pub(super) fn ask(program: &Path, server: &str, patience: Duration) -> Result<(ExitStatus, Vec<u8>), Error> {
     let io = |action| move |source| Error::Io { action, source };
     let deadline = Instant::now() + patience;
     let mut command = Command::new(program);

@@ -48,7 +48,8 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// How much of a repository's name the prefix takes, if it matches: whole components only.
+    /// How much of a repository's name the prefix takes, if it matches: whole components only. As containers: a port
+    /// may follow a host without one.
     pub(super) fn matches(&self, repository: &str) -> Option<usize> {
         let end = match self.prefix.strip_prefix('*') {
             None => repository.starts_with(&self.prefix).then_some(self.prefix.len())?,
