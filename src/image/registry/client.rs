@@ -371,10 +371,10 @@ fn redirect(from: &str, location: &str) -> Result<String, String> {
         }
     };
     let whole = whole.split('#').next().unwrap_or_default().to_owned();
-    let (target, _) = place(&whole).ok_or_else(|| format!("redirects to {:?}, which is no URL", show(location)))?;
-    if whole.parse::<Uri>().is_err() {
-        return Err("redirects to something that is no URL".into());
-    }
+    // Not shown: there may be a password in it.
+    let no_url = || "redirects to something that is no URL".to_owned();
+    let (target, _) = place(&whole).ok_or_else(no_url)?;
+    whole.parse::<Uri>().map_err(|_| no_url())?;
     if scheme == "https" && target == "http" {
         return Err(format!("redirects from https to {}", show(&whole)));
     }

@@ -92,7 +92,7 @@ pub(super) fn parse(content: &[u8], content_type: &str) -> Result<Manifest, Erro
         schema_version: Option<u64>,
     }
     let version: Version = serde_json::from_slice(content).map_err(|source| Error::Parse { what, source })?;
-    if version.schema_version == Some(1) || content_type.contains("manifest.v1+") {
+    if version.schema_version == Some(1) || content_type.contains("docker.distribution.manifest.v1") {
         let reason = "a manifest of docker's schema 1, which nobody should trust any more: push the image again";
         return Err(Error::Document(reason.into()));
     }

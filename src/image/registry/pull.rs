@@ -137,7 +137,11 @@ fn is_local(error: &Error) -> bool {
             | Error::Refused(_)
             | Error::Settings { .. }
             | Error::Image(
-                image::Error::Platform { .. } | image::Error::InvalidImageName { .. } | image::Error::Record(_)
+                image::Error::Platform { .. }
+                    | image::Error::InvalidImageName { .. }
+                    | image::Error::Record(_)
+                    | image::Error::Io { .. }
+                    | image::Error::Apply { .. }
             )
     )
 }

@@ -30,7 +30,14 @@ impl Sample {
     fn new(machine: &str) -> Sample {
         let mut tar = tar::Builder::new(Vec::new());
         // More than fits the pieces and sockets on the way, and does not compress.
-        let content: Vec<u8> = (0..3_000_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        let content: Vec<u8> = (0..3_000_000).map(|_| random()).collect();
         let mut header = tar::Header::new_ustar();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
@@ -303,7 +310,9 @@ fn documents_have_a_limit() {
     for endless in [false, true] {
         let (server, _) = server(move |_, seen, _| {
             let reply = || Reply::new(200, &vec![b' '; (4 << 20) + 1]);
-            seen.path.contains("/manifests/").then(|| if endless { Reply::new(200, b"[").endless() } else { reply() })
+            seen.path
+                .contains("/manifests/")
+                .then(|| if endless { Reply::new(200, &[b'['; 65536]).endless() } else { reply() })
         });
         let error = Client::new().pull(&format!("{}/team/app:1", server.address())).unwrap_err();
         assert!(matches!(error, Error::Image(ImageError::Limit { limit: 4_194_304, .. })), "{error:?}");
@@ -505,7 +514,7 @@ fn a_pull_can_be_given_up_at_any_time() {
             let name = format!("{}/team/app:1", server.address());
             let (client, cancelled) = (&client, &cancelled);
             let pull = scope.spawn(move || client.pull_with(&name, &[], cancelled).0);
-            while !server.seen().iter().any(|seen| seen.path.contains(path)) {
+            while !pull.is_finished() && !server.seen().iter().any(|seen| seen.path.contains(path)) {
                 thread::sleep(Duration::from_millis(1));
             }
             cancelled.store(true, Ordering::Relaxed);
