@@ -30,6 +30,9 @@ pub const TESTS: &[Need] = &[
     Need { package: "mount", found: || on_path("mount") },
     Need { package: "minisign", found: || on_path("minisign") },
     Need { package: "openssl", found: || on_path("openssl") },
+    Need { package: "docker-registry", found: || on_path("docker-registry") },
+    Need { package: "skopeo", found: || on_path("skopeo") },
+    Need { package: "apache2-utils", found: || on_path("htpasswd") },
 ];
 
 pub const BUSYBOX: Need = Need {
