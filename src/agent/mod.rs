@@ -12,6 +12,8 @@ mod images;
 mod metrics;
 mod node;
 mod prober;
+mod pulled;
+mod pulls;
 mod worker;
 
 use crate::config::Config;
@@ -103,7 +105,10 @@ async fn serve(config: Config) -> Result<(), Error> {
         config.file_check_frequency,
     )
     .map_err(set_up("the manifest source"))?;
+    let images_changed = Arc::new(Notify::new());
     let shared = Arc::new(Shared::new(Parts {
+        images: config.images.clone(),
+        images_changed: Arc::clone(&images_changed),
         name: config.node_name.clone(),
         facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
         runtime: Arc::clone(&runtime),
@@ -119,7 +124,6 @@ async fn serve(config: Config) -> Result<(), Error> {
         let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
         tokio::spawn(server::serve_healthz(Arc::clone(&api), health, shutting_down.clone()));
     }
-    let images_changed = Arc::new(Notify::new());
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let evicted = Arc::new(Notify::new());

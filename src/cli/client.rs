@@ -64,6 +64,11 @@ impl Client {
         Ok(Stream { body: self.send(Method::GET, path, Bytes::new()).await?.into_body(), rest: Vec::new() })
     }
 
+    /// Asks for something that is answered by a stream.
+    pub(super) async fn post_stream(&self, path: &str) -> Result<Stream, Error> {
+        Ok(Stream { body: self.send(Method::POST, path, Bytes::new()).await?.into_body(), rest: Vec::new() })
+    }
+
     /// Opens a WebSocket with Kubernetes' streaming protocol.
     pub(super) async fn upgrade(&self, path: &str) -> Result<Socket, Error> {
         let key = generate_key();

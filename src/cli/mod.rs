@@ -13,6 +13,7 @@ mod hello;
 mod images;
 mod logs;
 mod manifests;
+mod pull;
 mod run;
 mod start;
 mod status;
@@ -178,6 +179,14 @@ enum ImageCommand {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Pull images from registries
+    Pull {
+        /// Names, with a tag or digest
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Remove images that no pod uses
     Rm {
         /// Names or IDs
@@ -322,6 +331,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             get::get(&list.scope.agent.client(), &list.request(Resource::Images)).await
         }
         Command::Image(ImageCommand::Import { archives, agent }) => images::import(&agent.client(), &archives).await,
+        Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
         Command::Image(ImageCommand::Rm { names, agent }) => images::remove(&agent.client(), &names).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),

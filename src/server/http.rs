@@ -55,6 +55,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Delete => apply::delete(node, &query).await,
         Route::Images if request.method() == Method::DELETE => images::remove(node, &query).await,
         Route::Images => images::list(node).await,
+        Route::PullImage => images::pull(node, &query),
         Route::ImportImage => images::import(node, &query).await,
     }
 }

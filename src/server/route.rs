@@ -18,6 +18,7 @@ pub(super) enum Route {
     Delete,
     Images,
     ImportImage,
+    PullImage,
 }
 
 /// A kind of object.
@@ -65,6 +66,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "apply"] => (Route::Apply, &[Method::POST]),
         ["coracle", "v1", "delete"] => (Route::Delete, &[Method::POST]),
         ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
+        ["coracle", "v1", "images", "pull"] => (Route::PullImage, &[Method::POST]),
         ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
         ["api", "v1", "namespaces", namespace, "pods", pod, "log"] => {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
