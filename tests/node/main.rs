@@ -37,6 +37,8 @@ mod net;
 mod pods;
 mod probes;
 mod published;
+mod registry;
+mod registry_server;
 mod resize;
 mod resources;
 mod shim;

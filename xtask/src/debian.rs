@@ -28,6 +28,9 @@ pub const TESTS: &[Need] = &[
     BUSYBOX,
     Need { package: "iproute2", found: || on_path("ip") },
     Need { package: "mount", found: || on_path("mount") },
+    Need { package: "docker-registry", found: || on_path("docker-registry") },
+    Need { package: "skopeo", found: || on_path("skopeo") },
+    Need { package: "apache2-utils", found: || on_path("htpasswd") },
 ];
 
 pub const BUSYBOX: Need = Need {

@@ -4,6 +4,12 @@
 //! reference ─ hosts (mirrors, TLS) ─ credentials ─▶ client ─▶ manifest ─▶ layers ─▶ ingest
 //! ```
 
+pub mod credentials;
+mod environment;
+pub mod hosts;
+mod kept;
+pub mod tls;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +20,8 @@ use super::trust::Trust;
 use super::{Digest, Image, ImageStore, trust};
 use crate::config;
 
+pub use environment::Environment;
+
 /// Where registries are configured.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -23,6 +31,10 @@ pub struct Settings {
     pub certs_dirs: Vec<PathBuf>,
     /// Credentials of the node, in this order; docker's `config.json` format.
     pub auth_files: Vec<PathBuf>,
+    /// The kubelet's folder, which may hold a `config.json`.
+    pub root_dir: PathBuf,
+    /// Homes, certificates and proxies.
+    pub environment: Environment,
 }
 
 impl Settings {
@@ -32,6 +44,8 @@ impl Settings {
             registries_conf: config.images.registries_conf.clone(),
             certs_dirs: config.images.certs_dirs.clone(),
             auth_files: config.images.auth_files.clone(),
+            root_dir: config.root_dir.clone(),
+            environment: Environment::of_process(),
         }
     }
 }

@@ -1,0 +1,464 @@
+//! From a reference to an image in the store, over all the places that may have it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use oci_spec::distribution::Reference;
+use oci_spec::image::ImageConfiguration;
+
+use super::client::{Agents, Endpoint, Halt, Patience, Session};
+use super::download::Download;
+use super::manifest::{self, Descriptor, Manifest};
+use super::{Error, LayerState, Progress, Pulled};
+use crate::image::trust::{Evidence, Signature, Transport, Trust};
+use crate::image::{self, Digest, ImageStore, Ingest, NewImage, Origin, Verification, architecture};
+
+/// Layers fetched side by side: enough to hide waiting, few enough for a small machine.
+const PARALLEL: usize = 3;
+/// Largest manifest or configuration, in bytes: the registries' own limit.
+const LARGEST_DOCUMENT: u64 = 4 << 20;
+/// Most manifests looked at for one image, and how deep indexes may be nested.
+const MOST_DOCUMENTS: u32 = 32;
+const DEEPEST: u32 = 4;
+/// Most signatures of one digest that are looked at, and the largest payload of one in bytes.
+const MOST_SIGNATURES: usize = 32;
+const LARGEST_PAYLOAD: u64 = 64 << 10;
+/// Where cosign keeps the signature of a payload, in base64.
+const COSIGN_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+const COSIGN_PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+
+/// All that one pull needs.
+pub(super) struct Pull<'a> {
+    pub store: &'a ImageStore,
+    pub trust: &'a Trust,
+    pub reference: &'a Reference,
+    /// In the order in which they are to be asked; the last is the registry itself.
+    pub endpoints: Vec<Endpoint>,
+    pub patience: Patience,
+    pub agents: &'a Agents<'a>,
+    pub cancelled: &'a AtomicBool,
+    pub progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+/// An image as its documents describe it.
+struct Found {
+    /// The manifest and the indexes above it: what the reference named is the first.
+    path: Vec<Digest>,
+    config: ImageConfiguration,
+    id: Digest,
+    /// With their diff IDs, bottom first.
+    layers: Vec<(Descriptor, Digest)>,
+}
+
+impl Pull<'_> {
+    /// # Errors
+    /// As [`Error`] says; of several places, what the last one said.
+    pub fn run(self) -> Result<Pulled, Error> {
+        let Pull { store, trust, reference, endpoints, patience, agents, cancelled, progress } = self;
+        let halt = Halt { asked: cancelled, failed: AtomicBool::new(false) };
+        let retrying = |message: String| progress(Progress::Retry { message });
+        let last = endpoints.len().saturating_sub(1);
+        let sessions = endpoints.into_iter().enumerate().map(|(index, endpoint)| {
+            let mut patience = patience.clone();
+            if index < last {
+                // There is another place to try.
+                patience.attempts = patience.attempts.min(2);
+            }
+            Session::new(endpoint, patience, &halt, agents, &retrying)
+        });
+        let sources = Sources { sessions: sessions.collect(), reference, retrying: &retrying };
+        let outcome = bring(&sources, store, trust, reference, &halt, progress);
+        // What a cancelled pull failed of is of no interest.
+        if cancelled.load(Ordering::Relaxed) && outcome.is_err() {
+            return Err(Error::Cancelled);
+        }
+        outcome
+    }
+}
+
+fn bring(
+    sources: &Sources<'_>,
+    store: &ImageStore,
+    trust: &Trust,
+    reference: &Reference,
+    halt: &Halt<'_>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Pulled, Error> {
+    let (found, at) = sources.find()?;
+    let verified = sources.verify(trust, &reference.whole(), &found.path)?;
+    let ingest = store.ingest()?;
+    let manifest = found.path.last().cloned().unwrap_or_else(|| found.id.clone());
+    progress(Progress::Resolved { digest: manifest.clone(), layers: found.layers.len() });
+    let fetched = Layers { sources, first: at, ingest: &ingest, store, halt, progress }.fetch(&found.layers)?;
+    halt.check()?;
+    let named = found.path.first().cloned().unwrap_or_else(|| found.id.clone());
+    let image = ingest.commit(NewImage {
+        id: found.id,
+        // A digest is no name: nothing moves when another image gets it.
+        names: if reference.digest().is_some() { Vec::new() } else { vec![reference.whole()] },
+        digests: found.path,
+        config: found.config,
+        origin: Some(Origin::Registry { repository: repository(reference), digest: manifest }),
+        verified,
+        pinned: false,
+    })?;
+    let secret = sources.sessions.iter().find_map(Session::secret);
+    Ok(Pulled { image, digest: named, fetched, secret })
+}
+
+/// `docker.io/library/nginx`.
+pub(super) fn repository(reference: &Reference) -> String {
+    format!("{}/{}", reference.registry(), reference.repository())
+}
+
+/// The places an image may be had from.
+struct Sources<'a> {
+    sessions: Vec<Session<'a>>,
+    reference: &'a Reference,
+    retrying: &'a (dyn Fn(String) + Sync),
+}
+
+/// Whether another place may do better.
+fn is_local(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Cancelled
+            | Error::Refused(_)
+            | Error::Settings { .. }
+            | Error::Image(
+                image::Error::Platform { .. } | image::Error::InvalidImageName { .. } | image::Error::Record(_)
+            )
+    )
+}
+
+impl<'a> Sources<'a> {
+    /// Tries one place after the other, beginning with `first`, until one does it.
+    fn each<T>(
+        &'a self,
+        first: usize,
+        usable: impl Fn(&Endpoint) -> bool,
+        mut attempt: impl FnMut(&'a Session<'a>) -> Result<T, Error>,
+    ) -> Result<(T, usize), Error> {
+        let count = self.sessions.len();
+        let mut failure = None;
+        for index in (0..count).map(|n| (first + n) % count.max(1)) {
+            let session = &self.sessions[index];
+            if !usable(&session.endpoint) {
+                continue;
+            }
+            match attempt(session) {
+                Ok(value) => return Ok((value, index)),
+                Err(error) if is_local(&error) => return Err(error),
+                Err(error) => {
+                    // What the registry itself says counts for more than what a mirror says.
+                    let previous = failure.take();
+                    if let Some(previous) = &previous {
+                        (self.retrying)(format!("{previous}"));
+                    }
+                    failure = Some(if index + 1 == count || previous.is_none() { error } else { previous.unwrap_or(error) });
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::Unavailable {
+            url: repository(self.reference),
+            reason: "no place is configured that may be asked for it".into(),
+        }))
+    }
+
+    /// The image that the reference stands for on this machine, and the place that has it.
+    fn find(&'a self) -> Result<(Found, usize), Error> {
+        let pinned = match self.reference.digest() {
+            Some(digest) => Some(digest.parse::<Digest>()?),
+            None => None,
+        };
+        let named = match &pinned {
+            Some(digest) => digest.to_string(),
+            None => self.reference.tag().unwrap_or("latest").to_owned(),
+        };
+        let usable = |endpoint: &Endpoint| if pinned.is_some() { endpoint.pulls } else { endpoint.resolves };
+        let result = self.each(0, usable, |session| {
+            let (content, content_type) = document(session, &named, pinned.as_ref())?;
+            let mut search = Search { session, looked_at: 0, elsewhere: Vec::new() };
+            let digest = Digest::of(&content);
+            match search.follow(digest, content, &content_type, &[], 0)? {
+                Some(found) => Ok(found),
+                None => Err(search.nothing().into()),
+            }
+        });
+        result.map_err(|error| match error {
+            Error::NotFound { .. } => Error::NotFound { image: self.reference.whole() },
+            other => other,
+        })
+    }
+
+    /// Asks the policy, with signatures if it wants any.
+    fn verify(&'a self, trust: &Trust, name: &str, digests: &[Digest]) -> Result<Vec<Verification>, Error> {
+        let mut signatures = Vec::new();
+        if trust.wants_signatures(name)? {
+            for digest in digests {
+                let usable = |endpoint: &Endpoint| endpoint.resolves;
+                match self.each(0, usable, |session| cosign_signatures(session, digest)) {
+                    Ok((found, _)) => signatures.extend(found),
+                    Err(Error::NotFound { .. }) => {}
+                    Err(other) => return Err(other),
+                }
+            }
+        }
+        let transport = Transport::Docker;
+        Ok(trust.admit(&Evidence { transport, name, digests, signatures: &signatures, archive_keys: &[] })?)
+    }
+}
+
+/// A manifest or index by tag or digest, with its content type.
+fn document(session: &Session<'_>, name: &str, expected: Option<&Digest>) -> Result<(Vec<u8>, String), Error> {
+    let accept = [("accept".to_owned(), manifest::ACCEPT.to_owned())];
+    let mut answer = session.get(&format!("manifests/{name}"), &accept)?;
+    answer.body.within(session.patience.document);
+    let content_type = answer.header("content-type").unwrap_or_default().to_owned();
+    let claimed = answer.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
+    let url = answer.url.clone();
+    let content = answer.document(LARGEST_DOCUMENT)?;
+    let actual = Digest::of(&content);
+    if let Some(expected) = expected {
+        check("manifest", expected, actual)?;
+    } else if let Some(claimed) = claimed.filter(|claimed| *claimed != actual) {
+        return Err(Error::Protocol { url, reason: format!("says it is {claimed}, but it is {actual}") });
+    }
+    Ok((content, content_type))
+}
+
+/// A small blob, in memory.
+fn small_blob(session: &Session<'_>, what: &'static str, blob: &Descriptor, limit: u64) -> Result<Vec<u8>, Error> {
+    if blob.size > limit {
+        return Err(image::Error::Limit { what: "bytes in a document", limit }.into());
+    }
+    let mut answer = session.get(&format!("blobs/{}", blob.digest), &[])?;
+    answer.body.within(session.patience.document);
+    let content = answer.document(limit)?;
+    check(what, &blob.digest, Digest::of(&content))?;
+    Ok(content)
+}
+
+fn check(what: &'static str, expected: &Digest, actual: Digest) -> Result<(), image::Error> {
+    match actual == *expected {
+        true => Ok(()),
+        false => Err(image::Error::Mismatch { what, expected: expected.clone(), actual }),
+    }
+}
+
+/// The search through an index for what runs here.
+struct Search<'a> {
+    session: &'a Session<'a>,
+    looked_at: u32,
+    elsewhere: Vec<String>,
+}
+
+impl Search<'_> {
+    /// The image of a document, or of what it lists; `None`: nothing for this machine.
+    fn follow(
+        &mut self,
+        digest: Digest,
+        content: Vec<u8>,
+        content_type: &str,
+        above: &[Digest],
+        depth: u32,
+    ) -> Result<Option<Found>, Error> {
+        self.looked_at += 1;
+        if self.looked_at > MOST_DOCUMENTS {
+            return Err(image::Error::Limit { what: "manifests for one image", limit: MOST_DOCUMENTS.into() }.into());
+        }
+        let mut path = above.to_vec();
+        path.push(digest);
+        match manifest::parse(&content, content_type)? {
+            Manifest::Image { config, layers } => self.image(path, &config, layers),
+            Manifest::Index(_) if depth == DEEPEST => {
+                Err(image::Error::Limit { what: "indexes within another", limit: DEEPEST.into() }.into())
+            }
+            Manifest::Index(manifests) => {
+                // Only of use for choosing.
+                drop(content);
+                let (chosen, elsewhere) = manifest::choose(manifests, manifest::machine_variant());
+                self.elsewhere.extend(elsewhere);
+                for descriptor in chosen {
+                    let name = descriptor.digest.to_string();
+                    let (content, content_type) = document(self.session, &name, Some(&descriptor.digest))?;
+                    let found = self.follow(descriptor.digest, content, &content_type, &path, depth + 1)?;
+                    if found.is_some() {
+                        return Ok(found);
+                    }
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn image(
+        &mut self,
+        path: Vec<Digest>,
+        config: &Descriptor,
+        layers: Vec<Descriptor>,
+    ) -> Result<Option<Found>, Error> {
+        manifest::check_image(config, &layers)?;
+        let content = small_blob(self.session, "image configuration", config, LARGEST_DOCUMENT)?;
+        let parsed = image::configuration(&content)?;
+        let (os, machine) = (parsed.os().to_string(), parsed.architecture().to_string());
+        if os != "linux" || machine != architecture() {
+            self.elsewhere.push(format!("{os}/{machine}"));
+            return Ok(None);
+        }
+        let diff_ids = parsed.rootfs().diff_ids();
+        if diff_ids.len() != layers.len() {
+            let (listed, known) = (layers.len(), diff_ids.len());
+            let reason = format!("the configuration has {known} diff_ids, but the manifest lists {listed} layers");
+            return Err(image::Error::Document(reason).into());
+        }
+        let paired: Result<Vec<_>, image::Error> =
+            layers.into_iter().zip(diff_ids).map(|(layer, diff_id)| Ok((layer, diff_id.parse()?))).collect();
+        Ok(Some(Found { path, id: config.digest.clone(), layers: paired?, config: parsed }))
+    }
+
+    /// Why nothing was found.
+    fn nothing(mut self) -> image::Error {
+        self.elsewhere.sort();
+        self.elsewhere.dedup();
+        match self.elsewhere.is_empty() {
+            true => image::Error::Document("the index lists no images".into()),
+            false => image::Error::Platform { wanted: architecture().into(), found: self.elsewhere.join(", ") },
+        }
+    }
+}
+
+/// What cosign has stored beside the image: a manifest under a tag made of the digest, a layer for each signature.
+fn cosign_signatures(session: &Session<'_>, digest: &Digest) -> Result<Vec<Signature>, Error> {
+    let (content, content_type) = document(session, &format!("sha256-{}.sig", digest.hex()), None)?;
+    let Manifest::Image { layers, .. } = manifest::parse(&content, &content_type)? else { return Ok(Vec::new()) };
+    let mut signatures = Vec::new();
+    for layer in layers.iter().filter(|layer| layer.media_type == COSIGN_PAYLOAD).take(MOST_SIGNATURES) {
+        let annotation = layer.annotations.as_ref().and_then(|annotations| annotations.get(COSIGN_ANNOTATION));
+        // One that cannot be read signs nothing; another may.
+        let Some(signature) = annotation.and_then(|text| STANDARD.decode(text.trim()).ok()) else { continue };
+        match small_blob(session, "signature payload", layer, LARGEST_PAYLOAD) {
+            Ok(payload) => signatures.push(Signature { payload, signature }),
+            Err(error @ (Error::Cancelled | Error::Unavailable { .. })) => return Err(error),
+            Err(error) => tracing::warn!(%digest, %error, "a signature cannot be used"),
+        }
+    }
+    Ok(signatures)
+}
+
+/// The layers of one image on their way.
+struct Layers<'a> {
+    sources: &'a Sources<'a>,
+    /// The place that has the manifest.
+    first: usize,
+    ingest: &'a Ingest<'a>,
+    store: &'a ImageStore,
+    halt: &'a Halt<'a>,
+    progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+impl Layers<'_> {
+    /// Fetches what is not here yet, some at a time; whether there was any.
+    fn fetch(&self, layers: &[(Descriptor, Digest)]) -> Result<bool, Error> {
+        let mut missing: VecDeque<&(Descriptor, Digest)> = VecDeque::new();
+        for layer in layers {
+            let (descriptor, diff_id) = layer;
+            if missing.iter().any(|(_, other)| other == diff_id) {
+                continue;
+            }
+            let here = self.ingest.has(diff_id).is_some();
+            let state = if here { LayerState::Present } else { LayerState::Waiting };
+            let done = if here { descriptor.size } else { 0 };
+            self.tell(descriptor, done, state);
+            if !here {
+                missing.push_back(layer);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(false);
+        }
+        let workers = missing.len().min(PARALLEL);
+        let missing = Mutex::new(missing);
+        let first_error = Mutex::new(None);
+        let work = || {
+            loop {
+                let next = missing.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some((descriptor, diff_id)) = next else { return };
+                if let Err(error) = self.layer(descriptor, diff_id) {
+                    // Before the others are stopped, and fail of that.
+                    first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    self.halt.failed.store(true, Ordering::Relaxed);
+                    missing.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..workers {
+                // Without more threads it only takes longer.
+                let _ = thread::Builder::new().name("image-pull".into()).spawn_scoped(scope, work);
+            }
+            work();
+        });
+        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(true),
+        }
+    }
+
+    fn layer(&self, descriptor: &Descriptor, diff_id: &Digest) -> Result<(), Error> {
+        let limit = self.store.limits().bytes;
+        if descriptor.size > limit {
+            return Err(image::Error::Limit { what: "bytes in a layer", limit }.into());
+        }
+        let fetched = self.sources.each(self.first, |endpoint| endpoint.pulls, |session| {
+            match self.stream(session, descriptor, diff_id, None) {
+                Err(Error::NotFound { image }) if descriptor.is_foreign() => {
+                    let mut failure = Error::NotFound { image };
+                    for url in descriptor.urls.iter().flatten().take(8) {
+                        match self.stream(session, descriptor, diff_id, Some(url)) {
+                            Err(error @ Error::Cancelled) => return Err(error),
+                            Err(error) => failure = error,
+                            Ok(()) => return Ok(()),
+                        }
+                    }
+                    Err(failure)
+                }
+                other => other,
+            }
+        });
+        fetched?;
+        self.tell(descriptor, descriptor.size, LayerState::Done);
+        Ok(())
+    }
+
+    /// Download, digests and unpacking in one pass.
+    fn stream<'s>(
+        &self,
+        session: &'s Session<'s>,
+        descriptor: &'s Descriptor,
+        diff_id: &Digest,
+        url: Option<&'s str>,
+    ) -> Result<(), Error> {
+        self.halt.check()?;
+        let failure = Mutex::new(None);
+        let source = Download::new(session, descriptor, url, self.progress, &failure);
+        let stored = self.ingest.layer(source, Some(&descriptor.digest), Some(diff_id), self.store.limits());
+        let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (stored, failure) {
+            (Ok(_), _) => Ok(()),
+            // What unpacking says of a stream that broke off is only a consequence.
+            (Err(_), Some(error)) => Err(error),
+            (Err(error), None) => Err(Error::Image(error)),
+        }
+    }
+
+    fn tell(&self, descriptor: &Descriptor, done: u64, state: LayerState) {
+        let (digest, size) = (descriptor.digest.clone(), descriptor.size);
+        (self.progress)(Progress::Layer { digest, size, done, state });
+    }
+}
+
