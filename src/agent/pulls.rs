@@ -191,6 +191,10 @@ impl Pulls {
         let backoff = state.backoff.get(&(container.uid.clone(), image.to_owned()));
         match asked.and_then(|asked| asked.images.get(image)) {
             Some(Step::Granted) if found.local != Local::Absent => return ImageState::Present,
+            // It came in another way meanwhile: nobody has to wait for the pull.
+            Some(Step::Pulling) if policy == Policy::IfNotPresent && found.local == Local::Usable => {
+                return ImageState::Present;
+            }
             Some(Step::Pulling) => {
                 // As kubelet: what was wrong is told until it works.
                 return match backoff.filter(|backoff| !backoff.is_over(now)) {

@@ -121,7 +121,7 @@ fn credentials_open_what_they_opened_before() {
 
 #[test]
 fn a_container_needs_its_own_image_and_those_of_the_volumes_it_mounts() {
-    let pod = serde_json::from_value(json!({
+    let pod = serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(json!({
         "metadata": {"name": "p", "namespace": "n", "uid": "u"},
         "spec": {
             "containers": [
