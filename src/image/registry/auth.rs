@@ -41,8 +41,8 @@ pub(super) fn challenges(header: &str) -> Vec<Challenge> {
         rest.skip(|c| matches!(c, ' ' | '\t' | ','));
         let Some(word) = rest.token() else { return found };
         rest.skip(|c| matches!(c, ' ' | '\t'));
-        let parameter = found.last_mut().filter(|_| rest.text.starts_with('='));
-        match parameter {
+        let (assigned, full) = (rest.text.starts_with('='), found.len() == MOST);
+        match found.last_mut().filter(|_| assigned) {
             Some(challenge) => {
                 rest.text = &rest.text[1..];
                 rest.skip(|c| matches!(c, ' ' | '\t'));
@@ -53,8 +53,7 @@ pub(super) fn challenges(header: &str) -> Vec<Challenge> {
                 }
             }
             // A parameter of no scheme.
-            None if rest.text.starts_with('=') => return found,
-            None if found.len() == MOST => return found,
+            None if assigned || full => return found,
             None => found.push(Challenge { scheme: word.to_ascii_lowercase(), parameters: Vec::new() }),
         }
     }
@@ -250,7 +249,9 @@ mod tests {
         for (header, expected) in [
             (
                 r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:library/nginx:pull""#,
-                vec!["bearer realm=https://auth.docker.io/token;service=registry.docker.io;scope=repository:library/nginx:pull"],
+                vec![
+                    "bearer realm=https://auth.docker.io/token;service=registry.docker.io;scope=repository:library/nginx:pull",
+                ],
             ),
             (r#"Basic realm="Sonatype Nexus""#, vec!["basic realm=Sonatype Nexus"]),
             (

@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,9 @@ use ureq::http::{HeaderMap, Uri};
 
 use super::Error;
 use super::auth::{self, Challenge, Token, TokenService};
+use super::credentials::{Candidates, Credential, Login};
+use super::hosts::Endpoint;
+use super::tls::{self, Connections};
 
 /// Most redirects for one answer.
 const MOST_REDIRECTS: u32 = 10;
@@ -91,40 +94,6 @@ impl Halt<'_> {
         }
     }
 }
-
-/// Who asks.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Credential {
-    /// For people: where it is written.
-    pub source: String,
-    /// The pull secret it is from.
-    pub secret: Option<String>,
-    pub user: String,
-    pub password: String,
-    /// In place of user and password: for a token server.
-    pub identity_token: Option<String>,
-}
-
-/// One place that has a repository.
-pub(super) struct Endpoint {
-    /// URL of the distribution API there, with `/v2`.
-    pub base: String,
-    /// The repository's name there.
-    pub repository: String,
-    /// For every request to it, and to no other host.
-    pub headers: Vec<(String, String)>,
-    /// The registry that a mirror is asked for, which containerd's mirrors expect as `?ns=`.
-    pub namespace: Option<String>,
-    /// Whether it may say what a tag stands for, and whether it may give manifests and blobs by digest.
-    pub resolves: bool,
-    pub pulls: bool,
-    /// Connects as is configured for the host of `base`, and for no other.
-    pub agent: Agent,
-    pub credentials: Vec<Credential>,
-}
-
-/// Makes the agent for a host (`host[:port]`) that a registry refers to.
-pub(super) type Agents<'a> = dyn Fn(&str) -> Result<Agent, Error> + Sync + 'a;
 
 /// The head of an answer, and its body.
 pub(super) struct Answer<'a> {
@@ -252,7 +221,7 @@ fn exchange<'a>(
     ask: &Ask,
     patience: &Patience,
     halt: &'a Halt<'a>,
-) -> Result<Answer<'a>, Error> {
+) -> Result<Answer<'a>, Fault> {
     halt.check()?;
     let shown = show(url);
     let failed = |reason: String| Error::Unavailable { url: shown.clone(), reason };
@@ -270,12 +239,26 @@ fn exchange<'a>(
         match answered.recv_timeout(GLANCE) {
             Ok(answer) => break answer,
             Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
-            Err(_) => return Err(failed("no answer".into())),
+            Err(_) => return Err(failed("no answer".into()).into()),
         }
     };
-    let (status, headers, length) = answer.map_err(|e| failed(explain(&e)))?;
+    let (status, headers, length) =
+        answer.map_err(|e| Fault { no_tls: tls::may_be_plain(&e), error: failed(explain(&e)) })?;
     let body = Incoming { pieces, current: Vec::new(), at: 0, length, halt, stall: patience.stall, end: None };
     Ok(Answer { status, headers, url: shown, body, elsewhere: false })
+}
+
+/// Why there is no answer.
+struct Fault {
+    error: Error,
+    /// Whether it looks as if the other side spoke no TLS.
+    no_tls: bool,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        Fault { error, no_tls: false }
+    }
 }
 
 type Head = Result<(u16, HeaderMap, Option<u64>), ureq::Error>;
@@ -312,9 +295,7 @@ fn transfer(
         }};
     }
     let answer = match ask.form {
-        Some(form) => {
-            prepared!(agent.post(url)).content_type("application/x-www-form-urlencoded").send(form.as_str())
-        }
+        Some(form) => prepared!(agent.post(url)).content_type("application/x-www-form-urlencoded").send(form.as_str()),
         None => prepared!(agent.get(url)).call(),
     };
     // Whoever asked may be gone: then there is nothing left to do.
@@ -390,10 +371,10 @@ fn redirect(from: &str, location: &str) -> Result<String, String> {
         }
     };
     let whole = whole.split('#').next().unwrap_or_default().to_owned();
-    let (target, _) = place(&whole).ok_or_else(|| format!("redirects to {:?}, which is no URL", show(location)))?;
-    if whole.parse::<Uri>().is_err() {
-        return Err("redirects to something that is no URL".into());
-    }
+    // Not shown: there may be a password in it.
+    let no_url = || "redirects to something that is no URL".to_owned();
+    let (target, _) = place(&whole).ok_or_else(no_url)?;
+    whole.parse::<Uri>().map_err(|_| no_url())?;
     if scheme == "https" && target == "http" {
         return Err(format!("redirects from https to {}", show(&whole)));
     }
@@ -405,7 +386,13 @@ pub(super) struct Session<'a> {
     pub endpoint: Endpoint,
     pub patience: Patience,
     pub halt: &'a Halt<'a>,
-    pub agents: &'a Agents<'a>,
+    connections: &'a Connections,
+    candidates: Candidates,
+    /// For the endpoint itself.
+    agent: Agent,
+    /// By which plain HTTP is spoken instead, where that is allowed and TLS was tried in vain.
+    plain: OnceLock<(Endpoint, Agent)>,
+    no_tls: AtomicBool,
     /// Told about everything that is tried again.
     pub retrying: &'a (dyn Fn(String) + Sync),
     state: Mutex<Authorisation>,
@@ -434,14 +421,44 @@ enum Grant {
 }
 
 impl<'a> Session<'a> {
+    /// # Errors
+    /// [`Error::Settings`] when its TLS or proxy settings cannot be used.
     pub fn new(
         endpoint: Endpoint,
+        candidates: Candidates,
+        connections: &'a Connections,
         patience: Patience,
         halt: &'a Halt<'a>,
-        agents: &'a Agents<'a>,
         retrying: &'a (dyn Fn(String) + Sync),
-    ) -> Session<'a> {
-        Session { endpoint, patience, halt, agents, retrying, state: Mutex::default() }
+    ) -> Result<Session<'a>, Error> {
+        let agent = connections.agent(&endpoint)?;
+        Ok(Session {
+            endpoint,
+            patience,
+            halt,
+            connections,
+            candidates,
+            agent,
+            plain: OnceLock::new(),
+            no_tls: AtomicBool::new(false),
+            retrying,
+            state: Mutex::default(),
+        })
+    }
+
+    /// The endpoint by the protocol that it speaks.
+    fn now(&self) -> (&Endpoint, &Agent) {
+        self.plain.get().map_or((&self.endpoint, &self.agent), |(endpoint, agent)| (endpoint, agent))
+    }
+
+    /// Goes over to plain HTTP, if that may help; whether it did.
+    fn use_plain(&self) -> Result<bool, Error> {
+        if !self.no_tls.load(Ordering::Relaxed) || self.plain.get().is_some() {
+            return Ok(false);
+        }
+        let Some(endpoint) = self.endpoint.plain() else { return Ok(false) };
+        let agent = self.connections.agent(&endpoint)?;
+        Ok(self.plain.set((endpoint, agent)).is_ok())
     }
 
     /// The pull secret that was needed.
@@ -449,7 +466,7 @@ impl<'a> Session<'a> {
         let state = self.state();
         match state.grant {
             Grant::None => None,
-            _ => self.endpoint.credentials.get(state.credential).and_then(|credential| credential.secret.clone()),
+            _ => self.candidates.credentials.get(state.credential).and_then(|credential| credential.secret.clone()),
         }
     }
 
@@ -458,16 +475,17 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As [`Error`] says.
     pub fn get(&self, path: &str, headers: &[(String, String)]) -> Result<Answer<'a>, Error> {
-        let Endpoint { base, repository, namespace, .. } = &self.endpoint;
-        let query = namespace.as_ref().map(|name| format!("?ns={}", auth::encode(name))).unwrap_or_default();
-        let url = format!("{base}/{repository}/{path}{query}");
         let mut attempt = 1;
         loop {
+            let Endpoint { base, repository, namespace, .. } = self.now().0;
+            let query = namespace.as_ref().map(|name| format!("?ns={}", auth::encode(name))).unwrap_or_default();
+            let url = format!("{base}/{repository}/{path}{query}");
             let (reason, pause) = match self.try_get(&url, headers) {
                 Ok(answer) => match self.judge(answer)? {
                     Judged::Fine(answer) => return Ok(answer),
                     Judged::Later { reason, pause } => (reason, pause),
                 },
+                Err(Error::Unavailable { .. }) if self.use_plain()? => continue,
                 Err(Error::Unavailable { url: at, reason }) => (format!("{at}: {reason}"), None),
                 Err(other) => return Err(other),
             };
@@ -487,11 +505,11 @@ impl<'a> Session<'a> {
     /// As [`Session::get`]; there is no second try.
     pub fn get_foreign(&self, url: &str, headers: &[(String, String)]) -> Result<Answer<'a>, Error> {
         let refused = |reason: &str| Error::Protocol { url: show(url), reason: reason.into() };
-        let (scheme, authority) = place(url).ok_or_else(|| refused("is no URL"))?;
+        let (scheme, _) = place(url).ok_or_else(|| refused("is no URL"))?;
         if scheme != "https" {
             return Err(refused("layers of other places are fetched by https only"));
         }
-        let agent = (self.agents)(authority)?;
+        let agent = self.connections.agent_for(&self.endpoint, url)?;
         let answer = self.follow(&agent, url, &Ask { headers: headers.to_vec(), form: None }, Vec::new())?;
         match self.judge(answer)? {
             Judged::Fine(answer) => Ok(answer),
@@ -506,7 +524,8 @@ impl<'a> Session<'a> {
             404 => Err(Error::NotFound { image: answer.url }),
             408 | 429 | 500..=599 => {
                 let pause = answer.header("retry-after").and_then(|value| value.trim().parse().ok());
-                let reason = format!("{}: {}", answer.url, answer.complaint());
+                let complaint = answer.complaint();
+                let reason = format!("{}: {complaint}", answer.url);
                 Ok(Judged::Later { reason, pause: pause.map(Duration::from_secs) })
             }
             401 | 403 => {
@@ -530,7 +549,7 @@ impl<'a> Session<'a> {
                 private.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
                 private.push(("authorization".into(), value));
             }
-            let answer = self.follow(&self.endpoint.agent, url, &ask, private)?;
+            let answer = self.follow(self.now().1, url, &ask, private)?;
             match answer.status {
                 // What another host asks for is not this registry's to give.
                 401 | 403 if !answer.elsewhere => self.renew(generation, answer)?,
@@ -559,7 +578,12 @@ impl<'a> Session<'a> {
         for _ in 0..=MOST_REDIRECTS {
             let mut ask = ask.clone();
             ask.headers.extend(private.iter().cloned());
-            let mut answer = exchange(&agent, &url, &ask, &self.patience, self.halt)?;
+            let mut answer = exchange(&agent, &url, &ask, &self.patience, self.halt).map_err(|fault| {
+                if !elsewhere && fault.no_tls {
+                    self.no_tls.store(true, Ordering::Relaxed);
+                }
+                fault.error
+            })?;
             answer.elsewhere = elsewhere;
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
@@ -574,8 +598,7 @@ impl<'a> Session<'a> {
             if place(&next) != place(&url) {
                 private.clear();
                 elsewhere = true;
-                let (_, authority) = place(&next).unwrap_or_default();
-                agent = (self.agents)(authority)?;
+                agent = self.connections.agent_for(self.now().0, &next)?;
             }
             url = next;
         }
@@ -594,7 +617,7 @@ impl<'a> Session<'a> {
             && !token.fresh(Instant::now())
         {
             let service = service.clone();
-            let credential = self.endpoint.credentials.get(state.credential);
+            let credential = self.candidates.credentials.get(state.credential);
             let token = self.token(&service, credential)?;
             state.grant = Grant::Bearer(token, service);
             state.generation += 1;
@@ -628,16 +651,19 @@ impl<'a> Session<'a> {
         state.worked = false;
         let mut refusal = answer.complaint();
         loop {
-            let credentials = &self.endpoint.credentials;
+            let credentials = &self.candidates.credentials;
             let credential = credentials.get(state.credential);
             // Anonymous only if there is none, as the kubelet's runtimes.
             if credential.is_none() && (!credentials.is_empty() || state.credential > 0) {
                 state.grant = Grant::None;
-                let tried: Vec<&str> = credentials.iter().map(|credential| credential.source.as_str()).collect();
-                let reason = match tried.is_empty() {
+                let sources: Vec<String> = credentials.iter().map(source).collect();
+                let mut reason = match sources.is_empty() {
                     true => format!("{refusal}; there are no credentials for it"),
-                    false => format!("{refusal}; tried the credentials of {}", tried.join(", ")),
+                    false => format!("{refusal}; tried the credentials of {}", sources.join(", ")),
                 };
+                for problem in &self.candidates.problems {
+                    reason = format!("{reason}; {problem}");
+                }
                 return Err(Error::Unauthorized { url: answer.url, reason });
             }
             match self.grant(&challenges, credential) {
@@ -657,19 +683,22 @@ impl<'a> Session<'a> {
 
     /// What answers one of the challenges with this credential.
     fn grant(&self, challenges: &[Challenge], credential: Option<&Credential>) -> Result<Grant, Error> {
-        let unauthorized = |reason: &str| Error::Unauthorized { url: self.endpoint.base.clone(), reason: reason.into() };
+        let base = &self.now().0.base;
+        let unauthorized = |reason: &str| Error::Unauthorized { url: base.clone(), reason: reason.into() };
         let find = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
         if let Some(challenge) = find("bearer") {
-            let secure = self.endpoint.base.starts_with("https://");
+            let secure = base.starts_with("https://");
             let service = TokenService::of(challenge, &self.endpoint.repository, secure)
-                .map_err(|reason| Error::Protocol { url: self.endpoint.base.clone(), reason })?;
+                .map_err(|reason| Error::Protocol { url: base.clone(), reason })?;
             return Ok(Grant::Bearer(self.token(&service, credential)?, service));
         }
-        match (find("basic"), credential) {
-            (Some(_), Some(credential)) if credential.identity_token.is_none() => {
-                Ok(Grant::Basic(auth::basic(&credential.user, &credential.password)))
+        match (find("basic"), credential.map(|credential| &credential.login)) {
+            (Some(_), Some(Login::Password { username, password })) => {
+                Ok(Grant::Basic(auth::basic(username, password)))
             }
-            (Some(_), Some(_)) => Err(unauthorized("wants user and password, not an identity token")),
+            (Some(_), Some(Login::IdentityToken(_))) => {
+                Err(unauthorized("wants user and password, not an identity token"))
+            }
             (Some(_), None) => Err(unauthorized("wants user and password")),
             (None, _) if challenges.is_empty() => Err(unauthorized("access denied")),
             (None, _) => {
@@ -682,19 +711,20 @@ impl<'a> Session<'a> {
     /// Asks a token server, as often as it takes.
     fn token(&self, service: &TokenService, credential: Option<&Credential>) -> Result<Token, Error> {
         let invalid = |reason: String| Error::Protocol { url: show(&service.realm), reason };
-        let (_, authority) = place(&service.realm).ok_or_else(|| invalid("is no URL to get a token from".into()))?;
-        let same = place(&self.endpoint.base).is_some_and(|(_, own)| own == authority);
-        let agent = if same { self.endpoint.agent.clone() } else { (self.agents)(authority)? };
-        let identity = credential.and_then(|credential| credential.identity_token.as_deref());
-        let (url, form, authorization) = match (credential, identity) {
-            (_, Some(identity)) => (service.realm.clone(), Some(service.form(identity)), None),
-            (Some(credential), None) => {
-                (service.url(), None, Some(auth::basic(&credential.user, &credential.password)))
+        let (endpoint, own) = self.now();
+        let agent = match place(&service.realm) == place(&endpoint.base) {
+            true => own.clone(),
+            false => self.connections.agent_for(endpoint, &service.realm)?,
+        };
+        let (url, form, authorization) = match credential.map(|credential| &credential.login) {
+            Some(Login::IdentityToken(identity)) => (service.realm.clone(), Some(service.form(identity)), None),
+            Some(Login::Password { username, password }) => {
+                (service.url(), None, Some(auth::basic(username, password)))
             }
-            (None, None) => (service.url(), None, None),
+            None => (service.url(), None, None),
         };
         let ask = Ask { headers: vec![("accept".into(), "application/json".into())], form };
-        let private: Vec<(String, String)> = authorization.map(|value| ("authorization".into(), value)).into_iter().collect();
+        let private = Vec::from_iter(authorization.map(|value| ("authorization".to_owned(), value)));
         let mut attempt = 1;
         loop {
             let asked = Instant::now();
@@ -722,6 +752,14 @@ impl<'a> Session<'a> {
             (self.retrying)(format!("{}: {reason}; trying again", show(&service.realm)));
             self.halt.sleep(self.patience.pause_before(attempt))?;
         }
+    }
+}
+
+/// Where a credential is from, for people.
+fn source(credential: &Credential) -> String {
+    match &credential.secret {
+        Some(name) => format!("secret {name}"),
+        None => "the node".into(),
     }
 }
 

@@ -135,7 +135,9 @@ impl<'a> Download<'a> {
                 // Exactly this many, or the digest would be of something else than was announced.
                 let mut more = [0];
                 return match body.read(&mut more) {
-                    Ok(1..) => Err(self.protocol(format!("has more than the {} bytes of the manifest", self.blob.size))),
+                    Ok(1..) => {
+                        Err(self.protocol(format!("has more than the {} bytes of the manifest", self.blob.size)))
+                    }
                     // Whatever ends the connection now: the content is here.
                     _ => Ok(0),
                 };

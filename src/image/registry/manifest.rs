@@ -92,7 +92,7 @@ pub(super) fn parse(content: &[u8], content_type: &str) -> Result<Manifest, Erro
         schema_version: Option<u64>,
     }
     let version: Version = serde_json::from_slice(content).map_err(|source| Error::Parse { what, source })?;
-    if version.schema_version == Some(1) || content_type.contains("manifest.v1+") {
+    if version.schema_version == Some(1) || content_type.contains("docker.distribution.manifest.v1") {
         let reason = "a manifest of docker's schema 1, which nobody should trust any more: push the image again";
         return Err(Error::Document(reason.into()));
     }
@@ -104,9 +104,7 @@ pub(super) fn parse(content: &[u8], content_type: &str) -> Result<Manifest, Erro
     let media_type = fields.media_type.unwrap_or_default();
     match (fields.manifests, fields.config, fields.layers) {
         // One digest must not mean two things, by how it is read: CVE-2021-41190.
-        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
-            Err(Error::Document("both an index and a manifest".into()))
-        }
+        (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(Error::Document("both an index and a manifest".into())),
         (Some(_), None, None) if !media_type.is_empty() && !says_index(&media_type) => {
             Err(Error::Document(format!("an index that calls itself {media_type:?}")))
         }

@@ -4,20 +4,33 @@
 //! reference ─ hosts (mirrors, TLS) ─ credentials ─▶ client ─▶ manifest ─▶ layers ─▶ ingest
 //! ```
 
+mod auth;
+mod client;
 pub mod credentials;
+mod download;
 mod environment;
 pub mod hosts;
 mod kept;
+mod manifest;
+mod pull;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use client::Patience;
+use credentials::Credentials;
+use hosts::Hosts;
+use oci_spec::distribution::Reference;
+use pull::Pull;
 use serde::{Deserialize, Serialize};
+use tls::Connections;
 
 use super::trust::Trust;
-use super::{Digest, Image, ImageStore, trust};
+use super::{Digest, Image, ImageStore, Origin, reference, trust};
 use crate::config;
 
 pub use environment::Environment;
@@ -144,26 +157,78 @@ impl Error {
 /// All registries, as configured. Files are read anew when they change. Blocking; shared between threads.
 #[derive(Debug)]
 pub struct Registries {
-    settings: Settings,
     trust: Arc<Trust>,
+    hosts: Hosts,
+    credentials: Credentials,
+    connections: Connections,
+    patience: Patience,
 }
 
 impl Registries {
     pub fn new(settings: Settings, trust: Arc<Trust>) -> Registries {
-        Registries { settings, trust }
+        Registries {
+            trust,
+            hosts: Hosts::new(&settings),
+            credentials: Credentials::new(&settings),
+            connections: Connections::new(&settings),
+            patience: Patience::default(),
+        }
     }
 
     /// Brings an image into the store. Layers that are there are not fetched.
+    ///
+    /// `progress` is called from several threads, and must not block for long.
     ///
     /// # Errors
     /// Why it is not there now. The store is as it was, except for whole layers that no image uses yet.
     pub fn pull(
         &self,
-        _store: &ImageStore,
+        store: &ImageStore,
         request: &Request<'_>,
-        _progress: &(dyn Fn(Progress) + Sync),
+        progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<Pulled, Error> {
-        let _ = (&self.settings, &self.trust);
-        Err(Error::Unavailable { url: request.image.to_owned(), reason: "not built yet".to_owned() })
+        self.bring(store, &reference::parse(request.image)?, request.secrets, request.cancelled, progress)
+    }
+
+    /// Fetches an image again by the digest it came with, for a store that has lost some of it: layers that are missing
+    /// come back, and its record, without names if that was lost too. With the node's credentials only.
+    ///
+    /// # Errors
+    /// As [`Registries::pull`]; [`Error::NotFound`] when it did not come from a registry.
+    pub fn refetch(
+        &self,
+        store: &ImageStore,
+        origin: &Origin,
+        cancelled: &AtomicBool,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Pulled, Error> {
+        let Origin::Registry { repository, digest } = origin else {
+            return Err(Error::NotFound { image: "an image that no registry has".into() });
+        };
+        self.bring(store, &reference::parse(&format!("{repository}@{digest}"))?, &[], cancelled, progress)
+    }
+
+    fn bring(
+        &self,
+        store: &ImageStore,
+        reference: &Reference,
+        secrets: &[PullSecret],
+        cancelled: &AtomicBool,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Pulled, Error> {
+        let endpoints = self.hosts.endpoints(&pull::repository(reference), reference.digest().is_some())?;
+        let pull = Pull {
+            store,
+            trust: &self.trust,
+            reference,
+            endpoints,
+            patience: self.patience.clone(),
+            connections: &self.connections,
+            credentials: &self.credentials,
+            secrets,
+            cancelled,
+            progress,
+        };
+        pull.run()
     }
 }

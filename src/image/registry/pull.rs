@@ -10,10 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 use oci_spec::distribution::Reference;
 use oci_spec::image::ImageConfiguration;
 
-use super::client::{Agents, Endpoint, Halt, Patience, Session};
+use super::client::{Halt, Patience, Session};
+use super::credentials::Credentials;
 use super::download::Download;
+use super::hosts::Endpoint;
 use super::manifest::{self, Descriptor, Manifest};
-use super::{Error, LayerState, Progress, Pulled};
+use super::tls::Connections;
+use super::{Error, LayerState, Progress, PullSecret, Pulled};
 use crate::image::trust::{Evidence, Signature, Transport, Trust};
 use crate::image::{self, Digest, ImageStore, Ingest, NewImage, Origin, Verification, architecture};
 
@@ -39,7 +42,9 @@ pub(super) struct Pull<'a> {
     /// In the order in which they are to be asked; the last is the registry itself.
     pub endpoints: Vec<Endpoint>,
     pub patience: Patience,
-    pub agents: &'a Agents<'a>,
+    pub connections: &'a Connections,
+    pub credentials: &'a Credentials,
+    pub secrets: &'a [PullSecret],
     pub cancelled: &'a AtomicBool,
     pub progress: &'a (dyn Fn(Progress) + Sync),
 }
@@ -58,7 +63,7 @@ impl Pull<'_> {
     /// # Errors
     /// As [`Error`] says; of several places, what the last one said.
     pub fn run(self) -> Result<Pulled, Error> {
-        let Pull { store, trust, reference, endpoints, patience, agents, cancelled, progress } = self;
+        let Pull { store, trust, reference, endpoints, patience, cancelled, progress, .. } = self;
         let halt = Halt { asked: cancelled, failed: AtomicBool::new(false) };
         let retrying = |message: String| progress(Progress::Retry { message });
         let last = endpoints.len().saturating_sub(1);
@@ -68,9 +73,11 @@ impl Pull<'_> {
                 // There is another place to try.
                 patience.attempts = patience.attempts.min(2);
             }
-            Session::new(endpoint, patience, &halt, agents, &retrying)
+            let candidates = self.credentials.candidates(&endpoint.host, &endpoint.repository, self.secrets);
+            Session::new(endpoint, candidates, self.connections, patience, &halt, &retrying)
         });
-        let sources = Sources { sessions: sessions.collect(), reference, retrying: &retrying };
+        let sessions = sessions.collect::<Result<Vec<_>, Error>>()?;
+        let sources = Sources { sessions, reference, retrying: &retrying };
         let outcome = bring(&sources, store, trust, reference, &halt, progress);
         // What a cancelled pull failed of is of no interest.
         if cancelled.load(Ordering::Relaxed) && outcome.is_err() {
@@ -130,7 +137,11 @@ fn is_local(error: &Error) -> bool {
             | Error::Refused(_)
             | Error::Settings { .. }
             | Error::Image(
-                image::Error::Platform { .. } | image::Error::InvalidImageName { .. } | image::Error::Record(_)
+                image::Error::Platform { .. }
+                    | image::Error::InvalidImageName { .. }
+                    | image::Error::Record(_)
+                    | image::Error::Io { .. }
+                    | image::Error::Apply { .. }
             )
     )
 }
@@ -159,7 +170,8 @@ impl<'a> Sources<'a> {
                     if let Some(previous) = &previous {
                         (self.retrying)(format!("{previous}"));
                     }
-                    failure = Some(if index + 1 == count || previous.is_none() { error } else { previous.unwrap_or(error) });
+                    failure =
+                        Some(if index + 1 == count || previous.is_none() { error } else { previous.unwrap_or(error) });
                 }
             }
         }
@@ -179,7 +191,9 @@ impl<'a> Sources<'a> {
             Some(digest) => digest.to_string(),
             None => self.reference.tag().unwrap_or("latest").to_owned(),
         };
-        let usable = |endpoint: &Endpoint| if pinned.is_some() { endpoint.pulls } else { endpoint.resolves };
+        let usable = |endpoint: &Endpoint| {
+            if pinned.is_some() { endpoint.capabilities.pull } else { endpoint.capabilities.resolve }
+        };
         let result = self.each(0, usable, |session| {
             let (content, content_type) = document(session, &named, pinned.as_ref())?;
             let mut search = Search { session, looked_at: 0, elsewhere: Vec::new() };
@@ -200,7 +214,7 @@ impl<'a> Sources<'a> {
         let mut signatures = Vec::new();
         if trust.wants_signatures(name)? {
             for digest in digests {
-                let usable = |endpoint: &Endpoint| endpoint.resolves;
+                let usable = |endpoint: &Endpoint| endpoint.capabilities.resolve;
                 match self.each(0, usable, |session| cosign_signatures(session, digest)) {
                     Ok((found, _)) => signatures.extend(found),
                     Err(Error::NotFound { .. }) => {}
@@ -414,8 +428,10 @@ impl Layers<'_> {
         if descriptor.size > limit {
             return Err(image::Error::Limit { what: "bytes in a layer", limit }.into());
         }
-        let fetched = self.sources.each(self.first, |endpoint| endpoint.pulls, |session| {
-            match self.stream(session, descriptor, diff_id, None) {
+        let fetched = self.sources.each(
+            self.first,
+            |endpoint| endpoint.capabilities.pull,
+            |session| match self.stream(session, descriptor, diff_id, None) {
                 Err(Error::NotFound { image }) if descriptor.is_foreign() => {
                     let mut failure = Error::NotFound { image };
                     for url in descriptor.urls.iter().flatten().take(8) {
@@ -428,8 +444,8 @@ impl Layers<'_> {
                     Err(failure)
                 }
                 other => other,
-            }
-        });
+            },
+        );
         fetched?;
         self.tell(descriptor, descriptor.size, LayerState::Done);
         Ok(())
@@ -461,4 +477,3 @@ impl Layers<'_> {
         (self.progress)(Progress::Layer { digest, size, done, state });
     }
 }
-
