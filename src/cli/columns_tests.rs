@@ -254,11 +254,11 @@ fn images_are_one_row_a_name() {
     rows.extend(image_rows(&image, false, now()));
     rows.extend(image_rows(&nameless, false, now()));
     expect![[r#"
-        IMAGE                     TAG      IMAGE ID        SIZE
-        docker.io/library/nginx   latest   0123456789abc   188MB
-        host:5000/a/b             <none>   0123456789abc   188MB
-        x                         <none>   0123456789abc   188MB
-        <none>                    <none>   0123456789abc   188MB
+        NAME                             IMAGE ID        SIZE    ADDED       PINNED   USED BY
+        docker.io/library/nginx:latest   0123456789abc   188MB   <unknown>   yes      default/a + 1 more...
+        host:5000/a/b                    0123456789abc   188MB   <unknown>   yes      default/a + 1 more...
+        x@sha256:12                      0123456789abc   188MB   <unknown>   yes      default/a + 1 more...
+        <none>                           0123456789abc   188MB   <unknown>   no       <none>
     "#]]
     .assert_eq(&Table::default().rows(&rows));
 }

@@ -177,7 +177,9 @@ mod tests {
         let id = short(&digest);
         assert_eq!(
             all,
-            format!("{digest}: 1 layer\n{id}: downloading (2MB)\ntrying again: connection reset\n{id}: done (2MB)\n")
+            format!(
+                "{digest}: 1 layer\n{id}: downloading (2.00MB)\ntrying again: connection reset\n{id}: done (2.00MB)\n"
+            )
         );
     }
 

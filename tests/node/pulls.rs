@@ -47,7 +47,7 @@ fn a_pod_s_image_is_pulled_once_and_always_means_at_each_start() {
     assert!(registry.requests("/v2/team/app/manifests/") > first, "and at the restart");
     let list = node.cli(&["image", "ls"]).ok();
     let row = list.lines().find(|line| line.contains(&image)).unwrap_or_default();
-    assert!(row.contains("default/always-") && row.contains("2 more"), "{list}");
+    assert!(row.contains("default/again-") && row.contains("2 more"), "{list}");
     node.finish();
 }
 
