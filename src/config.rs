@@ -11,7 +11,7 @@ pub mod reserve;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
-pub use images::Images;
+pub use images::{CredentialsVerification, Images};
 pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
 
 use reserve::{Eviction, Reserved};

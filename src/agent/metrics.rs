@@ -6,8 +6,10 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// The node's counters and gauges.
 #[derive(Debug)]
@@ -24,6 +26,62 @@ pub struct Metrics {
     images_damaged: Counter,
     images_healed: Counter,
     images_collected: Family<[(&'static str, &'static str); 1], Counter>,
+    /// Of pulls.
+    pub pulls: PullMetrics,
+}
+
+/// Counts pulls; a clone counts for the same metrics.
+#[derive(Debug, Clone)]
+pub struct PullMetrics {
+    durations: Family<[(&'static str, &'static str); 1], Histogram>,
+    results: Family<[(&'static str, String); 1], Counter>,
+}
+
+/// Bounds of the kubelet's histogram of pulls, in seconds.
+const PULL_BUCKETS: [f64; 14] =
+    [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 180.0, 300.0, 600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0];
+
+impl PullMetrics {
+    fn register(registry: &mut Registry) -> PullMetrics {
+        let pulls = PullMetrics {
+            durations: Family::new_with_constructor(|| Histogram::new(PULL_BUCKETS)),
+            results: Family::default(),
+        };
+        let help = "Duration in seconds to pull an image";
+        registry.register("kubelet_image_pull_duration_seconds", help, pulls.durations.clone());
+        registry.register("coracle_image_pulls", "Pulls that ended, by result", pulls.results.clone());
+        pulls
+    }
+
+    /// An image of this size came in.
+    pub fn pulled(&self, took: Duration, size: u64) {
+        self.durations.get_or_create(&[("image_size_in_bytes", size_class(size))]).observe(took.as_secs_f64());
+        self.results.get_or_create(&[("result", "success".to_owned())]).inc();
+    }
+
+    /// A pull failed for this reason.
+    pub fn failed(&self, reason: &str) {
+        self.results.get_or_create(&[("result", reason.to_owned())]).inc();
+    }
+}
+
+/// As kubelet, so that the label has few values.
+fn size_class(size: u64) -> &'static str {
+    const MB: u64 = 1024 * 1024;
+    match size / MB {
+        0..10 => "0-10MB",
+        10..100 => "10MB-100MB",
+        100..500 => "100MB-500MB",
+        500..1024 => "500MB-1GB",
+        1024..5120 => "1GB-5GB",
+        5120..10240 => "5GB-10GB",
+        10240..20480 => "10GB-20GB",
+        20480..30720 => "20GB-30GB",
+        30720..40960 => "30GB-40GB",
+        40960..61440 => "40GB-60GB",
+        61440..102400 => "60GB-100GB",
+        _ => "GT100GB",
+    }
 }
 
 impl Default for Metrics {
@@ -55,6 +113,7 @@ impl Default for Metrics {
             images_damaged: counter("coracle_images_damaged", "Damage found in the image store"),
             images_healed: counter("coracle_images_healed", "Damaged images that were brought back"),
             images_collected,
+            pulls: PullMetrics::register(&mut registry),
             registry: Mutex::new(registry),
             running_pods,
             running_containers,
@@ -139,10 +198,15 @@ mod tests {
         metrics.source(3, false);
         metrics.image_removed(Reason::Asked);
         metrics.image_removed(Reason::Space);
+        metrics.pulls.pulled(Duration::from_secs(2), 11 << 20);
+        metrics.pulls.failed("ErrImagePull");
         let text = metrics.render(&[]);
         assert!(text.contains("coracle_action_failures_total 1"), "{text}");
         assert!(text.contains("kubelet_image_garbage_collected_total{reason=\"space\"} 1"), "{text}");
         assert!(text.contains("coracle_manifest_problems 3"), "{text}");
+        assert!(text.contains("coracle_image_pulls_total{result=\"ErrImagePull\"} 1"), "{text}");
+        let size = "image_size_in_bytes=\"10MB-100MB\"";
+        assert!(text.contains(&format!("kubelet_image_pull_duration_seconds_bucket{{le=\"5.0\",{size}}} 1")), "{text}");
         assert!(text.contains("coracle_manifest_source_healthy 0"), "{text}");
     }
 }

@@ -14,6 +14,8 @@ mod images;
 mod metrics;
 mod node;
 mod prober;
+mod pulled;
+mod pulls;
 mod worker;
 
 use crate::config::Config;
@@ -107,8 +109,11 @@ async fn serve(config: Config) -> Result<(), Error> {
     .map_err(set_up("the manifest source"))?;
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
+    let images_changed = Arc::new(Notify::new());
     let shared = Arc::new(Shared::new(Parts {
         collector,
+        images: config.images.clone(),
+        images_changed: Arc::clone(&images_changed),
         name: config.node_name.clone(),
         facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
         runtime: Arc::clone(&runtime),
@@ -124,7 +129,6 @@ async fn serve(config: Config) -> Result<(), Error> {
         let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
         tokio::spawn(server::serve_healthz(Arc::clone(&api), health, shutting_down.clone()));
     }
-    let images_changed = Arc::new(Notify::new());
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let refetch: heal::Refetch = Arc::new(|_, _, _| Err("registries are not asked yet".to_owned()));

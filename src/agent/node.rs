@@ -2,6 +2,8 @@
 
 use super::events::{EventLog, Note};
 use super::metrics::Metrics;
+use super::pulls::Pulls;
+use crate::config;
 use crate::image::{Collector, ImageStore};
 use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
 use crate::pod::eviction::Pressure;
@@ -9,6 +11,7 @@ use crate::pod::status::NodeFacts;
 use crate::pod::{Eviction, Key, RefusedResize};
 use crate::runtime::Runtime;
 use crate::server;
+use crate::server::types::PullLine;
 use crate::shim::exec::Target;
 use crate::source::Rescan;
 use jiff::Timestamp;
@@ -21,7 +24,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 /// How many starts may be under way at once: enough to keep two cores busy.
 const SLOW_ACTIONS: usize = 6;
@@ -50,6 +53,8 @@ pub struct Shared {
     pub manifest_dir: PathBuf,
     /// Makes the source look again.
     pub rescan: Rescan,
+    /// Pulls images.
+    pub pulls: Arc<Pulls>,
     /// Turns for actions that may take long.
     pub slow: Semaphore,
     /// Turns for what ends sandboxes and removes files.
@@ -76,6 +81,10 @@ pub struct Parts {
     pub facts: NodeFacts,
     /// Executes.
     pub runtime: Arc<Runtime>,
+    /// How images are pulled.
+    pub images: config::Images,
+    /// Told when images came in.
+    pub images_changed: Arc<Notify>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// The manifest directory.
@@ -88,13 +97,16 @@ impl Shared {
     /// Of a node that starts now.
     #[must_use]
     pub fn new(parts: Parts) -> Shared {
+        let metrics = Metrics::default();
+        let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
+            pulls: Arc::new(pulls),
             events: EventLog::new(&parts.name),
             name: parts.name,
             facts: parts.facts,
             runtime: parts.runtime,
             collector: parts.collector,
-            metrics: Metrics::default(),
+            metrics,
             labels: parts.labels,
             started: Timestamp::now(),
             manifest_dir: parts.manifest_dir,
@@ -366,6 +378,10 @@ impl server::Node for Shared {
         let pods = server::Node::pods(self);
         let statuses = pods.iter().filter_map(|p| p.status.as_ref()).flat_map(statuses);
         statuses.map(|c| c.image_id.clone()).filter(|id| !id.is_empty()).collect()
+    }
+
+    fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<PullLine> {
+        self.pulls.by_hand(image)
     }
 
     fn manifest_dir(&self) -> PathBuf {

@@ -5,6 +5,7 @@ use super::hooks::{self, Hooks};
 use super::hotplug::{self, Hotplug};
 use super::node::Shared;
 use super::prober::{self, Prober};
+use super::pulls;
 use crate::pod::{
     Action, Eviction, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec,
     plan, status,
@@ -173,9 +174,18 @@ impl Worker {
         let subscribed = self.events.as_ref().map(|(uid, _)| uid.clone());
         // Before the look: what has ended by now is in the records.
         let live = self.hooks.live();
+        let (pulls, keep) = (Arc::clone(&self.shared.pulls), matches!(wish, Wish::Keep));
         let (mut seen, events) = self
             .blocking(move |runtime| {
-                let seen = runtime.observe(uid.as_deref(), wanted.as_deref());
+                let mut seen = runtime.observe(uid.as_deref());
+                let stays = |p: &&Present| p.record.deletion.is_none() && p.record.finished.is_none();
+                let same = |p: &&Present| keep || wanted.as_ref().is_some_and(|want| want.uid() == p.spec.uid());
+                let starts = seen.present.as_ref().filter(stays).filter(same);
+                match starts {
+                    Some(present) => seen.images = pulls.states(&present.spec, Some(present), Timestamp::now()),
+                    // Nobody asks for its images before it has a sandbox.
+                    None => uid.iter().for_each(|uid| pulls.forget(uid)),
+                }
                 let fresh = uid.filter(|uid| subscribed.as_ref() != Some(uid));
                 let events = fresh.and_then(|uid| runtime.subscribe(&uid).map(|fd| (uid, fd)));
                 (seen, events)
@@ -404,6 +414,14 @@ impl Worker {
             let timeout = timeout_ms.map(Duration::from_millis);
             return self.begin_hook(&spec, present, id, *kind, timeout).await;
         }
+        if let (Action::Pull { container, attempt }, true) = (&action, seen.present.is_some()) {
+            return self.pull(&spec, container.clone(), *attempt).await;
+        }
+        if let Action::Run { container, attempt, .. } = &action {
+            for note in shared.pulls.starts(&spec, container, *attempt) {
+                self.note(&spec, &note, Timestamp::now());
+            }
+        }
         let started = std::time::Instant::now();
         let (job, what) = (Arc::clone(&spec), action.clone());
         let Some(result) = self.blocking(move |runtime| runtime.execute(&job, &what)).await else { return false };
@@ -439,6 +457,23 @@ impl Worker {
                 false
             }
         }
+    }
+
+    /// Asks for what a container's start needs; how that ends is seen at the next look.
+    async fn pull(&self, spec: &Arc<Spec>, container: String, attempt: u32) -> bool {
+        let (pulls, wake, shared) = (Arc::clone(&self.shared.pulls), Arc::clone(&self.wake), Arc::clone(&self.shared));
+        let spec = Arc::clone(spec);
+        let asked = self.blocking(move |_| {
+            let tell = || -> pulls::Tell {
+                let (shared, spec, container) = (Arc::clone(&shared), Arc::clone(&spec), container.clone());
+                Box::new(move |note: Note| {
+                    shared.note(pod_reference(spec.pod(), Some(&container)), &note, Timestamp::now());
+                })
+            };
+            let asker = pulls::Asker { spec: &spec, container: &container, attempt, wake: &wake, tell: &tell };
+            pulls.ask(&asker, Timestamp::now());
+        });
+        asked.await.is_some()
     }
 
     async fn begin_hook(
@@ -561,7 +596,9 @@ impl Worker {
         let previous = self.shared.pod(&self.key);
         let pod = status::report(desired, seen, &self.shared.facts, previous.as_deref(), now);
         if let Some(pod) = &pod {
-            for note in back_off_notes(previous.as_deref(), pod) {
+            for note in
+                back_off_notes(previous.as_deref(), pod).into_iter().chain(image_notes(previous.as_deref(), pod))
+            {
                 self.shared.note(pod_reference(pod, note.container.as_deref()), &note, now);
             }
         }
@@ -603,6 +640,40 @@ fn back_off_notes(previous: Option<&Pod>, pod: &Pod) -> Vec<Note> {
     };
     let new = waits(pod).into_iter().filter(|(name, count)| before.get(name) != Some(count));
     new.map(|(name, _)| Note::warning("BackOff", text(&name)).about(&name)).collect()
+}
+
+/// As kubelet: what a container that cannot have its image says when it begins to wait for another reason.
+fn image_notes(previous: Option<&Pod>, pod: &Pod) -> Vec<Note> {
+    let waits = |pod: &Pod| -> BTreeMap<String, (String, String, String)> {
+        let status = pod.status.iter();
+        let all = status
+            .flat_map(|s| s.init_container_statuses.iter().flatten().chain(s.container_statuses.iter().flatten()));
+        let waiting = all.filter_map(|c| {
+            let waiting = c.state.as_ref()?.waiting.as_ref()?;
+            let text = |field: &Option<String>| field.clone().unwrap_or_default();
+            Some((c.name.clone(), (text(&waiting.reason), c.image.clone(), text(&waiting.message))))
+        });
+        waiting.collect()
+    };
+    let before = previous.map(waits).unwrap_or_default();
+    let mut notes = Vec::new();
+    for (name, (reason, image, message)) in waits(pod) {
+        if before.get(&name).is_some_and(|(was, ..)| *was == reason) {
+            continue;
+        }
+        match reason.as_str() {
+            "ErrImagePull" | "RegistryUnavailable" | "SignatureValidationFailed" => {}
+            "ImagePullBackOff" => {
+                let text = format!("Back-off pulling image {image:?}");
+                notes.push(Note::normal("BackOff", text).about(&name));
+            }
+            "ErrImageNeverPull" => notes.push(Note::warning("ErrImageNeverPull", message).about(&name)),
+            "InvalidImageName" => notes.push(Note::warning("InspectFailed", message).about(&name)),
+            _ => continue,
+        }
+        notes.push(Note::warning("Failed", format!("Error: {reason}")).about(&name));
+    }
+    notes
 }
 
 async fn next_event(fd: &AsyncFd<OwnedFd>) -> shim::Event {

@@ -271,9 +271,9 @@ pub(super) fn event_row(event: &Event, wide: bool, now: Timestamp) -> Row {
 /// Header of the image table.
 pub(super) fn image_header(wide: bool) -> Row {
     header(if wide {
-        &["IMAGE", "TAG", "IMAGE ID", "SIZE", "CREATED", "IN USE"]
+        &["NAME", "IMAGE ID", "SIZE", "ADDED", "PINNED", "USED BY", "CREATED"]
     } else {
-        &["IMAGE", "TAG", "IMAGE ID", "SIZE"]
+        &["NAME", "IMAGE ID", "SIZE", "ADDED", "PINNED", "USED BY"]
     })
 }
 
@@ -281,21 +281,21 @@ pub(super) fn image_header(wide: bool) -> Row {
 pub(super) fn image_rows(image: &ImageItem, wide: bool, now: Timestamp) -> Vec<Row> {
     let id = image.id.strip_prefix("sha256:").unwrap_or(&image.id);
     let id: String = if wide { id.to_owned() } else { id.chars().take(13).collect() };
-    let nameless = [format!("{NONE}:{NONE}")];
+    let nameless = [NONE.to_owned()];
     let names = if image.names.is_empty() { &nameless[..] } else { &image.names };
+    let added = Some(image.added).filter(|added| *added > 0).and_then(|added| Timestamp::from_second(added).ok());
+    // The whole list is in the wide table: a hundred pods may share one image.
+    let users = match &image.used_by[..] {
+        [] => NONE.to_owned(),
+        [first, rest @ ..] if !rest.is_empty() && !wide => format!("{first} + {} more...", rest.len()),
+        all => all.join(","),
+    };
     let row = |name: &String| {
-        let (repository, tag) = match name.split_once('@') {
-            Some((repository, _)) => (repository, NONE),
-            // A colon before the last slash belongs to a port.
-            None => match name.rsplit_once(':') {
-                Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-                _ => (name.as_str(), NONE),
-            },
-        };
-        let mut row = vec![repository.to_owned(), tag.to_owned(), id.clone(), size(image.size)];
+        let pinned = if image.pinned { "yes" } else { "no" };
+        let mut row = vec![name.clone(), id.clone(), size(image.size), age_or_unknown(added, now), pinned.to_owned()];
+        row.push(users.clone());
         if wide {
-            let created = image.created.as_ref().and_then(|time| time.parse().ok());
-            row.extend([age_or_unknown(created, now), if image.in_use { "yes" } else { "no" }.to_owned()]);
+            row.push(age_or_unknown(image.created.as_ref().and_then(|time| time.parse().ok()), now));
         }
         row
     };

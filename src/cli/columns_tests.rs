@@ -244,19 +244,22 @@ fn images_are_one_row_a_name() {
         names: vec!["docker.io/library/nginx:latest".into(), "host:5000/a/b".into(), "x@sha256:12".into()],
         size: 187_654_321,
         created: Some("2026-11-20T00:00:00Z".into()),
+        added: 0,
+        pinned: true,
         in_use: true,
         verified: Vec::new(),
+        used_by: vec!["default/a".into(), "default/b".into()],
     };
-    let nameless = ImageItem { names: vec![], in_use: false, ..image.clone() };
+    let nameless = ImageItem { names: vec![], in_use: false, pinned: false, used_by: vec![], ..image.clone() };
     let mut rows = vec![image_header(false)];
     rows.extend(image_rows(&image, false, now()));
     rows.extend(image_rows(&nameless, false, now()));
     expect![[r#"
-        IMAGE                     TAG      IMAGE ID        SIZE
-        docker.io/library/nginx   latest   0123456789abc   188MB
-        host:5000/a/b             <none>   0123456789abc   188MB
-        x                         <none>   0123456789abc   188MB
-        <none>                    <none>   0123456789abc   188MB
+        NAME                             IMAGE ID        SIZE    ADDED       PINNED   USED BY
+        docker.io/library/nginx:latest   0123456789abc   188MB   <unknown>   yes      default/a + 1 more...
+        host:5000/a/b                    0123456789abc   188MB   <unknown>   yes      default/a + 1 more...
+        x@sha256:12                      0123456789abc   188MB   <unknown>   yes      default/a + 1 more...
+        <none>                           0123456789abc   188MB   <unknown>   no       <none>
     "#]]
     .assert_eq(&Table::default().rows(&rows));
 }

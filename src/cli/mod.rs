@@ -13,6 +13,7 @@ mod hello;
 mod images;
 mod logs;
 mod manifests;
+mod pull;
 mod run;
 mod start;
 mod status;
@@ -201,6 +202,14 @@ enum ImageCommand {
         #[command(flatten)]
         agent: Agent,
     },
+    /// Pull images from registries
+    Pull {
+        /// Names, with a tag or digest
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Remove images that no pod uses
     Rm {
         /// Names or IDs
@@ -369,6 +378,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Image(ImageCommand::Prune { all, dry_run, agent }) => {
             images::prune(&agent.client(), all, dry_run).await
         }
+        Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
         Command::Completion { shell } => {

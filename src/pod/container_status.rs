@@ -129,7 +129,7 @@ impl View<'_> {
             have.spec.init_containers().iter().any(|c| c.name != container.name)
                 && !order::is_reached(have, &container.name)
         });
-        let (reason, message) = start::missing_image(self.spec, container, self.seen).filter(|_| !waits)?;
+        let (reason, message) = start::missing_image(container, self.seen).filter(|_| !waits)?;
         Some(waiting(reason, Some(message.to_owned())))
     }
 

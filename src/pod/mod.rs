@@ -14,6 +14,7 @@ mod phase;
 mod plan;
 mod resize;
 pub mod probe;
+pub mod pull;
 pub mod resources;
 pub mod restart;
 mod rules;

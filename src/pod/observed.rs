@@ -317,17 +317,23 @@ pub struct Failure {
     pub retry_at: Timestamp,
 }
 
-/// Whether an image is here.
+/// Whether a container can start from its images: its own, and those of the volumes it mounts.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ImageState {
-    /// In the store, with its ID.
-    Present(String),
-    /// Not here: waiting reason and message.
+    /// They are here, and may be used for the container's next start.
+    Present,
+    /// They have to be pulled for it, and nobody was asked to.
+    Wanted,
+    /// They are being pulled.
+    Pulling,
+    /// They are not to be had: waiting reason and message.
     Absent {
-        /// `ErrImagePull`, `ErrImageNeverPull` or `InvalidImageName`.
+        /// `ErrImagePull`, `ImagePullBackOff`, `ErrImageNeverPull`, `InvalidImageName`, …
         reason: String,
         /// Why, for people.
         message: String,
+        /// When that may change by itself.
+        retry_at: Option<Timestamp>,
     },
 }
 
@@ -378,7 +384,7 @@ impl Present {
 pub struct Observed {
     /// What is on the machine.
     pub present: Option<Present>,
-    /// Images of the wanted pod's containers, by the name the manifest uses.
+    /// Images of the containers that do not run, by container name. One that is not here needs none.
     pub images: BTreeMap<String, ImageState>,
     /// Steps of the pod as a whole that failed.
     pub failure: Option<Failure>,

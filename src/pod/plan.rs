@@ -13,6 +13,13 @@ use jiff::{SignedDuration, Timestamp};
 pub enum Action {
     /// Record the pod, make its folders, cgroup, volumes, namespaces, network, and start its shim.
     CreateSandbox,
+    /// Have the images pulled that a container needs for a start; it goes on by itself, and how it ends is observed.
+    Pull {
+        /// Its name.
+        container: String,
+        /// Attempt number of the start.
+        attempt: u32,
+    },
     /// Create and start a container.
     Run {
         /// Its name.

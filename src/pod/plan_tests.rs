@@ -276,13 +276,39 @@ fn an_absent_image_waits_without_polling_and_holds_back_only_who_needs_it() {
             {"name": "a", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}, {"name": "b", "image": "j"}],
             "volumes": [{"name": "v", "image": {"reference": "k"}}]}),
     );
-    let absent = || ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() };
+    let absent = || ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into(), retry_at: None };
     let mut world = World::default();
     world.execute(Some(&want), &Action::CreateSandbox, at(0));
-    world.seen.images.insert("k".into(), absent());
+    world.seen.images.insert("a".into(), absent());
     assert_eq!(world.plan(Some(&want), at(0)), Plan { actions: vec![run("b")], wake_at: None });
-    world.seen.images.insert("j".into(), absent());
+    world.seen.images.insert("b".into(), absent());
     assert_eq!(world.plan(Some(&want), at(0)), Plan::default());
+    let later = ImageState::Absent { reason: "ImagePullBackOff".into(), message: String::new(), retry_at: Some(at(9)) };
+    world.seen.images.insert("b".into(), later);
+    assert_eq!(world.plan(Some(&want), at(0)), Plan { actions: vec![], wake_at: Some(at(9)) });
+}
+
+#[test]
+fn an_image_is_asked_for_when_its_container_is_due_and_holds_back_nobody_else() {
+    let want = pod(
+        "u",
+        json!({"initContainers": [{"name": "first", "image": "i"}],
+            "containers": [{"name": "a", "image": "i"}, {"name": "b", "image": "j"}]}),
+    );
+    let mut world = World::default();
+    world.execute(Some(&want), &Action::CreateSandbox, at(0));
+    for name in ["first", "a", "b"] {
+        world.seen.images.insert(name.into(), ImageState::Wanted);
+    }
+    let pull = |name: &str| Action::Pull { container: name.into(), attempt: 0 };
+    assert_eq!(world.plan(Some(&want), at(0)).actions, [pull("first")], "the others wait for their turn");
+    world.seen.images.insert("first".into(), ImageState::Pulling);
+    assert_eq!(world.plan(Some(&want), at(0)), Plan::default());
+    world.seen.images.insert("first".into(), ImageState::Present);
+    world.execute(Some(&want), &run("first"), at(0));
+    world.end(at(1), "first", 0);
+    world.seen.images.insert("b".into(), ImageState::Present);
+    assert_eq!(world.plan(Some(&want), at(1)).actions, [pull("a"), run("b")]);
 }
 
 #[test]

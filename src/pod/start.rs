@@ -3,7 +3,7 @@
 
 use super::plan::{Action, Plan};
 use super::rules::{self, Verdict};
-use super::{HookKind, HookState, ImageState, Instance, Observed, Present, Role, Spec, order, restart};
+use super::{HookKind, HookState, ImageState, Instance, Observed, Present, Role, order, restart};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 
@@ -48,14 +48,11 @@ pub(super) fn start(have: &Present, seen: &Observed, max_backoff: SignedDuration
 
 /// The image that a container cannot start without and that is not here (its own or an image volume's): waiting reason
 /// and message.
-pub(super) fn missing_image<'a>(spec: &Spec, container: &Container, seen: &'a Observed) -> Option<(&'a str, &'a str)> {
-    let mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
-    let volumes = spec.spec().volumes.iter().flatten().filter(|volume| mounted(&volume.name));
-    let references = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
-    container.image.as_deref().into_iter().chain(references).find_map(|image| match seen.images.get(image)? {
-        ImageState::Absent { reason, message } => Some((reason.as_str(), message.as_str())),
-        ImageState::Present(_) => None,
-    })
+pub(super) fn missing_image<'a>(container: &Container, seen: &'a Observed) -> Option<(&'a str, &'a str)> {
+    match seen.images.get(&container.name)? {
+        ImageState::Absent { reason, message, .. } => Some((reason.as_str(), message.as_str())),
+        ImageState::Present | ImageState::Wanted | ImageState::Pulling => None,
+    }
 }
 
 /// When a container runs next and how long its back-off is then; `None` when it runs or stays ended.
@@ -107,8 +104,20 @@ impl Starts<'_> {
             plan.wake(at);
             return Standing::Down;
         }
-        if missing_image(&self.have.spec, container, self.seen).is_some() {
-            return Standing::Down; // the worker is woken when images change
+        match self.seen.images.get(&container.name) {
+            None | Some(ImageState::Present) => {}
+            Some(ImageState::Wanted) => {
+                plan.act(Action::Pull { container: container.name.clone(), attempt: next.attempt });
+                return Standing::Down;
+            }
+            // The worker is woken when images change.
+            Some(ImageState::Pulling) => return Standing::Down,
+            Some(ImageState::Absent { retry_at, .. }) => {
+                if let Some(at) = *retry_at {
+                    plan.wake(at);
+                }
+                return Standing::Down;
+            }
         }
         let backoff_ms = u64::try_from(next.backoff.as_millis()).unwrap_or(0);
         plan.act(Action::Run { container: container.name.clone(), attempt: next.attempt, backoff_ms });

@@ -118,8 +118,8 @@ fn running() {
 fn waiting_for_its_image() {
     let spec = spec("Always");
     let mut seen = seen(&spec, vec![]);
-    let state = ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() };
-    seen.images.insert("nginx".into(), state);
+    let state = ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into(), retry_at: None };
+    seen.images.insert("web".into(), state);
     check(
         &spec,
         &seen,
@@ -274,8 +274,8 @@ fn initializing() {
     let spec = layered();
     let mut seen = with_runs(&spec, vec![("i0", run(0, 0, None))]);
     // Nobody has asked for the app container's image yet.
-    let absent = ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into() };
-    seen.images.insert("nginx".into(), absent);
+    let absent = ImageState::Absent { reason: "ErrImagePull".into(), message: "not here".into(), retry_at: None };
+    seen.images.insert("web".into(), absent);
     check(
         &spec,
         &seen,

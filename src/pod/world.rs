@@ -53,6 +53,9 @@ impl World {
                 let kill_at = old.and_then(|s| s.kill_at);
                 progress.stopping = Some(Stopping { cause: *cause, begun: now, grace_ms: *grace_ms, kill_at });
             }
+            Action::Pull { container, .. } => {
+                self.seen.images.insert(container.clone(), super::ImageState::Present);
+            }
             Action::Hook { container, id, kind, timeout_ms } => self.hook(container, id, *kind, *timeout_ms),
             Action::Stop { container, id, grace_ms } => self.stop(container, id, *grace_ms, now),
             Action::Forget { container, attempt } => {

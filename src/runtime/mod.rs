@@ -173,6 +173,12 @@ impl Runtime {
         Arc::clone(&self.images)
     }
 
+    /// The folder of the image store.
+    #[must_use]
+    pub fn store_dir(&self) -> PathBuf {
+        self.layout.root.join("store")
+    }
+
     /// Which images are accepted.
     #[must_use]
     pub fn trust(&self) -> &Arc<Trust> {
@@ -220,8 +226,8 @@ impl Runtime {
             Action::BeginStop { container, id, cause, grace_ms } => {
                 self.begin_stop(spec, container, id, *cause, *grace_ms)
             }
-            // The agent's: a hook goes on while other things happen.
-            Action::Hook { .. } => Ok(Vec::new()),
+            // The agent's: they go on while other things happen.
+            Action::Hook { .. } | Action::Pull { .. } => Ok(Vec::new()),
             Action::RestartAll { trigger } => self.restart_all(spec, trigger),
             Action::Resize { restart } => self.resize(spec, restart),
             Action::Finish { phase, reason, message, grace_seconds } => self.finish(

@@ -1,7 +1,7 @@
-//! What is on the machine: records, shims, images.
+//! What is on the machine: records, shims.
 
 use super::{Error, Runtime, message};
-use crate::pod::{ImageState, Instance, Key, Observed, Present, Record, Sandbox, Spec};
+use crate::pod::{Instance, Key, Observed, Present, Record, Sandbox, Spec};
 use crate::store;
 use std::collections::BTreeMap;
 
@@ -63,16 +63,10 @@ impl Runtime {
         }
     }
 
-    /// Look at the pod `uid`, and at the images of the wanted pod.
+    /// Look at the pod `uid`.
     #[must_use]
-    pub fn observe(&self, uid: Option<&str>, desired: Option<&Spec>) -> Observed {
-        let mut seen = Observed::default();
-        if let Some(uid) = uid {
-            seen.present = self.present(uid);
-        }
-        let wanted = desired.or(seen.present.as_ref().map(|p| &p.spec));
-        seen.images = wanted.map(|spec| self.image_states(spec)).unwrap_or_default();
-        seen
+    pub fn observe(&self, uid: Option<&str>) -> Observed {
+        Observed { present: uid.and_then(|uid| self.present(uid)), ..Observed::default() }
     }
 
     fn present(&self, uid: &str) -> Option<Present> {
@@ -131,39 +125,5 @@ impl Runtime {
         }
         runs.sort_by_key(|r| r.attempt);
         runs
-    }
-
-    fn image_states(&self, spec: &Spec) -> BTreeMap<String, ImageState> {
-        let mut states = BTreeMap::new();
-        let of_containers = spec.all_containers().map(|c| (c.image.as_ref(), c.image_pull_policy.as_deref()));
-        let volumes = spec.spec().volumes.iter().flatten().filter_map(|v| v.image.as_ref());
-        let of_volumes = volumes.map(|i| (i.reference.as_ref(), i.pull_policy.as_deref()));
-        for (name, policy) in of_containers.chain(of_volumes) {
-            let name = name.cloned().unwrap_or_default();
-            let never = policy == Some("Never");
-            let state = match self.images.resolve(&name) {
-                Some(image) => match self.images.trust().admits_use(&name, &image) {
-                    Ok(()) => ImageState::Present(image.id.clone()),
-                    Err(refusal) => ImageState::Absent {
-                        reason: "SignatureValidationFailed".into(),
-                        message: refusal.to_string(),
-                    },
-                },
-                None if never => ImageState::Absent {
-                    reason: "ErrImageNeverPull".into(),
-                    message: format!("Container image \"{name}\" is not present with pull policy of Never"),
-                },
-                None => ImageState::Absent {
-                    reason: "ErrImagePull".into(),
-                    message: format!(
-                        "Failed to pull image \"{name}\": it is not in the image store, and pulling from registries is \
-                         not supported yet: drop an archive of it into {} or run: coracle image import FILE",
-                        self.layout.root.join("images").display()
-                    ),
-                },
-            };
-            states.insert(name, state);
-        }
-        states
     }
 }

@@ -55,6 +55,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Delete => apply::delete(node, &query).await,
         Route::Images if request.method() == Method::DELETE => images::remove(node, &query).await,
         Route::Images => images::list(node).await,
+        Route::PullImage => images::pull(node, &query),
         Route::PruneImages => images::prune(node, &query).await,
         Route::ImportImage => images::import(node, &query, request).await,
         Route::ExportImages => images::export(node, &query).await,

@@ -10,7 +10,7 @@ use crate::runtime::chain;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, StatusCode};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const STREAM_TIME: Duration = Duration::from_secs(600);
 pub(super) async fn list(node: Arc<dyn Node>) -> Result<Reply, Failure> {
     let store = node.images();
     let images = blocking(move || store.list()).await?;
-    reply::json(&image_list(&images, &node.images_in_use()))
+    reply::json(&image_list(&images, node.as_ref()))
 }
 
 /// Answers `POST /coracle/v1/images/import?path=…` with the images of the archive; without a path it is the body.
@@ -52,7 +52,7 @@ pub(super) async fn import(node: Arc<dyn Node>, query: &Query, request: Request<
     // Also after a failure: other images of the archive may have come in.
     node.rescan();
     let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
-    reply::json(&image_list(&images, &node.images_in_use()))
+    reply::json(&image_list(&images, node.as_ref()))
 }
 
 /// Hands the pieces of a body on; to its end even when nobody wants them any more, because a client that is still writing
@@ -181,9 +181,48 @@ pub(super) async fn remove(node: Arc<dyn Node>, query: &Query) -> Result<Reply, 
     reply::json(&serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
 }
 
-fn image_list(images: &[Arc<Image>], in_use: &[String]) -> ImageList {
-    let in_use: HashSet<&str> = in_use.iter().map(String::as_str).collect();
+/// Answers `POST /coracle/v1/images/pull?name=…` with a [`PullLine`](super::types::PullLine) a line. When the client
+/// leaves, the pull is given up.
+pub(super) fn pull(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure> {
+    let name = query.get("name").ok_or_else(|| Failure::bad_request("name: an image is required"))?;
+    let mut lines = node.pull(name);
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        // Both arms only wait.
+        while let Some(line) = tokio::select! { line = lines.recv() => line, () = sender.closed() => None } {
+            let line = serde_json::to_vec(&line).map(|mut line| {
+                line.push(b'\n');
+                Bytes::from(line)
+            });
+            if sender.send(line.map_err(io::Error::other)).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(reply::with_type(StatusCode::OK, "application/x-ndjson", reply::stream(receiver)))
+}
+
+/// By image ID, the pods that use it.
+fn users(node: &dyn Node) -> HashMap<String, BTreeSet<String>> {
+    let mut users: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for pod in node.pods() {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let name = format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name));
+        let lists = pod.status.iter().flat_map(|s| [&s.init_container_statuses, &s.container_statuses]);
+        for container in lists.flatten().flatten().filter(|container| !container.image_id.is_empty()) {
+            users.entry(container.image_id.clone()).or_default().insert(name.clone());
+        }
+    }
+    users
+}
+
+fn image_list(images: &[Arc<Image>], node: &dyn Node) -> ImageList {
+    let in_use: HashSet<String> = node.images_in_use().into_iter().collect();
+    let users = users(node);
     let item = |image: &Arc<Image>| ImageItem {
+        added: image.added,
+        pinned: image.pinned,
+        used_by: users.get(&image.id).into_iter().flatten().cloned().collect(),
         id: image.id.clone(),
         names: image.names.clone(),
         size: image.size,

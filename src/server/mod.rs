@@ -28,7 +28,7 @@ use crate::shim::exec::Target;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// What the server needs of the node; the agent implements it. Calls are quick and never block on I/O.
 pub trait Node: Send + Sync + 'static {
@@ -48,6 +48,9 @@ pub trait Node: Send + Sync + 'static {
     fn collector(&self) -> Arc<Collector>;
     /// Image IDs that some pod uses.
     fn images_in_use(&self) -> Vec<String>;
+    /// Pulls an image; what happens is told until it ends, with a [`PullEnd`](types::PullEnd) last. Dropping the
+    /// receiver gives it up.
+    fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine>;
     /// The folder that `apply` writes to.
     fn manifest_dir(&self) -> PathBuf;
     /// The log file of a container's present (`previous`: last but one) run; `Err` says why there is none.

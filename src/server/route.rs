@@ -21,6 +21,7 @@ pub(super) enum Route {
     ExportImages,
     VerifyImages,
     PruneImages,
+    PullImage,
 }
 
 /// A kind of object.
@@ -69,6 +70,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "delete"] => (Route::Delete, &[Method::POST]),
         ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
         ["coracle", "v1", "images", "prune"] => (Route::PruneImages, &[Method::POST]),
+        ["coracle", "v1", "images", "pull"] => (Route::PullImage, &[Method::POST]),
         ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
         ["coracle", "v1", "images", "export"] => (Route::ExportImages, &[Method::GET]),
         ["coracle", "v1", "images", "verify"] => (Route::VerifyImages, &[Method::POST]),

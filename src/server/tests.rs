@@ -54,6 +54,14 @@ impl Node for Fake {
     fn images_in_use(&self) -> Vec<String> {
         Vec::new()
     }
+    fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine> {
+        let (lines, receiver) = mpsc::unbounded_channel();
+        let retry = crate::image::registry::Progress::Retry { message: image.to_owned() };
+        let end = types::PullEnd::Failed { reason: "ErrImagePull".into(), message: "not found".into() };
+        lines.send(types::PullLine::Progress(retry)).unwrap();
+        lines.send(types::PullLine::End(end)).unwrap();
+        receiver
+    }
     fn manifest_dir(&self) -> PathBuf {
         self.dir.join("manifests")
     }
@@ -69,6 +77,22 @@ impl Node for Fake {
     fn rescan(&self) {
         self.revision.send_modify(|revision| *revision += 1);
     }
+}
+
+#[test]
+fn a_pull_is_told_line_by_line() {
+    with_node(async |_, socket| {
+        let (code, body) = ask(socket, Method::POST, "/coracle/v1/images/pull?name=a%2Fb", b"").await;
+        assert_eq!(code, StatusCode::OK);
+        let retry = "{\"kind\":\"retry\",\"message\":\"a/b\"}\n";
+        let failed = "{\"kind\":\"failed\",\"reason\":\"ErrImagePull\",\"message\":\"not found\"}\n";
+        assert_eq!(body, format!("{retry}{failed}"));
+        assert_eq!(ask(socket, Method::POST, "/coracle/v1/images/pull", b"").await.0, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            ask(socket, Method::GET, "/coracle/v1/images/pull?name=a", b"").await.0,
+            StatusCode::METHOD_NOT_ALLOWED
+        );
+    });
 }
 
 fn pod(name: &str, phase: &str) -> Arc<Pod> {

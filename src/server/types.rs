@@ -1,5 +1,7 @@
 //! What the paths below `/coracle/v1` answer; the command line reads the same types.
 
+use crate::image::Digest;
+use crate::image::registry::Progress;
 use serde::{Deserialize, Serialize};
 
 /// Answer of `GET /coracle/v1/status`.
@@ -53,11 +55,20 @@ pub struct ImageItem {
     /// When it was built, RFC 3339; as the image claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// When it came to this machine, seconds since 1970; 0: not known.
+    #[serde(default)]
+    pub added: i64,
+    /// Whether it is kept though nothing uses it.
+    #[serde(default)]
+    pub pinned: bool,
     /// Whether a pod uses it.
     pub in_use: bool,
     /// Good signatures that it came with: what each calls it, and by which key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<crate::image::Verification>,
+    /// The pods that use it: `namespace/name`, sorted.
+    #[serde(default)]
+    pub used_by: Vec<String>,
 }
 
 /// A line of the answer of `POST /coracle/v1/images/verify`.
@@ -101,6 +112,42 @@ pub struct PrunedImage {
     pub names: Vec<String>,
     /// Bytes of all its layers, shared ones too.
     pub size: u64,
+}
+
+/// A line of the answer of `POST /coracle/v1/images/pull`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PullLine {
+    /// How far it is.
+    Progress(Progress),
+    /// The last one.
+    End(PullEnd),
+}
+
+/// How a pull ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum PullEnd {
+    /// The image is here.
+    Pulled {
+        /// Full name.
+        name: String,
+        /// `sha256:…`, digest of the image configuration.
+        id: String,
+        /// Digest of what the name means in the registry.
+        digest: Digest,
+        /// Size on disk in bytes.
+        size: u64,
+        /// Whether anything but documents was fetched.
+        fetched: bool,
+    },
+    /// It is not.
+    Failed {
+        /// Kubelet's word for why (`ErrImagePull`).
+        reason: String,
+        /// Why, for people.
+        message: String,
+    },
 }
 
 /// Answer of `POST /coracle/v1/apply` and `POST /coracle/v1/delete`.

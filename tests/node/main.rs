@@ -41,6 +41,7 @@ mod net;
 mod pods;
 mod probes;
 mod published;
+mod pulls;
 mod registry;
 mod registry_server;
 mod resize;
