@@ -26,6 +26,7 @@
 
 mod cli;
 mod containers;
+mod crash;
 mod devices;
 mod faults;
 mod fields;
@@ -39,6 +40,7 @@ mod probes;
 mod published;
 mod resize;
 mod resources;
+mod shapes;
 mod shim;
 mod sources;
 mod timeline;

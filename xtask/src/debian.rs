@@ -28,6 +28,10 @@ pub const TESTS: &[Need] = &[
     BUSYBOX,
     Need { package: "iproute2", found: || on_path("ip") },
     Need { package: "mount", found: || on_path("mount") },
+    // What layers amount to in the eyes of another.
+    Need { package: "umoci", found: || on_path("umoci") },
+    // Makes system calls fail.
+    Need { package: "strace", found: || on_path("strace") },
 ];
 
 pub const BUSYBOX: Need = Need {
