@@ -23,6 +23,9 @@
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | all of it together, as others publish it | [`published`] |
 //! | what hostile containers and servers try | [`hostile`] |
+//! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
+//! | images of every shape, against another unpacker | [`shapes`] |
+//! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod cli;
 mod containers;
@@ -32,6 +35,7 @@ mod faults;
 mod fields;
 mod harness;
 mod hostile;
+mod hostile_images;
 mod images;
 mod lifecycle;
 mod net;
