@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,7 +53,9 @@ impl Archive {
     /// [`Error::Io`], [`Error::Archive`] when it is not an archive, or breaks off.
     pub fn open(path: &Path, scratch: &Path) -> Result<Archive, Error> {
         let not_one = |reason: String| Error::Archive { archive: path.into(), reason };
-        let file = File::open(path).map_err(Error::io("open", path))?;
+        // A pipe that somebody left there is not waited for.
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(Error::io("open", path))?;
         let metadata = file.metadata().map_err(Error::io("open", path))?;
         if metadata.is_dir() {
             let dir = Dir::open(path).map_err(Error::io("open", path))?;

@@ -39,6 +39,8 @@ pub const BUSYBOX: Need = Need {
     found: || Path::new("/bin/busybox").is_file() || Path::new("/usr/bin/busybox").is_file(),
 };
 pub const RUNC: Need = Need { package: "runc", found: || on_path("runc") };
+pub const CONTAINERD: Need = Need { package: "containerd", found: || on_path("containerd") && on_path("ctr") };
+pub const PODMAN: Need = Need { package: "podman", found: || on_path("podman") };
 pub const QEMU: Need = Need { package: "qemu-system-x86", found: || on_path("qemu-system-x86_64") };
 pub const CPIO: Need = Need { package: "cpio", found: || on_path("cpio") };
 pub const DPKG: Need = Need { package: "dpkg", found: || on_path("dpkg-deb") };
