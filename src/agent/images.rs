@@ -57,7 +57,11 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
                     changed.notify_one();
                     Note::normal("ImageImported", format!("Imported {} from {path}", names.join(", ")))
                 }
-                Err(error) => Note::warning("ImageImportFailed", format!("{path}: {}", crate::runtime::chain(error))),
+                Err(error) => {
+                    // Other images of the archive may have come in.
+                    changed.notify_one();
+                    Note::warning("ImageImportFailed", format!("{path}: {}", crate::runtime::chain(error)))
+                }
             };
             shared.note(shared.events.node_reference(), &note, now);
         }

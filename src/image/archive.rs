@@ -1,35 +1,72 @@
-//! Where an image comes from on disk: a tar archive, packed or not, or an OCI layout folder.
+//! Where an image comes from: a tar archive, a stream of one, or an OCI layout folder.
 //!
-//! Archives list their members in any order (`docker save` writes the manifest last), so an index is made first, by
-//! seeking over the data, and members are then read by their offset, several at once.
+//! Archives list their members in any order (`docker save` writes the manifest last). Of a plain one an index is made
+//! first, by seeking over the data, and members are then read by their offset, several at once. What can only be read
+//! forward (a packed file, standard input) is taken in one [`pass`](super::pass).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-use super::blob::{self, Compression};
-use super::tarball::{Kind, Reader};
+use super::blob::{Compression, Digests};
+use super::tarball::{self, Kind, Reader};
 use super::{Digest, Error};
 use crate::sys::fs::{self, Dir};
 
 /// Most members of an image archive. Its members are blobs, not files.
-const MOST_MEMBERS: usize = 65_536;
+pub(super) const MOST_MEMBERS: usize = 65_536;
 /// Largest document (manifest, configuration) that is read into memory, in bytes: the registries' limit.
-const LARGEST_DOCUMENT: u64 = 4 << 20;
+pub(super) const LARGEST_DOCUMENT: u64 = 4 << 20;
 /// Bytes of all documents that are read of one archive.
-const MOST_DOCUMENTS: u64 = 32 << 20;
-/// Most bytes a packed archive may unpack to; it is unpacked to a temporary file.
-const LARGEST_ARCHIVE: u64 = 256 << 30;
+pub(super) const MOST_DOCUMENTS: u64 = 32 << 20;
 /// `docker save` of old versions links equal layers; chains are never longer than one.
 const MOST_LINKS: usize = 8;
 
-/// An opened archive.
-pub struct Archive {
+/// What a path turned out to be.
+pub(super) enum Opened {
+    /// An archive that can be read at any place.
+    Plain(File),
+    /// An archive that has to be unpacked from its beginning.
+    Packed(File),
+    /// An OCI layout folder.
+    Layout(Dir),
+}
+
+/// Opens the archive or OCI layout folder at `path`. What vouches for an archive as a whole is checked on the file that
+/// this gives, before anything else reads it: the path may name another file by then.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Archive`] when it is none.
+pub(super) fn open(path: &Path) -> Result<Opened, Error> {
+    let not_one = |reason: String| Error::Archive { archive: path.into(), reason };
+    // A pipe that somebody left there is not waited for.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(Error::io("open", path))?;
+    let metadata = file.metadata().map_err(Error::io("open", path))?;
+    if metadata.is_dir() {
+        return Dir::open(path).map(Opened::Layout).map_err(Error::io("open", path));
+    }
+    if !metadata.is_file() {
+        return Err(not_one("neither a file nor a folder".into()));
+    }
+    let mut start = [0; 6];
+    let filled = file.read_at(&mut start, 0).map_err(Error::io("read", path))?;
+    if filled == 0 {
+        return Err(not_one("the file is empty".into()));
+    }
+    match Compression::detect(&start[..filled]).map_err(|e| not_one(e.to_string()))? {
+        Compression::None => Ok(Opened::Plain(file)),
+        Compression::Gzip | Compression::Zstd => Ok(Opened::Packed(file)),
+    }
+}
+
+/// An archive whose members are known.
+pub(super) struct Archive {
     path: PathBuf,
     content: Content,
     /// Bytes of documents read so far.
@@ -37,110 +74,149 @@ pub struct Archive {
 }
 
 enum Content {
-    Tar { file: Arc<File>, members: HashMap<String, Place> },
+    Plain { file: Arc<File>, members: HashMap<String, Place> },
+    /// What was kept of a stream.
+    Read(HashMap<String, Place>),
     Layout(Dir),
 }
 
-enum Place {
+/// Where a member is.
+pub(super) enum Place {
+    /// In the file.
     Data { offset: u64, size: u64 },
+    /// Under this name.
     Link(String),
+    /// Here: it is small, and no layer.
+    Document(Vec<u8>),
+    /// In staging, as a layer with these digests.
+    Unpacked(Digests),
+    /// Nowhere: by its name it is this layer, which the store has.
+    Skipped(Digest),
+    /// Nowhere: it was not usable.
+    Broken(Mutex<Option<Error>>),
+}
+
+impl Place {
+    pub(super) fn broken(error: Error) -> Place {
+        Place::Broken(Mutex::new(Some(error)))
+    }
+}
+
+/// A member as a layer.
+pub(super) enum Found<'a> {
+    Stream(Box<dyn Read + Send + 'a>),
+    Unpacked(&'a Digests),
+    Skipped(&'a Digest),
+    Broken(&'a Mutex<Option<Error>>),
 }
 
 impl Archive {
-    /// Opens the archive or OCI layout folder at `path`. A packed archive is unpacked into an unnamed file in `scratch`.
+    pub(super) fn layout(path: &Path, dir: Dir) -> Archive {
+        Archive { path: path.into(), content: Content::Layout(dir), documents: AtomicU64::new(0) }
+    }
+
+    /// The members of a plain archive.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Archive`] when it is not an archive, or breaks off.
-    pub fn open(path: &Path, scratch: &Path) -> Result<Archive, Error> {
-        let not_one = |reason: String| Error::Archive { archive: path.into(), reason };
-        // A pipe that somebody left there is not waited for.
-        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-        let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(Error::io("open", path))?;
-        let metadata = file.metadata().map_err(Error::io("open", path))?;
-        if metadata.is_dir() {
-            let dir = Dir::open(path).map_err(Error::io("open", path))?;
-            return Ok(Archive { path: path.into(), content: Content::Layout(dir), documents: AtomicU64::new(0) });
-        }
-        if !metadata.is_file() {
-            return Err(not_one("neither a file nor a folder".into()));
-        }
-        let mut start = [0; 6];
-        let filled = file.read_at(&mut start, 0).map_err(Error::io("read", path))?;
-        if filled == 0 {
-            return Err(not_one("the file is empty".into()));
-        }
-        let file = match Compression::detect(&start[..filled]).map_err(|e| not_one(e.to_string()))? {
-            Compression::None => file,
-            _ => unpack_whole(file, path, scratch)?,
-        };
+    /// [`Error::Archive`] when it is not an archive, or breaks off.
+    pub(super) fn plain(path: &Path, file: File) -> Result<Archive, Error> {
         let members = index(&file, path)?;
-        let content = Content::Tar { file: Arc::new(file), members };
+        let content = Content::Plain { file: Arc::new(file), members };
         Ok(Archive { path: path.into(), content, documents: AtomicU64::new(0) })
     }
 
-    pub fn path(&self) -> &Path {
+    /// What a pass over a stream has kept.
+    pub(super) fn read_through(path: &Path, members: HashMap<String, Place>) -> Archive {
+        Archive { path: path.into(), content: Content::Read(members), documents: AtomicU64::new(0) }
+    }
+
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub fn contains(&self, member: &str) -> bool {
+    /// Whether it is a folder.
+    pub(super) fn is_folder(&self) -> bool {
+        matches!(self.content, Content::Layout(_))
+    }
+
+    pub(super) fn contains(&self, member: &str) -> bool {
         match &self.content {
-            Content::Tar { members, .. } => members.contains_key(member),
+            Content::Plain { members, .. } | Content::Read(members) => members.contains_key(member),
             Content::Layout(dir) => dir.open_beneath(OsStr::new(member)).is_ok(),
         }
     }
 
-    /// The member as a stream.
+    /// Where a member is, at the end of its links.
+    fn place<'a>(members: &'a HashMap<String, Place>, member: &str) -> Result<&'a Place, Error> {
+        let mut name = member;
+        for _ in 0..=MOST_LINKS {
+            match members.get(name).ok_or(Error::Missing)? {
+                Place::Link(target) => name = target,
+                place => return Ok(place),
+            }
+        }
+        Err(Error::Document("links in a circle".into()))
+    }
+
+    /// The member as a layer.
     ///
     /// # Errors
     /// [`Error::Missing`] if there is none, [`Error::Stream`].
-    pub fn read(&self, member: &str) -> Result<Member, Error> {
-        let (file, offset, size) = match &self.content {
-            Content::Layout(dir) => {
-                let file = dir.open_beneath(OsStr::new(member)).map_err(|source| match source.kind() {
-                    io::ErrorKind::NotFound => Error::Missing,
-                    _ => Error::Stream { source },
-                })?;
-                let metadata = file.metadata().map_err(|source| Error::Stream { source })?;
-                if !metadata.is_file() {
-                    return Err(Error::Document("not a regular file".into()));
-                }
-                (Arc::new(file), 0, metadata.len())
-            }
-            Content::Tar { file, members } => {
-                let mut name = member;
-                let mut links = 0;
-                loop {
-                    match members.get(name) {
-                        None => return Err(Error::Missing),
-                        Some(Place::Data { offset, size }) => break (file.clone(), *offset, *size),
-                        Some(Place::Link(target)) if links < MOST_LINKS => {
-                            links += 1;
-                            name = target;
-                        }
-                        Some(Place::Link(_)) => return Err(Error::Document("links in a circle".into())),
-                    }
-                }
-            }
+    pub(super) fn find(&self, member: &str) -> Result<Found<'_>, Error> {
+        let (file, members) = match &self.content {
+            Content::Layout(dir) => return Ok(Found::Stream(Box::new(in_layout(dir, member)?))),
+            Content::Plain { file, members } => (Some(file), members),
+            Content::Read(members) => (None, members),
         };
-        Ok(Member { file, offset, remaining: size })
+        match (Archive::place(members, member)?, file) {
+            (Place::Data { offset, size }, Some(file)) => {
+                Ok(Found::Stream(Box::new(Member { file: file.clone(), offset: *offset, remaining: *size })))
+            }
+            (Place::Document(content), _) => Ok(Found::Stream(Box::new(Cursor::new(content.as_slice())))),
+            (Place::Unpacked(digests), _) => Ok(Found::Unpacked(digests)),
+            (Place::Skipped(diff_id), _) => Ok(Found::Skipped(diff_id)),
+            (Place::Broken(error), _) => Ok(Found::Broken(error)),
+            (Place::Data { .. } | Place::Link(_), _) => Err(Error::Missing),
+        }
     }
 
     /// The member as a document in memory.
     ///
     /// # Errors
-    /// As [`Archive::read`]; [`Error::Limit`] when it is too large for one; [`Error::Mismatch`] when it has not the digest
+    /// As [`Archive::find`]; [`Error::Limit`] when it is too large for one; [`Error::Mismatch`] when it has not the digest
     /// `expected`.
-    pub fn document(&self, member: &str, expected: Option<&Digest>) -> Result<Vec<u8>, Error> {
-        let reader = self.read(member)?;
-        if reader.remaining > LARGEST_DOCUMENT {
+    pub(super) fn document(&self, member: &str, expected: Option<&Digest>) -> Result<Vec<u8>, Error> {
+        let (reader, size): (Box<dyn Read + '_>, u64) = match &self.content {
+            Content::Layout(dir) => {
+                let member = in_layout(dir, member)?;
+                let size = member.remaining;
+                (Box::new(member), size)
+            }
+            Content::Plain { members, .. } | Content::Read(members) => {
+                let size = match Archive::place(members, member)? {
+                    Place::Data { size, .. } => *size,
+                    Place::Document(content) => content.len() as u64,
+                    Place::Unpacked(_) | Place::Skipped(_) => {
+                        return Err(Error::Document("a layer, not a document".into()));
+                    }
+                    Place::Broken(error) => return Err(taken(error)),
+                    Place::Link(_) => return Err(Error::Missing),
+                };
+                match self.find(member)? {
+                    Found::Stream(reader) => (reader, size),
+                    _ => return Err(Error::Missing),
+                }
+            }
+        };
+        if size > LARGEST_DOCUMENT {
             return Err(Error::Limit { what: "bytes in a document", limit: LARGEST_DOCUMENT });
         }
         // An archive may name one document a thousand times; all of them together have to fit in memory, too.
-        let before = self.documents.fetch_add(reader.remaining, Ordering::Relaxed);
-        if before.saturating_add(reader.remaining) > MOST_DOCUMENTS {
+        let before = self.documents.fetch_add(size, Ordering::Relaxed);
+        if before.saturating_add(size) > MOST_DOCUMENTS {
             return Err(Error::Limit { what: "bytes in all documents of an archive", limit: MOST_DOCUMENTS });
         }
-        let mut content = Vec::with_capacity(reader.remaining as usize);
+        let mut content = Vec::with_capacity(size as usize);
         reader.take(LARGEST_DOCUMENT).read_to_end(&mut content).map_err(|source| Error::Stream { source })?;
         if let Some(expected) = expected {
             let actual = Digest::of(&content);
@@ -152,8 +228,26 @@ impl Archive {
     }
 }
 
+/// The error a member failed with; only its first reader is told all of it.
+pub(super) fn taken(error: &Mutex<Option<Error>>) -> Error {
+    let mut error = error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    error.take().unwrap_or_else(|| Error::Document("not usable".into()))
+}
+
+fn in_layout(dir: &Dir, member: &str) -> Result<Member, Error> {
+    let file = dir.open_beneath(OsStr::new(member)).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Error::Missing,
+        _ => Error::Stream { source },
+    })?;
+    let metadata = file.metadata().map_err(|source| Error::Stream { source })?;
+    if !metadata.is_file() {
+        return Err(Error::Document("not a regular file".into()));
+    }
+    Ok(Member { file: Arc::new(file), offset: 0, remaining: metadata.len() })
+}
+
 /// The data of a member. Reads by position: several can be read from one archive at a time.
-pub struct Member {
+struct Member {
     file: Arc<File>,
     offset: u64,
     remaining: u64,
@@ -172,31 +266,6 @@ impl Read for Member {
     }
 }
 
-/// Unpacks a packed archive: its members can only be found, and read side by side, in the plain one.
-fn unpack_whole(file: File, path: &Path, scratch: &Path) -> Result<File, Error> {
-    let broken = |source| Error::Member { archive: path.into(), member: "archive".into(), source: Box::new(source) };
-    let dir = Dir::open(scratch).map_err(Error::io("open", scratch))?;
-    let mut plain = dir.unnamed_file().map_err(Error::io("create a temporary file in", scratch))?;
-    let (_, content) = blob::decompress(BufReader::with_capacity(256 << 10, file)).map_err(broken)?;
-    let mut content = content.take(LARGEST_ARCHIVE + 1);
-    let mut buffer = vec![0; 256 << 10];
-    let mut size = 0u64;
-    loop {
-        let count = match content.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(broken(Error::Stream { source })),
-        };
-        size += count as u64;
-        io::Write::write_all(&mut plain, &buffer[..count]).map_err(Error::io("write a temporary file in", scratch))?;
-    }
-    if size > LARGEST_ARCHIVE {
-        return Err(broken(Error::Limit { what: "bytes in an archive", limit: LARGEST_ARCHIVE }));
-    }
-    Ok(plain)
-}
-
 /// Finds the members of a plain archive.
 fn index(file: &File, path: &Path) -> Result<HashMap<String, Place>, Error> {
     let not_one = |reason: String| Error::Archive { archive: path.into(), reason };
@@ -206,30 +275,15 @@ fn index(file: &File, path: &Path) -> Result<HashMap<String, Place>, Error> {
     let mut reader = Reader::new(BufReader::with_capacity(4096, file));
     let mut members = HashMap::new();
     while let Some(member) = reader.next_member().map_err(|source| source.within(path, "archive"))? {
-        // Names of blobs are plain text; what is not cannot be asked for.
-        let Ok(name) = std::str::from_utf8(&member.path) else { continue };
-        let Some(name) = clean(name) else { continue };
-        let place = match member.kind {
-            Kind::File if member.sparse.is_none() => {
+        let (name, place) = match classify(&member) {
+            None => continue,
+            Some((name, Some(target))) => (name, Place::Link(target)),
+            Some((name, None)) => {
                 if member.offset.checked_add(member.stored).is_none_or(|end| end > length) {
                     return Err(not_one(format!("breaks off within {name}")));
                 }
-                Place::Data { offset: member.offset, size: member.stored }
+                (name, Place::Data { offset: member.offset, size: member.stored })
             }
-            Kind::Symlink | Kind::Link => {
-                let Ok(target) = std::str::from_utf8(&member.link) else { continue };
-                // Symlinks are relative to where they are, hard links to the archive.
-                let folder = name.rfind('/').map_or("", |slash| &name[..slash]);
-                let target = match member.kind {
-                    Kind::Symlink if !target.starts_with('/') => clean(&format!("{folder}/{target}")),
-                    _ => clean(target),
-                };
-                match target {
-                    Some(target) => Place::Link(target),
-                    None => continue,
-                }
-            }
-            _ => continue,
         };
         members.insert(name, place);
         if members.len() > MOST_MEMBERS {
@@ -237,6 +291,26 @@ fn index(file: &File, path: &Path) -> Result<HashMap<String, Place>, Error> {
         }
     }
     Ok(members)
+}
+
+/// The name of a member and, of a link, the name it leads to; `None` for what cannot be part of an image.
+pub(super) fn classify(member: &tarball::Member) -> Option<(String, Option<String>)> {
+    // Names of blobs are plain text; what is not cannot be asked for.
+    let name = clean(std::str::from_utf8(&member.path).ok()?)?;
+    match member.kind {
+        Kind::File if member.sparse.is_none() => Some((name, None)),
+        Kind::Symlink | Kind::Link => {
+            let target = std::str::from_utf8(&member.link).ok()?;
+            // Symlinks are relative to where they are, hard links to the archive.
+            let folder = name.rfind('/').map_or("", |slash| &name[..slash]);
+            let target = match member.kind {
+                Kind::Symlink if !target.starts_with('/') => clean(&format!("{folder}/{target}"))?,
+                _ => clean(target)?,
+            };
+            Some((name, Some(target)))
+        }
+        _ => None,
+    }
 }
 
 /// A member's name without `.` and `..`; `None` when it leads out of the archive.

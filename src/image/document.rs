@@ -10,13 +10,18 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::archive::Archive;
-use super::{Digest, Error, reference};
+use super::{Digest, Error, reference, trust};
 
 /// Deepest nesting of indexes that is followed.
 const DEEPEST: u32 = 4;
 /// Most manifests looked at in one archive, and layers in one image.
 const MOST_MANIFESTS: usize = 1024;
 const MOST_LAYERS: usize = 512;
+/// Most names of one image in one archive.
+const MOST_NAMES: usize = 1024;
+/// Most platforms that a message lists, and characters of each.
+const MOST_PLATFORMS: usize = 16;
+const LONGEST_PLATFORM: usize = 40;
 
 /// An image that an archive holds, as its documents describe it.
 #[derive(Debug)]
@@ -28,6 +33,8 @@ pub struct Candidate {
     /// Digest of the configuration: the image's ID.
     pub id: Digest,
     pub config: ImageConfiguration,
+    /// The configuration as it is in the archive.
+    pub document: Vec<u8>,
     /// Bottom first, one for each of the configuration's `diff_ids`.
     pub layers: Vec<Layer>,
 }
@@ -85,7 +92,18 @@ struct Platform {
 
 impl Platform {
     fn name(&self) -> String {
-        format!("{}/{}", self.os, self.architecture)
+        platform_name(&self.os, &self.architecture)
+    }
+}
+
+fn platform_name(os: &str, architecture: &str) -> String {
+    format!("{os}/{architecture}").chars().take(LONGEST_PLATFORM).collect()
+}
+
+/// Notes that there is an image for another platform.
+fn note_platform(elsewhere: &mut Vec<String>, name: String) {
+    if elsewhere.len() < MOST_PLATFORMS && !elsewhere.contains(&name) {
+        elsewhere.push(name);
     }
 }
 
@@ -132,7 +150,7 @@ pub fn candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
         let candidate = docker_candidate(archive, image)?;
         match runs_here(&candidate.config) {
             true => found.push(candidate),
-            false => elsewhere.push(format!("{}/{}", candidate.config.os(), candidate.config.architecture())),
+            false => note_platform(&mut elsewhere, platform_of(&candidate.config)),
         }
     }
     if found.is_empty() {
@@ -144,6 +162,10 @@ pub fn candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
 
 fn runs_here(config: &ImageConfiguration) -> bool {
     config.os().to_string() == "linux" && config.architecture().to_string() == architecture()
+}
+
+fn platform_of(config: &ImageConfiguration) -> String {
+    platform_name(&config.os().to_string(), &config.architecture().to_string())
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(what: &'static str, content: &[u8]) -> Result<T, Error> {
@@ -176,6 +198,10 @@ fn docker_candidate(archive: &Archive, image: DockerImage) -> Result<Candidate, 
         return Err(in_config(Error::Mismatch { what: "image configuration", expected, actual: id }));
     }
     let config = configuration(&content).map_err(in_config)?;
+    if image.repo_tags.as_ref().is_some_and(|tags| tags.len() > MOST_NAMES) {
+        let limit = Error::Limit { what: "names of an image", limit: MOST_NAMES as u64 };
+        return Err(limit.within(archive.path(), "manifest.json"));
+    }
     let mut names = Vec::new();
     for tag in image.repo_tags.iter().flatten() {
         names.push(reference::normalise(tag).map_err(|e| e.within(archive.path(), "manifest.json"))?);
@@ -183,7 +209,7 @@ fn docker_candidate(archive: &Archive, image: DockerImage) -> Result<Candidate, 
     unique(&mut names);
     let members = image.layers.clone().unwrap_or_default().into_iter().map(|member| (member, None)).collect();
     let layers = layers(&config, members).map_err(in_config)?;
-    Ok(Candidate { names, digests: Vec::new(), id, config, layers })
+    Ok(Candidate { names, digests: Vec::new(), id, config, document: content, layers })
 }
 
 /// A manifest to look at, with the names and digests it goes by.
@@ -201,7 +227,8 @@ fn oci_candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
         .map_err(|e| e.within(archive.path(), "index.json"))?;
     let mut elsewhere = Vec::new();
     let mut leads = Vec::new();
-    follow(index.manifests.unwrap_or_default(), &[], &[], 0, &mut leads, &mut elsewhere);
+    let too_many = |e: Error| e.within(archive.path(), "index.json");
+    follow(index.manifests.unwrap_or_default(), &[], &[], 0, &mut leads, &mut elsewhere).map_err(too_many)?;
     let mut found: Vec<Candidate> = Vec::new();
     let mut looked_at = 0;
     while let Some(lead) = leads.pop() {
@@ -218,7 +245,7 @@ fn oci_candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
         let mut above = lead.above;
         above.push(lead.digest);
         if let Some(manifests) = document.manifests {
-            follow(manifests, &lead.names, &above, lead.depth + 1, &mut leads, &mut elsewhere);
+            follow(manifests, &lead.names, &above, lead.depth + 1, &mut leads, &mut elsewhere).map_err(too_many)?;
             continue;
         }
         let layers = document.layers.unwrap_or_default();
@@ -238,7 +265,6 @@ fn oci_candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
     }
     if found.is_empty() {
         elsewhere.sort();
-        elsewhere.dedup();
         let error = match elsewhere.is_empty() {
             true => Error::Document("lists no images".into()),
             false => Error::Platform { wanted: architecture().into(), found: elsewhere.join(", ") },
@@ -257,16 +283,20 @@ fn follow(
     depth: u32,
     leads: &mut Vec<Lead>,
     elsewhere: &mut Vec<String>,
-) {
+) -> Result<(), Error> {
     for descriptor in manifests {
         // Attestations and signatures are stored beside images as if they were for a platform of their own.
         if descriptor.platform.as_ref().is_some_and(|platform| platform.os == "unknown") {
             continue;
         }
+        // So do signatures that are marked as such.
+        if descriptor.annotations.as_ref().is_some_and(trust::holds_signatures) {
+            continue;
+        }
         if let Some(platform) = &descriptor.platform
             && (platform.os != "linux" || platform.architecture != architecture())
         {
-            elsewhere.push(platform.name());
+            note_platform(elsewhere, platform.name());
             continue;
         }
         if !descriptor.media_type.is_empty()
@@ -279,7 +309,11 @@ fn follow(
         names.extend(names_in(&descriptor));
         unique(&mut names);
         leads.push(Lead { digest: descriptor.digest, names, above: above.to_vec(), depth });
+        if leads.len() > MOST_MANIFESTS {
+            return Err(Error::Limit { what: "manifests in an archive", limit: MOST_MANIFESTS as u64 });
+        }
     }
+    Ok(())
 }
 
 /// The names an index gives an image, in the annotations of containerd and of OCI. The latter may be only a tag, for
@@ -303,12 +337,12 @@ fn oci_candidate(
     let content = archive.document(&member, Some(&id)).map_err(in_config)?;
     let config = configuration(&content).map_err(in_config)?;
     if !runs_here(&config) {
-        elsewhere.push(format!("{}/{}", config.os(), config.architecture()));
+        note_platform(elsewhere, platform_of(&config));
         return Ok(None);
     }
     let members = layers_.iter().map(|layer| (blob_path(&layer.digest), Some(layer.digest.clone()))).collect();
     let layers = layers(&config, members).map_err(in_config)?;
-    Ok(Some(Candidate { names: Vec::new(), digests: Vec::new(), id, config, layers }))
+    Ok(Some(Candidate { names: Vec::new(), digests: Vec::new(), id, config, document: content, layers }))
 }
 
 fn blob_path(digest: &Digest) -> String {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::Digest;
+use super::{Digest, trust};
 use crate::store;
 
 /// The error of everything in [`image`](super).
@@ -49,6 +49,15 @@ pub enum Error {
     Apply { entry: String, action: &'static str, source: io::Error },
     #[error("more than {limit} {what}")]
     Limit { what: &'static str, limit: u64 },
+    /// It would not fit on the disk.
+    #[error("no room in {}: {needed} bytes are needed, {free} are free", path.display())]
+    NoRoom { path: PathBuf, needed: u64, free: u64 },
+    /// The disk filled up; nothing of what came in is left.
+    #[error("no space left in {} ({free} bytes and {inodes} inodes are free)", path.display())]
+    Full { path: PathBuf, free: u64, inodes: u64, source: Box<Error> },
+    /// Signatures that are required are not there, or are no good. What else is in the archive has come in.
+    #[error("{}: refused: {}", archive.display(), reasons(refusals))]
+    Refused { archive: PathBuf, refusals: Vec<trust::Refusal> },
     #[error("another process uses the image store {}", path.display())]
     Locked { path: PathBuf },
     #[error(transparent)]
@@ -65,4 +74,9 @@ impl Error {
     pub(super) fn within(self, archive: &std::path::Path, member: &str) -> Error {
         Error::Member { archive: archive.into(), member: member.into(), source: Box::new(self) }
     }
+}
+
+fn reasons(refusals: &[trust::Refusal]) -> String {
+    let texts: Vec<String> = refusals.iter().map(trust::Refusal::to_string).collect();
+    texts.join("; ")
 }

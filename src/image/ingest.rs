@@ -11,15 +11,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLockReadGuard};
 use std::{io, thread};
 
-use super::archive::Archive;
+use super::archive::{self, Archive, Found, Opened};
+use super::blob::Digests;
 use super::document::Layer;
 use super::store::{ImageRecord, LayerRecord};
+use super::trust::Vetting;
 use super::unpack::{self, Limits};
-use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document};
+use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, pass};
 use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
 const PARALLEL: usize = 2;
+/// Bytes of the disk that an import leaves for others, so that the node does not stop for want of a record.
+const SPARE: u64 = 16 << 20;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -67,17 +71,56 @@ impl<'a> Ingest<'a> {
         Ok(Ingest { store, _present: present, staging, staged: Mutex::default(), cancelled: AtomicBool::new(false) })
     }
 
-    /// A folder for whatever the source needs on the way; it goes away with this.
-    pub fn scratch(&self) -> &Path {
-        &self.staging
-    }
-
     /// Whether the layer is in the store, or staged here, and need not be fetched.
     pub fn has(&self, diff_id: &Digest) -> Option<StoredLayer> {
         if let Some((_, record)) = self.staged.lock().unwrap_or_else(PoisonError::into_inner).get(diff_id) {
             return Some(StoredLayer { diff_id: diff_id.clone(), size: record.size });
         }
         self.store.layer(diff_id).map(|record| StoredLayer { diff_id: diff_id.clone(), size: record.size })
+    }
+
+    /// The layer of the store that a blob with this digest unpacks to, if that is known without reading it.
+    pub(super) fn known(&self, blob: &Digest) -> Option<Digest> {
+        // A blob that is not packed has the digest of what is in it.
+        self.store.layer(blob).map(|record| record.diff_id)
+    }
+
+    /// Makes sure that `needed` more bytes fit on the disk, so that it is not filled up for nothing.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub fn room(&self, needed: u64) -> Result<(), Error> {
+        let room = fs::room(&self.staging).map_err(Error::io("look for free space in", &self.staging))?;
+        match needed.saturating_add(SPARE) > room.bytes {
+            true => Err(Error::NoRoom { path: self.store.root().into(), needed, free: room.bytes }),
+            false => Ok(()),
+        }
+    }
+
+    /// Keeps the configuration of an image as it came, for [`commit`](Ingest::commit): its digest is the image's ID, and
+    /// an export has to have it byte for byte.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep_configuration(&self, content: &[u8]) -> Result<Digest, Error> {
+        let id = Digest::of(content);
+        let path = self.kept_configuration(&id);
+        std::fs::write(&path, content).map_err(Error::io("write", &path)).map_err(|error| self.explain(error))?;
+        Ok(id)
+    }
+
+    fn kept_configuration(&self, id: &Digest) -> PathBuf {
+        self.staging.join(format!("{}.config", id.hex()))
+    }
+
+    /// Says how full the disk is when that is the reason of an error.
+    fn explain(&self, error: Error) -> Error {
+        if matches!(error, Error::Full { .. } | Error::NoRoom { .. }) || !is_full(&error) {
+            return error;
+        }
+        let room = fs::room(&self.staging).unwrap_or_default();
+        let (free, inodes) = (room.bytes, room.inodes);
+        Error::Full { path: self.store.root().into(), free, inodes, source: Box::new(error) }
     }
 
     /// Unpacks a layer from a stream, plain or packed, while its digests are computed. Several threads may do this for
@@ -93,31 +136,90 @@ impl<'a> Ingest<'a> {
         diff_id: Option<&Digest>,
         limits: &Limits,
     ) -> Result<StoredLayer, Error> {
+        let (record, _) = self.stage(source, blob, diff_id, limits)?;
+        Ok(StoredLayer { diff_id: record.diff_id, size: record.size })
+    }
+
+    /// As [`Ingest::layer`], of a stream nobody has said anything about yet.
+    pub(super) fn unpack(
+        &self,
+        source: impl Read + Send,
+        limits: &Limits,
+    ) -> Result<(LayerRecord, Digests), Error> {
+        self.stage(source, None, None, limits)
+    }
+
+    fn stage(
+        &self,
+        source: impl Read + Send,
+        blob: Option<&Digest>,
+        diff_id: Option<&Digest>,
+        limits: &Limits,
+    ) -> Result<(LayerRecord, Digests), Error> {
         let folder = self.staging.join(SERIAL.fetch_add(1, Ordering::Relaxed).to_string());
-        std::fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
+        std::fs::create_dir(&folder).map_err(|source| {
+            self.explain(Error::Io { action: "create", path: folder.clone(), source })
+        })?;
+        let unpacked = self.layer_into(&folder, source, limits).and_then(|(record, digests)| {
+            check(&digests, blob, diff_id)?;
+            Ok((record, digests))
+        });
+        let (record, digests) = match unpacked {
+            Ok(unpacked) => unpacked,
+            Err(error) => {
+                let error = self.explain(error);
+                self.clear(&folder);
+                return Err(error);
+            }
+        };
+        let earlier = {
+            let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+            staged.insert(digests.diff_id.clone(), (folder, record.clone()))
+        };
+        if let Some((folder, _)) = earlier {
+            self.clear(&folder);
+        }
+        Ok((record, digests))
+    }
+
+    /// Removes a part of the staging folder before the rest goes: its space may be needed.
+    fn clear(&self, folder: &Path) {
+        if let Err(error) = fs::remove_tree(folder) {
+            tracing::debug!(path = %folder.display(), %error, "stays until the end of the import");
+        }
+    }
+
+    fn layer_into(
+        &self,
+        folder: &Path,
+        source: impl Read + Send,
+        limits: &Limits,
+    ) -> Result<(LayerRecord, Digests), Error> {
         // Headers and padding come on top of the content.
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
         let (summary, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
-            unpack::layer_buffered(pieces, &folder, limits)
+            unpack::layer_buffered(pieces, folder, limits)
         })?;
-        let check = |what, expected: Option<&Digest>, actual: &Digest| match expected {
-            Some(expected) if expected != actual => {
-                Err(Error::Mismatch { what, expected: expected.clone(), actual: actual.clone() })
-            }
-            _ => Ok(()),
-        };
-        check("blob", blob, &digests.blob)?;
-        check("layer's tar stream", diff_id, &digests.diff_id)?;
-        let layer = StoredLayer { diff_id: digests.diff_id.clone(), size: summary.bytes };
         let record = LayerRecord { diff_id: digests.diff_id.clone(), size: summary.bytes, entries: summary.entries };
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner).insert(digests.diff_id, (folder, record));
-        Ok(layer)
+        Ok((record, digests))
     }
 
     /// Unpacks those layers of an archive that are not here yet, some at a time.
     fn archive_layers(&self, archive: &Archive, layers: &[Layer], limits: &Limits) -> Result<(), Error> {
         let mut missing: VecDeque<&Layer> = VecDeque::new();
         for layer in layers {
+            let in_layer = |error: Error| error.within(archive.path(), &layer.member);
+            match archive.find(&layer.member) {
+                // What was unpacked before anybody knew what it should be.
+                Ok(Found::Unpacked(digests)) => {
+                    check(digests, layer.blob.as_ref(), Some(&layer.diff_id)).map_err(in_layer)?;
+                }
+                Ok(Found::Skipped(named)) if *named != layer.diff_id => {
+                    let (expected, actual) = (layer.diff_id.clone(), named.clone());
+                    return Err(in_layer(Error::Mismatch { what: "layer, by its name,", expected, actual }));
+                }
+                _ => {}
+            }
             if self.has(&layer.diff_id).is_none() && missing.iter().all(|other| other.diff_id != layer.diff_id) {
                 missing.push_back(layer);
             }
@@ -129,9 +231,11 @@ impl<'a> Ingest<'a> {
             loop {
                 let next = missing.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(layer) = next else { return };
-                let result = archive
-                    .read(&layer.member)
-                    .and_then(|member| self.layer(member, layer.blob.as_ref(), Some(&layer.diff_id), limits));
+                let result = archive.find(&layer.member).and_then(|found| match found {
+                    Found::Stream(member) => self.layer(member, layer.blob.as_ref(), Some(&layer.diff_id), limits),
+                    Found::Broken(error) => Err(archive::taken(error)),
+                    Found::Unpacked(_) | Found::Skipped(_) => Err(Error::Missing),
+                });
                 if let Err(error) = result {
                     self.cancelled.store(true, Ordering::Relaxed);
                     missing.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -171,7 +275,8 @@ impl<'a> Ingest<'a> {
             }
             layers.push(diff_id);
         }
-        self.publish_layers()?;
+        self.publish_layers(&layers).map_err(|error| self.explain(error))?;
+        self.publish_configuration(&image.id).map_err(|error| self.explain(error))?;
         let record = ImageRecord {
             id: image.id,
             names: image.names,
@@ -184,12 +289,28 @@ impl<'a> Ingest<'a> {
             origins: image.origin.into_iter().collect(),
             verified: image.verified,
         };
-        self.store.publish(record)
+        self.store.publish(record).map_err(|error| self.explain(error))
     }
 
-    /// Moves what is staged to its final place, durably.
-    fn publish_layers(&self) -> Result<(), Error> {
-        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The configuration as it came, before the record that makes it part of an image.
+    fn publish_configuration(&self, id: &Digest) -> Result<(), Error> {
+        let kept = self.kept_configuration(id);
+        let content = match std::fs::read(&kept) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(Error::io("read", &kept))?,
+        };
+        let path = self.store.configuration_path(id);
+        fs::atomic_write(&path, &content, 0o600).map_err(Error::io("write", &path))
+    }
+
+    /// Moves those of `layers` that are staged to their final place, durably. Others stay: no image may want them.
+    fn publish_layers(&self, layers: &[Digest]) -> Result<(), Error> {
+        let mut all = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |diff_id: &&Digest| layers.contains(diff_id);
+        let staged: Vec<(Digest, PathBuf, LayerRecord)> =
+            (all.iter().filter(|(diff_id, _)| wanted(diff_id)))
+                .map(|(diff_id, (folder, record))| (diff_id.clone(), folder.clone(), record.clone()))
+                .collect();
         if staged.is_empty() {
             return Ok(());
         }
@@ -197,7 +318,7 @@ impl<'a> Ingest<'a> {
         staging.sync_filesystem().map_err(Error::io("sync", &self.staging))?;
         let layers = self.store.layers_dir();
         let target = Dir::open(&layers).map_err(Error::io("open", &layers))?;
-        for (diff_id, (folder, _)) in staged.iter() {
+        for (diff_id, folder, _) in &staged {
             let name = folder.file_name().unwrap_or_default();
             loop {
                 match staging.rename_new(name, &target, diff_id.hex().as_ref()) {
@@ -215,8 +336,9 @@ impl<'a> Ingest<'a> {
             }
         }
         target.sync().map_err(Error::io("sync", &layers))?;
-        while let Some((diff_id, (_, record))) = staged.pop_first() {
-            self.store.write_layer(&diff_id, &record)?;
+        for (diff_id, _, record) in &staged {
+            self.store.write_layer(diff_id, record)?;
+            all.remove(diff_id);
         }
         Ok(())
     }
@@ -237,24 +359,104 @@ pub struct NewImage {
     pub pinned: bool,
 }
 
+/// How the images of an archive come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Manner {
+    /// They stay though nothing uses them.
+    pub pinned: bool,
+    /// Names that other images have stay with them.
+    pub modest: bool,
+}
+
 /// Imports all images of the archive at `path` that can run here.
-pub(super) fn archive(store: &ImageStore, path: &Path, limits: &Limits) -> Result<Vec<Arc<Image>>, Error> {
+pub(super) fn archive(
+    store: &ImageStore,
+    path: &Path,
+    limits: &Limits,
+    manner: Manner,
+) -> Result<Vec<Arc<Image>>, Error> {
+    let opened = archive::open(path)?;
+    let file = match &opened {
+        Opened::Layout(_) => None,
+        Opened::Plain(file) | Opened::Packed(file) => Some(file),
+    };
+    let vetting = Vetting::begin(store.trust(), path, file)?;
     let ingest = store.ingest()?;
-    let archive = Archive::open(path, ingest.scratch())?;
-    let candidates = document::candidates(&archive)?;
-    let mut images = Vec::new();
-    for candidate in candidates {
-        ingest.archive_layers(&archive, &candidate.layers, limits)?;
-        let image = NewImage {
-            id: candidate.id,
-            names: candidate.names,
-            digests: candidate.digests,
-            config: candidate.config,
-            origin: path.is_absolute().then(|| Origin::Archive { path: path.into() }),
-            verified: Vec::new(),
-            pinned: false,
-        };
-        images.push(ingest.commit(image).map_err(|e| e.within(path, "image"))?);
+    let archive = match opened {
+        Opened::Layout(dir) => Archive::layout(path, dir),
+        Opened::Plain(file) => Archive::plain(path, file)?,
+        Opened::Packed(file) => pass::read(&ingest, path, file, limits)?,
+    };
+    let origin = path.is_absolute().then(|| Origin::Archive { path: path.into() });
+    images(&ingest, &archive, limits, origin, manner, vetting)
+}
+
+/// Imports all images of an archive that arrives as a stream. `name` is for messages.
+pub(super) fn stream(
+    store: &ImageStore,
+    name: &Path,
+    source: impl Read + Send,
+    limits: &Limits,
+) -> Result<Vec<Arc<Image>>, Error> {
+    let vetting = Vetting::begin(store.trust(), name, None)?;
+    let ingest = store.ingest()?;
+    let archive = pass::read(&ingest, name, source, limits)?;
+    images(&ingest, &archive, limits, None, Manner::default(), vetting)
+}
+
+fn images(
+    ingest: &Ingest<'_>,
+    archive: &Archive,
+    limits: &Limits,
+    origin: Option<Origin>,
+    manner: Manner,
+    mut vetting: Vetting<'_>,
+) -> Result<Vec<Arc<Image>>, Error> {
+    let mut images: Vec<Arc<Image>> = Vec::new();
+    vetting.collect(archive);
+    for mut candidate in document::candidates(archive)? {
+        // One that is refused does not stop the others.
+        let Some(verified) = vetting.admit(&mut candidate.names, &candidate.digests) else { continue };
+        ingest.archive_layers(archive, &candidate.layers, limits)?;
+        if manner.modest {
+            let id = candidate.id.as_str();
+            candidate.names.retain(|name| ingest.store.resolve(name).is_none_or(|owner| owner.id == id));
+        }
+        vetting.unchanged()?;
+        let committed = ingest.keep_configuration(&candidate.document).and_then(|id| {
+            ingest.commit(NewImage {
+                id,
+                names: candidate.names,
+                digests: candidate.digests,
+                config: candidate.config,
+                origin: origin.clone(),
+                verified,
+                pinned: manner.pinned,
+            })
+        });
+        let image = committed.map_err(|e| e.within(archive.path(), "image"))?;
+        // Listed twice, under other names.
+        images.retain(|other| other.id != image.id);
+        images.push(image);
     }
+    vetting.finish()?;
     Ok(images)
+}
+
+/// Whether a stream was what it should be.
+fn check(digests: &Digests, blob: Option<&Digest>, diff_id: Option<&Digest>) -> Result<(), Error> {
+    let compare = |what, expected: Option<&Digest>, actual: &Digest| match expected {
+        Some(expected) if expected != actual => {
+            Err(Error::Mismatch { what, expected: expected.clone(), actual: actual.clone() })
+        }
+        _ => Ok(()),
+    };
+    compare("blob", blob, &digests.blob)?;
+    compare("layer's tar stream", diff_id, &digests.diff_id)
+}
+
+/// Whether an error comes from a disk, or a share of it, that is full.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    error.downcast_ref::<io::Error>().is_some_and(|error| full(error.kind())) || error.source().is_some_and(is_full)
 }

@@ -23,7 +23,8 @@ pub enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verification {
-    /// Normalised name that it is good for; empty: for every name (a signed archive).
+    /// What the signature says the image is called (often only a repository): held against the name that is asked for
+    /// at every use. Empty: it is good for every name (a signed archive).
     pub name: String,
     /// Digest (`sha256:…`) of the public key, of its DER form; of minisign keys, of the key's 42 bytes.
     pub key: Digest,

@@ -6,6 +6,8 @@
 //! | `layers/<hex of the diff ID>/` | an unpacked layer, shared between images |
 //! | `layers/<hex of the diff ID>.json` | says that the layer is whole |
 //! | `staging/` | what is being unpacked or removed |
+//! | `images/<hex of the ID>.config` | the image's configuration as it came |
+//! | `images/<hex of the ID>.removed` | says that somebody removed the image, though it was pinned |
 //! | `*.damaged` | records set aside |
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,7 +22,8 @@ use std::{io, thread};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
-use super::ingest::{self, Ingest};
+use super::ingest::{self, Ingest, Manner};
+use super::trust::Trust;
 use super::unpack::Limits;
 use super::{Digest, Error, Image, Origin, Verification, builtin, reference};
 use crate::store;
@@ -81,6 +84,7 @@ pub struct ImageStore {
     /// Keeps two threads from making the built-in image at a time.
     builtin: Mutex<Option<builtin::Source>>,
     damaged: Vec<Damaged>,
+    trust: Arc<Trust>,
     /// Locked as long as this is open: two processes would remove each other's staging.
     _lock: File,
 }
@@ -123,11 +127,23 @@ impl ImageStore {
             layers: RwLock::default(),
             builtin: Mutex::default(),
             damaged: Vec::new(),
+            trust: Arc::default(),
             _lock: lock(root)?,
         };
         store.load()?;
         store.clean()?;
         Ok(store)
+    }
+
+    /// The store that takes in only what `trust` accepts; without this, everything.
+    #[must_use]
+    pub fn trusting(self, trust: Arc<Trust>) -> ImageStore {
+        ImageStore { trust, ..self }
+    }
+
+    /// What is accepted.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     fn load(&mut self) -> Result<(), Error> {
@@ -211,7 +227,49 @@ impl ImageStore {
     /// What is wrong with the archive, with the member it is in. Images before it in the archive are imported then; of
     /// the one that failed nothing is left.
     pub fn import(&self, archive: &Path) -> Result<Vec<Arc<Image>>, Error> {
-        ingest::archive(self, archive, &self.limits)
+        ingest::archive(self, archive, &self.limits, Manner::default())
+    }
+
+    /// Imports the images of an archive that can only be read once, from its beginning. `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`ImageStore::import`].
+    pub fn import_stream(&self, name: &Path, source: impl io::Read + Send) -> Result<Vec<Arc<Image>>, Error> {
+        ingest::stream(self, name, source, &self.limits)
+    }
+
+    /// Keeps the image of this ID though nothing uses it, or no longer does so. Nothing happens when there is none.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn pin(&self, id: &str, pinned: bool) -> Result<(), Error> {
+        let Some(id) = self.by_id(id) else { return Ok(()) };
+        let mut catalog = self.catalog();
+        match catalog.images.get(&id) {
+            Some(entry) if entry.image.pinned != pinned => {
+                let record = ImageRecord { pinned, ..entry.record(&id) };
+                self.store_record(&mut catalog, record)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the record of this image was set aside, and it has not come in again since.
+    pub(super) fn is_damaged(&self, id: &str) -> bool {
+        id.parse().is_ok_and(|id: Digest| self.image_record(&id).with_extension("json.damaged").exists())
+    }
+
+    /// Whether somebody has removed the (pinned) image of this ID, and it has not come in again since.
+    pub(super) fn was_removed(&self, id: &str) -> bool {
+        id.parse().is_ok_and(|id: Digest| self.removed_mark(&id).exists())
+    }
+
+    /// Forgets that the image of this ID was removed.
+    pub(super) fn forget_removed(&self, id: &str) -> Result<(), Error> {
+        match id.parse::<Digest>() {
+            Ok(id) => Ok(store::delete(&self.removed_mark(&id))?),
+            Err(_) => Ok(()),
+        }
     }
 
     /// Starts to bring in an image from any source.
@@ -295,7 +353,12 @@ impl ImageStore {
         if in_use.contains(&entry.image.id) {
             return Err(Error::InUse { id: entry.image.id.clone() });
         }
+        if entry.image.pinned {
+            // Before the record goes: lost, it would be imported again from where it is kept.
+            store::write(&self.removed_mark(&id), &(), FILE_MODE)?;
+        }
         store::delete(&self.image_record(&id))?;
+        store::delete(&self.configuration_path(&id))?;
         let gone = catalog.remove(&id);
         let orphans: Vec<Digest> =
             gone.into_iter().filter(|layer| catalog.images.values().all(|e| !e.layers.contains(layer))).collect();
@@ -389,6 +452,7 @@ impl ImageStore {
             for name in names {
                 catalog.names.insert(name, id.clone());
             }
+            store::delete(&self.removed_mark(&id))?;
             // A damaged record of the same image has been healed.
             let aside = self.image_record(&id).with_extension("json.damaged");
             fs::remove_tree(&aside).map_err(Error::io("remove", &aside))?;
@@ -429,6 +493,16 @@ impl ImageStore {
 
     fn images_dir(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    /// The configuration of an image as it came.
+    pub(super) fn configuration_path(&self, id: &Digest) -> PathBuf {
+        self.images_dir().join(format!("{}.config", id.hex()))
+    }
+
+    /// Says that a pinned image is gone because somebody wanted that.
+    fn removed_mark(&self, id: &Digest) -> PathBuf {
+        self.images_dir().join(format!("{}.removed", id.hex()))
     }
 
     pub(super) fn layers_dir(&self) -> PathBuf {

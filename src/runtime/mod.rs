@@ -20,6 +20,8 @@ mod userns;
 use crate::bundle::CgroupFs;
 use crate::config::Config;
 use crate::image::ImageStore;
+use crate::image::registry::{self, Registries};
+use crate::image::trust::{self, Trust};
 use crate::net::Network;
 use crate::pod::{Action, Finished, Spec};
 use crate::shim;
@@ -47,6 +49,8 @@ pub struct Runtime {
     machine: Machine,
     node_name: String,
     images: Arc<ImageStore>,
+    trust: Arc<Trust>,
+    registries: Arc<Registries>,
     net: Network,
     cgroups: Cgroups,
     cgroup_root: String,
@@ -89,7 +93,9 @@ impl Runtime {
         ] {
             make_dir(&path, mode)?;
         }
-        let images = Arc::new(ImageStore::open(&layout.root.join("store"))?);
+        let trust = Arc::new(Trust::new(trust::Settings::of(&config.images)));
+        let images = Arc::new(ImageStore::open(&layout.root.join("store"))?.trusting(Arc::clone(&trust)));
+        let registries = Arc::new(Registries::new(registry::Settings::of(config), Arc::clone(&trust)));
         let pod_cidr = config.pod_cidr.to_string().parse().map_err(|source| Error::File {
             what: "use the pod CIDR for",
             path: layout.root.join("net"),
@@ -111,6 +117,8 @@ impl Runtime {
             machine,
             node_name: config.node_name.clone(),
             images,
+            trust,
+            registries,
             net,
             cgroups,
             cgroup_root: config.cgroup_root.clone(),
@@ -162,6 +170,18 @@ impl Runtime {
     #[must_use]
     pub fn images(&self) -> Arc<ImageStore> {
         Arc::clone(&self.images)
+    }
+
+    /// Which images are accepted.
+    #[must_use]
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// Where images are pulled from (its calls block).
+    #[must_use]
+    pub fn registries(&self) -> &Arc<Registries> {
+        &self.registries
     }
 
     /// The log file of a run.

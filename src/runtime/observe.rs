@@ -142,7 +142,13 @@ impl Runtime {
             let name = name.cloned().unwrap_or_default();
             let never = policy == Some("Never");
             let state = match self.images.resolve(&name) {
-                Some(image) => ImageState::Present(image.id.clone()),
+                Some(image) => match self.images.trust().admits_use(&name, &image) {
+                    Ok(()) => ImageState::Present(image.id.clone()),
+                    Err(refusal) => ImageState::Absent {
+                        reason: "SignatureValidationFailed".into(),
+                        message: refusal.to_string(),
+                    },
+                },
                 None if never => ImageState::Absent {
                     reason: "ErrImageNeverPull".into(),
                     message: format!("Container image \"{name}\" is not present with pull policy of Never"),

@@ -124,6 +124,24 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
+/// What a file system still takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Room {
+    pub bytes: u64,
+    /// `u64::MAX` where the file system has no fixed number of them.
+    pub inodes: u64,
+}
+
+/// What is free, for this process, on the file system of `path`.
+///
+/// # Errors
+/// As `statvfs`.
+pub fn room(path: &Path) -> io::Result<Room> {
+    let status = fs::statvfs(path)?;
+    let inodes = if status.f_files == 0 { u64::MAX } else { status.f_favail };
+    Ok(Room { bytes: status.f_bavail.saturating_mul(status.f_frsize), inodes })
+}
+
 /// A point in time as files have it: seconds and nanoseconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Time {
