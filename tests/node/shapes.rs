@@ -355,8 +355,9 @@ impl Overlay {
 /// The folders of an image's layers, bottom first, from its record.
 pub fn layers_of(node: &Node, image: &str) -> Vec<PathBuf> {
     let store = node.dir.join("root/store");
-    for entry in fs::read_dir(store.join("images")).unwrap() {
-        let record: Value = serde_json::from_slice(&fs::read(entry.unwrap().path()).unwrap()).unwrap();
+    let records = fs::read_dir(store.join("images")).unwrap().map(|entry| entry.unwrap().path());
+    for path in records.filter(|path| path.extension() == Some(OsStr::new("json"))) {
+        let record: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
         if record["names"].as_array().unwrap().iter().any(|name| name == image) {
             let layers = record["layers"].as_array().unwrap().iter();
             return layers.map(|id| store.join("layers").join(&id.as_str().unwrap()["sha256:".len()..])).collect();

@@ -209,9 +209,13 @@ impl Containerd {
         cold()?;
         let pid = this.daemon.id();
         let before = written(pid);
-        let mut command = accounted("ctr");
-        command.arg("--address").arg(this.socket());
-        command.args(["images", "import", "--snapshotter", "overlayfs"]).arg(archive);
+        // It takes plain archives only.
+        let script = match archive.extension().is_some_and(|extension| extension == "gz") {
+            true => "gzip -dc \"$1\" | ctr --address \"$2\" images import --snapshotter overlayfs -",
+            false => "ctr --address \"$2\" images import --snapshotter overlayfs \"$1\"",
+        };
+        let mut command = accounted("sh");
+        command.args(["-c", script, "sh"]).arg(archive).arg(this.socket());
         let (done, durable, said) = timed(&mut command, &this.dir.0)?;
         let list = shell::read(Command::new("ctr").arg("--address").arg(this.socket()).args(["images", "ls", "-q"]))?;
         if list.trim() != NAME {
