@@ -30,6 +30,7 @@ use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -131,7 +132,12 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
-    let refetch: heal::Refetch = Arc::new(|_, _, _| Err("registries are not asked yet".to_owned()));
+    let registries = Arc::clone(runtime.registries());
+    let refetch: heal::Refetch = Arc::new(move |store, _, origin| {
+        // Nobody gives up on an image that was here: its requests have time-outs of their own.
+        let fetched = registries.refetch(store, origin, &AtomicBool::new(false), &|_| {});
+        fetched.map(drop).map_err(|error| runtime::chain(&error))
+    });
     tokio::spawn(heal::watch(Arc::clone(&shared), refetch, Arc::clone(&images_changed)));
 
     let evicted = Arc::new(Notify::new());

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -44,7 +44,9 @@ pub(super) enum Opened {
 /// [`Error::Io`]; [`Error::Archive`] when it is none.
 pub(super) fn open(path: &Path) -> Result<Opened, Error> {
     let not_one = |reason: String| Error::Archive { archive: path.into(), reason };
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    // A pipe that somebody left there is not waited for.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(nonblocking).open(path).map_err(Error::io("open", path))?;
     let metadata = file.metadata().map_err(Error::io("open", path))?;
     if metadata.is_dir() {
         return Dir::open(path).map(Opened::Layout).map_err(Error::io("open", path));

@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use super::archive::is_layout;
-use super::trust;
 use super::ingest::{self, Manner};
+use super::trust;
 use super::{Error, Image, ImageStore, reference};
 use crate::store;
 use crate::sys::fs::{self, Status};
@@ -322,9 +322,9 @@ fn look_at(path: &Path) -> Option<(Version, bool)> {
         Err(_) => fs::status(path).ok().filter(|status| status.kind == rustix::fs::FileType::RegularFile)?,
     };
     let modified = (status.modified.seconds, status.modified.nanoseconds);
-    let signature = fs::status(&trust::signature_path(path)).ok().map(|status| {
-        (status.inode, status.size, (status.modified.seconds, status.modified.nanoseconds))
-    });
+    let signature = fs::status(&trust::signature_path(path))
+        .ok()
+        .map(|status| (status.inode, status.size, (status.modified.seconds, status.modified.nanoseconds)));
     let version = Version { inode: status.inode, size: status.size, modified, signature };
     Some((version, is_settled(&status, SystemTime::now())))
 }

@@ -24,7 +24,7 @@ const BUFFER: usize = 256 << 10;
 const ZSTD_LEVEL: i32 = 3;
 
 /// Opens the tar stream of a layer.
-type Open<'a> = &'a dyn Fn(&Digest) -> Result<Box<dyn Read + 'a>, Error>;
+type Open<'a, 'l> = &'a dyn Fn(&Digest) -> Result<Box<dyn Read + 'l>, Error>;
 
 /// What an archive of images consists of.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl ImageStore {
 }
 
 impl Export {
-    fn of(parts: &[Part], open: Open<'_>) -> Result<Export, Error> {
+    fn of(parts: &[Part], open: Open<'_, '_>) -> Result<Export, Error> {
         let mut layers: Vec<(Digest, u64)> = Vec::new();
         let mut blobs: BTreeMap<Digest, Vec<u8>> = BTreeMap::new();
         let (mut listed, mut docker) = (Vec::new(), Vec::new());
@@ -148,7 +148,7 @@ impl Export {
         Ok(Export { documents, layers })
     }
 
-    fn write(&self, open: Open<'_>, out: impl Write, packing: Compression) -> Result<(), Error> {
+    fn write(&self, open: Open<'_, '_>, out: impl Write, packing: Compression) -> Result<(), Error> {
         let out = BufWriter::with_capacity(BUFFER, out);
         let failed = |source| Error::Stream { source };
         match packing {
@@ -165,7 +165,7 @@ impl Export {
         }
     }
 
-    fn write_plain<W: Write>(&self, open: Open<'_>, mut out: W) -> Result<W, Error> {
+    fn write_plain<W: Write>(&self, open: Open<'_, '_>, mut out: W) -> Result<W, Error> {
         let failed = |source| Error::Stream { source };
         for (name, content) in &self.documents {
             out.write_all(&header(name, content.len() as u64).map_err(failed)?).map_err(failed)?;
@@ -288,9 +288,13 @@ mod tests {
     fn an_archive_is_both_dialects_and_shares_layers() {
         let layers: [&[u8]; 3] = [b"shared", b"one", &[7; 1024]];
         let parts = [part(&["a.example/x:1", "a.example/x:2"], &layers[..2]), part(&[], &[layers[0], layers[2]])];
-        let export = Export::of(&parts, &open(&layers)).unwrap();
+        let export = {
+            let open = open(&layers);
+            Export::of(&parts, &open).unwrap()
+        };
         let mut archive = Vec::new();
-        export.write(&open(&layers), &mut archive, Compression::None).unwrap();
+        let from = open(&layers);
+        export.write(&from, &mut archive, Compression::None).unwrap();
         let found = members(&archive);
         assert_eq!(found.keys().filter(|name| name.starts_with("blobs/sha256/")).count(), 3 + 2 + 2);
         for (name, content) in found.iter().filter(|(name, _)| name.starts_with("blobs/")) {
@@ -309,7 +313,8 @@ mod tests {
         for packing in [Compression::None, Compression::Gzip, Compression::Zstd] {
             let [one, two] = [(), ()].map(|()| {
                 let mut out = Vec::new();
-                export.write(&open(&layers), &mut out, packing).unwrap();
+                let from = open(&layers);
+                export.write(&from, &mut out, packing).unwrap();
                 out
             });
             assert_eq!(one, two);
@@ -325,9 +330,13 @@ mod tests {
         let lost: [&[u8]; 0] = [];
         let wrong = |_: &Digest| -> Result<Box<dyn Read>, Error> { Ok(Box::new(&b"Layer"[..])) };
         let parts = [part(&["a:1"], &layers)];
-        assert!(matches!(Export::of(&parts, &open(&lost)), Err(Error::Missing)));
+        let none = open(&lost);
+        assert!(matches!(Export::of(&parts, &none), Err(Error::Missing)));
         assert!(matches!(Export::of(&parts, &wrong), Err(Error::Mismatch { .. })));
-        let export = Export::of(&parts, &open(&layers)).unwrap();
+        let export = {
+            let open = open(&layers);
+            Export::of(&parts, &open).unwrap()
+        };
         let written = export.write(&wrong, io::sink(), Compression::None);
         assert!(matches!(written, Err(Error::Mismatch { .. })));
     }

@@ -14,7 +14,7 @@ use std::{io, thread};
 use super::archive::{self, Archive, Found, Opened};
 use super::blob::Digests;
 use super::document::Layer;
-use super::space::{self, Guarded, Space};
+use super::space::Guarded;
 use super::store::{ImageRecord, LayerRecord};
 use super::trust::Vetting;
 use super::unpack::{self, Limits};
@@ -88,15 +88,13 @@ impl<'a> Ingest<'a> {
         self.has(blob).map(|layer| layer.diff_id)
     }
 
-    /// Makes sure that `needed` more bytes fit on the disk, so that it is not filled up for nothing.
+    /// Makes sure that `needed` more bytes fit on the disk, so that it is not filled up for nothing; unused images may
+    /// have to go.
     ///
     /// # Errors
     /// [`Error::NoSpace`].
     pub fn room(&self, needed: u64) -> Result<(), Error> {
-        match Space::of(self.store.root())?.short_of(needed) {
-            0 => Ok(()),
-            _ => Err(space::no_space(self.store.root(), needed)),
-        }
+        self.store.expect_room(needed)
     }
 
     /// Keeps the configuration of an image as it came, for [`commit`](Ingest::commit): its digest is the image's ID, and
@@ -324,10 +322,9 @@ impl<'a> Ingest<'a> {
     pub(super) fn publish_layers(&self, layers: &[Digest]) -> Result<(), Error> {
         let mut all = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = |diff_id: &&Digest| layers.contains(diff_id);
-        let staged: Vec<(Digest, PathBuf, LayerRecord)> =
-            (all.iter().filter(|(diff_id, _)| wanted(diff_id)))
-                .map(|(diff_id, (folder, record))| (diff_id.clone(), folder.clone(), record.clone()))
-                .collect();
+        let staged: Vec<(Digest, PathBuf, LayerRecord)> = (all.iter().filter(|(diff_id, _)| wanted(diff_id)))
+            .map(|(diff_id, (folder, record))| (diff_id.clone(), folder.clone(), record.clone()))
+            .collect();
         if staged.is_empty() {
             return Ok(());
         }

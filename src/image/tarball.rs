@@ -14,6 +14,8 @@ const BLOCK: u64 = 512;
 const LARGEST_EXTENSION: u64 = 1 << 20;
 /// Most pieces of one sparse file; the map is kept in memory.
 const MOST_SEGMENTS: usize = 1 << 16;
+/// Most extended attributes of one member. File systems have room for some hundred short ones.
+const MOST_XATTRS: usize = 1024;
 
 /// What a member is, by its type flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,6 +257,13 @@ impl<S: Source> Reader<S> {
             let whole = || decimal(value).ok_or_else(bad);
             let id = || whole().and_then(|n| u32::try_from(n).map_err(|_| bad()));
             match key {
+                // POSIX: an empty value takes back what was said before.
+                b"path" if value.is_empty() => extension.path = None,
+                b"linkpath" if value.is_empty() => extension.link = None,
+                b"size" if value.is_empty() => extension.size = None,
+                b"uid" if value.is_empty() => extension.uid = None,
+                b"gid" if value.is_empty() => extension.gid = None,
+                b"mtime" if value.is_empty() => extension.modified = None,
                 b"path" => extension.path = Some(value.to_vec()),
                 b"linkpath" => extension.link = Some(value.to_vec()),
                 b"size" => extension.size = Some(whole()?),
@@ -282,8 +291,14 @@ impl<S: Source> Reader<S> {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         extension.xattrs.retain(|(other, _)| other != name);
                         extension.xattrs.push((name.to_vec(), value.to_vec()));
+                        if extension.xattrs.len() > MOST_XATTRS {
+                            return Err(self.malformed(format!("more than {MOST_XATTRS} attributes of one member")));
+                        }
                     }
                 }
+            }
+            if extension.sparse_numbers.len() > 2 * MOST_SEGMENTS {
+                return Err(self.malformed("sparse file of too many pieces"));
             }
         }
         Ok(())

@@ -31,6 +31,9 @@ const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// Most symlinks followed to find one folder, as the kernel does.
 const MOST_LINKS: u32 = 40;
+/// Largest numbers of a device that Linux has: 12 and 20 bits.
+const MOST_MAJOR: u32 = (1 << 12) - 1;
+const MOST_MINOR: u32 = (1 << 20) - 1;
 
 /// What an honest layer stays below.
 #[derive(Debug, Clone)]
@@ -274,6 +277,10 @@ impl Unpacker<'_> {
                 self.place(&dir, name, || dir.symlink(target, name)).map_err(failed(member, "create symlink"))?;
                 self.attributes(&dir, name, member, false).map_err(failed(member, "set the attributes of"))
             }
+            // The kernel would take only the lower bits, which are another device.
+            Kind::Char | Kind::Block if member.major > MOST_MAJOR || member.minor > MOST_MINOR => {
+                Err(bad(&format!("no such device number: {}:{}", member.major, member.minor)))
+            }
             Kind::Char | Kind::Block | Kind::Fifo => {
                 let node = match member.kind {
                     Kind::Char => Node::Char { major: member.major, minor: member.minor },
@@ -327,6 +334,10 @@ impl Unpacker<'_> {
             None => {
                 hash = self.recorder.is_some().then(ContentHash::new);
                 copy(data, &mut file, member.stored, member, hash.as_mut())?;
+            }
+            // Holes take no space, but all who read the file later have to read them.
+            Some(Sparse { size, .. }) if *size > self.limits.bytes => {
+                return Err(Error::Limit { what: "bytes in a sparse file", limit: self.limits.bytes });
             }
             Some(Sparse { size, segments }) => {
                 file.set_len(*size).map_err(failed(member, "extend"))?;

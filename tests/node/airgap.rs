@@ -481,5 +481,5 @@ fn an_error_about_space_tells_what_is_free() {
     let scratch = Scratch::new();
     let store = scratch.store();
     let error = store.ingest().unwrap().room(u64::MAX / 2).unwrap_err();
-    assert!(matches!(error, Error::NoRoom { free, .. } if free > 0), "{error}");
+    assert!(matches!(error, Error::NoSpace { needed, .. } if needed > 0), "{error}");
 }

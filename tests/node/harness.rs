@@ -294,7 +294,8 @@ impl Node {
         fs::write(self.dir.join("config.yaml"), fields.to_string()).expect("config");
     }
 
-    fn agent_command(&self) -> Command {
+    /// What starts the agent, for tests that start it in a way of their own.
+    pub fn agent_command(&self) -> Command {
         let d = self.dir.display();
         let mut command = Command::new(binary());
         command

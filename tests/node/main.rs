@@ -24,17 +24,22 @@
 //! | all of it together, as others publish it | [`published`] |
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
+//! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
+//! | images of every shape, against another unpacker | [`shapes`] |
+//! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
 mod cli;
 mod collect;
 mod containers;
 mod damage;
+mod crash;
 mod devices;
 mod faults;
 mod fields;
 mod harness;
 mod hostile;
+mod hostile_images;
 mod images;
 mod lifecycle;
 mod net;
@@ -46,6 +51,7 @@ mod registry;
 mod registry_server;
 mod resize;
 mod resources;
+mod shapes;
 mod shim;
 mod sources;
 mod timeline;

@@ -33,6 +33,10 @@ pub const TESTS: &[Need] = &[
     Need { package: "docker-registry", found: || on_path("docker-registry") },
     Need { package: "skopeo", found: || on_path("skopeo") },
     Need { package: "apache2-utils", found: || on_path("htpasswd") },
+    // What layers amount to in the eyes of another.
+    Need { package: "umoci", found: || on_path("umoci") },
+    // Makes system calls fail.
+    Need { package: "strace", found: || on_path("strace") },
 ];
 
 pub const BUSYBOX: Need = Need {
@@ -40,6 +44,8 @@ pub const BUSYBOX: Need = Need {
     found: || Path::new("/bin/busybox").is_file() || Path::new("/usr/bin/busybox").is_file(),
 };
 pub const RUNC: Need = Need { package: "runc", found: || on_path("runc") };
+pub const CONTAINERD: Need = Need { package: "containerd", found: || on_path("containerd") && on_path("ctr") };
+pub const PODMAN: Need = Need { package: "podman", found: || on_path("podman") };
 pub const QEMU: Need = Need { package: "qemu-system-x86", found: || on_path("qemu-system-x86_64") };
 pub const CPIO: Need = Need { package: "cpio", found: || on_path("cpio") };
 pub const DPKG: Need = Need { package: "dpkg", found: || on_path("dpkg-deb") };

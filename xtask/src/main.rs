@@ -2,6 +2,7 @@
 
 mod archive;
 mod bench;
+mod bench_image;
 mod bench_probes;
 mod debian;
 mod demo;
@@ -24,8 +25,9 @@ cargo xtask <task>
   tidy                          check the layers of src/ and the rules that rustc and clippy do not know
   fields                        write FIELDS.md from the table of the fields that work
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
+  bench image [--n N]           an image archive into coracle, containerd, podman and tar, side by side
   bench probes                  what 100 readiness probes a second cost
-  fuzz <target> [--seconds N]   run a fuzz target: manifest_decode, layer_unpack
+  fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   image nginx|busybox [--out F] make a docker-archive from Debian's packages
 ";
@@ -39,8 +41,10 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),
+        ["bench", "image", rest @ ..] => bench_image::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "probes"] => bench_probes::probes(),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
+        ["fuzz"] => fuzz::list(),
         ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),
         ["image", which, rest @ ..] => image::run(which, option(rest, "--out")?),
         [] | ["help" | "--help" | "-h"] => {

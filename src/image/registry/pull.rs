@@ -54,6 +54,8 @@ struct Found {
     /// The manifest and the indexes above it: what the reference named is the first.
     path: Vec<Digest>,
     config: ImageConfiguration,
+    /// The configuration as it came.
+    document: Vec<u8>,
     id: Digest,
     /// With their diff IDs, bottom first.
     layers: Vec<(Descriptor, Digest)>,
@@ -100,11 +102,14 @@ fn bring(
     let ingest = store.ingest()?;
     let manifest = found.path.last().cloned().unwrap_or_else(|| found.id.clone());
     progress(Progress::Resolved { digest: manifest.clone(), layers: found.layers.len() });
+    let missing = found.layers.iter().filter(|(_, diff_id)| ingest.has(diff_id).is_none());
+    // Unpacked they are larger: the least is known before anything is fetched.
+    ingest.room(missing.map(|(layer, _)| layer.size).fold(0, u64::saturating_add))?;
     let fetched = Layers { sources, first: at, ingest: &ingest, store, halt, progress }.fetch(&found.layers)?;
     halt.check()?;
     let named = found.path.first().cloned().unwrap_or_else(|| found.id.clone());
     let image = ingest.commit(NewImage {
-        id: found.id,
+        id: ingest.keep_configuration(&found.document)?,
         // A digest is no name: nothing moves when another image gets it.
         names: if reference.digest().is_some() { Vec::new() } else { vec![reference.whole()] },
         digests: found.path,
@@ -332,7 +337,7 @@ impl Search<'_> {
         }
         let paired: Result<Vec<_>, image::Error> =
             layers.into_iter().zip(diff_ids).map(|(layer, diff_id)| Ok((layer, diff_id.parse()?))).collect();
-        Ok(Some(Found { path, id: config.digest.clone(), layers: paired?, config: parsed }))
+        Ok(Some(Found { path, id: config.digest.clone(), layers: paired?, config: parsed, document: content }))
     }
 
     /// Why nothing was found.

@@ -1,0 +1,440 @@
+//! Images come in while the machine fails: the agent is killed at any moment, the disk is full, the disk errs. Whatever
+//! happens, what can be used is whole, and in the end everything is as if nothing had happened.
+//!
+//! `CORACLE_LONG_TESTS=1` tries hundreds of points instead of some.
+
+use crate::harness::{Node, Out, PATIENCE, eventually, output, secs, signal, wait_child};
+use crate::shapes::{self, Tree, dir, file, layer, link, tree};
+use coracle::image::Digest;
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How many points a test tries: `few` unless asked for all.
+fn points(few: usize, all: usize) -> usize {
+    match std::env::var_os("CORACLE_LONG_TESTS").is_some_and(|v| v == "1") {
+        true => all,
+        false => few,
+    }
+}
+
+/// Numbers that look random and are the same every time (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, below: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % below.max(1)
+    }
+}
+
+/// How an image is brought: the command, and its name.
+struct Way {
+    args: Vec<String>,
+    image: &'static str,
+}
+
+impl Way {
+    /// From an archive that takes some hundred milliseconds to import.
+    fn import(node: &Node) -> Way {
+        let big: Vec<u8> = (0..300_000u32).flat_map(u32::to_le_bytes).collect();
+        let layers: Vec<_> = (0..4)
+            .map(|i| {
+                let folders = (0..8).map(|d| dir(format!("l{i}-{d}/")).mode(0o750).owner(i, d));
+                let files = (0..160).map(|f| file(format!("l{i}-{}/f{f}", f % 8), vec![b'a' + i as u8; 1500]));
+                let rest = [
+                    file(format!("big{i}"), &big[i as usize..]),
+                    link(format!("too{i}"), format!("big{i}")),
+                    file(format!(".wh.gone{i}"), ""),
+                ];
+                layer(folders.chain(files).chain(rest))
+            })
+            .collect();
+        let path = node.dir.join("share/crash.tar.gz");
+        fs::write(&path, shapes::gzip(&shapes::docker_archive("crash:1", &layers))).expect("archive");
+        Way {
+            args: ["image", "import", &path.display().to_string()].map(str::to_owned).into(),
+            image: "docker.io/library/crash:1",
+        }
+    }
+
+    fn args(&self) -> Vec<&str> {
+        self.args.iter().map(String::as_str).collect()
+    }
+}
+
+/// A node without images, whose agent runs.
+fn bare() -> Node {
+    let mut node = Node::new();
+    fs::remove_file(node.dir.join("root/images/images.tar")).expect("no test images");
+    node.start();
+    node
+}
+
+/// All of the store that counts: the trees of its layers, and its records but for the time in them.
+struct Store {
+    layers: BTreeMap<String, Tree>,
+    records: BTreeMap<String, Value>,
+    others: Vec<String>,
+}
+
+impl Store {
+    fn read(root: &Path) -> Store {
+        let mut store = Store { layers: BTreeMap::new(), records: BTreeMap::new(), others: Vec::new() };
+        for sub in ["images", "layers"] {
+            let entries = fs::read_dir(root.join(sub)).into_iter().flatten().flatten();
+            for entry in entries {
+                let (path, name) = (entry.path(), format!("{sub}/{}", entry.file_name().display()));
+                if path.is_dir() {
+                    store.layers.insert(name, of_the_image(tree(&path)));
+                } else if name.contains("/.") {
+                    store.others.push(name);
+                } else {
+                    store.records.insert(name, of_the_file(&path));
+                }
+            }
+        }
+        let staging = fs::read_dir(root.join("staging")).into_iter().flatten().flatten();
+        store.others.extend(staging.map(|e| format!("staging/{}", e.file_name().display())));
+        store
+    }
+
+    /// Everything that `self` says can be used is as in `clean`.
+    #[track_caller]
+    fn is_part_of(&self, clean: &Store, when: &str) {
+        for (name, record) in &self.records {
+            assert_eq!(Some(record), clean.records.get(name), "{when}: another record {name}");
+            // A record vouches for the layers it names, or for the folder beside it.
+            let vouched = |folder: &&String| is_image(name) || name.strip_suffix(".json") == Some(folder);
+            for folder in clean.layers.keys().filter(vouched) {
+                let found = difference(self.layers.get(folder), clean.layers.get(folder));
+                assert!(found.is_none(), "{when}: {name} is there, but {folder} differs: {found:?}");
+            }
+        }
+    }
+}
+
+/// What a file beside the layers and images says, whenever it was written.
+fn of_the_file(path: &Path) -> Value {
+    let bytes = fs::read(path).expect("a file of the store");
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => {
+            let mut record: Value = serde_json::from_slice(&bytes).expect("a record is never half");
+            record.as_object_mut().expect("an object").remove("added");
+            record
+        }
+        // Knows the inodes of its folder.
+        Some("seal") => Value::Null,
+        _ => Digest::of(&bytes).to_string().into(),
+    }
+}
+
+fn is_image(record: &str) -> bool {
+    record.starts_with("images/") && record.ends_with(".json")
+}
+
+/// What the archive does not say about a layer's folder and whiteouts is the time when they were made.
+fn of_the_image(mut tree: Tree) -> Tree {
+    tree.remove(".");
+    tree.values_mut().filter(|fact| fact.is_whiteout()).for_each(|fact| fact.modified = (0, 0));
+    tree
+}
+
+/// The first difference of two trees.
+fn difference(is: Option<&Tree>, should: Option<&Tree>) -> Option<String> {
+    let (Some(is), Some(should)) = (is, should) else {
+        return (is.is_some() != should.is_some()).then(|| format!("there: {}", is.is_some()));
+    };
+    let differs = |path: &&String| is.get(*path) != should.get(*path);
+    let path = is.keys().chain(should.keys()).find(differs)?;
+    Some(format!("{path}: is {:?}, should be {:?}", is.get(path), should.get(path)))
+}
+
+fn store_of(node: &Node) -> std::path::PathBuf {
+    node.dir.join("root/store")
+}
+
+fn forget(node: &Node) {
+    fs::remove_dir_all(store_of(node)).expect("forget the store");
+}
+
+fn listed(node: &Node) -> bool {
+    node.cli(&["image", "ls"]).ok().contains("crash")
+}
+
+/// Brings the image with a healthy agent, which must work, and checks that the store is as if nothing had happened.
+#[track_caller]
+fn ends_well(node: &Node, way: &Way, clean: &Store, when: &str) {
+    node.cli(&way.args()).ok();
+    assert!(listed(node), "{when}: the image is not there");
+    eventually("leftovers are removed", PATIENCE, || {
+        fs::read_dir(store_of(node).join("staging")).is_ok_and(|dir| dir.count() == 0)
+    });
+    let store = Store::read(&store_of(node));
+    assert!(store.others.is_empty(), "{when}: left over: {:?}", store.others);
+    store.is_part_of(clean, when);
+    let names = |store: &Store| (store.layers.keys().cloned().collect(), store.records.keys().cloned().collect());
+    let (is, should): ((Vec<_>, Vec<_>), _) = (names(&store), names(clean));
+    assert_eq!(is, should, "{when}: the store is not what a clean import makes");
+}
+
+/// What a clean import makes, and how long it takes.
+fn clean_import(node: &mut Node, way: &Way) -> (Store, Duration) {
+    let begin = Instant::now();
+    node.cli(&way.args()).ok();
+    let duration = begin.elapsed();
+    let clean = Store::read(&store_of(node));
+    assert!(clean.layers.len() == 4 && clean.records.keys().any(|name| is_image(name)) && clean.others.is_empty());
+    assert_eq!(shapes::layers_of(node, way.image).len(), 4);
+    node.stop();
+    forget(node);
+    (clean, duration)
+}
+
+fn kill_at_random_points(node: &mut Node, way: &Way, count: usize) {
+    let (clean, duration) = clean_import(node, way);
+    let mut dice = Dice(0x5eed_c0ac1e);
+    let (mut interrupted, mut in_staging, mut complete) = (0, 0, 0);
+    for point in 0..count {
+        node.start();
+        let quiet = |args: &[&str]| -> Child {
+            node.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("command")
+        };
+        let mut bringing = quiet(&way.args());
+        let delay = Duration::from_micros(dice.throw(duration.as_micros() as u64));
+        sleep(delay);
+        node.kill9();
+        // A command whose agent is gone ends too.
+        let status = wait_child(&mut bringing, PATIENCE).expect("the command ends");
+        let when = format!("point {point}, killed after {delay:?} of {duration:?}");
+        let store = Store::read(&store_of(node));
+        store.is_part_of(&clean, &when);
+        in_staging += usize::from(store.others.iter().any(|name| name.starts_with("staging/")));
+        let whole = store.records.keys().any(|name| is_image(name));
+        assert!(whole || !status.success(), "{when}: said to be imported, but is not");
+        interrupted += usize::from(!whole);
+        complete += usize::from(whole);
+        // Some of the time the next agent is the next victim: leftovers of several crashes come together.
+        if whole || dice.throw(4) == 0 {
+            node.start();
+            assert_eq!(listed(node), whole, "{when}: what is listed is what is recorded");
+            ends_well(node, way, &clean, &when);
+            node.stop();
+            forget(node);
+        }
+    }
+    node.start();
+    ends_well(node, way, &clean, "the end");
+    println!(
+        "{count} points: {interrupted} without an image yet ({in_staging} within staging), {complete} with a whole one"
+    );
+    assert!(in_staging >= count / 10, "only {in_staging} of {count} points were within the import");
+}
+
+#[test]
+fn kill_9_at_any_point_of_an_import_leaves_nothing_half() {
+    let mut node = bare();
+    let way = Way::import(&node);
+    kill_at_random_points(&mut node, &way, points(24, 240));
+    node.finish();
+}
+
+/// An agent under strace: its system calls are counted, or fail.
+struct Traced(Child);
+
+impl Traced {
+    /// `None` when the agent did not get over its start.
+    fn start(node: &Node, arguments: &[&str]) -> Option<Traced> {
+        let agent = node.agent_command();
+        let log = fs::File::options().create(true).append(true).open(node.dir.join("agent.log")).expect("agent.log");
+        let strace = Command::new("strace")
+            .args(["-f", "-qqq", "--seccomp-bpf"])
+            .args(arguments)
+            .arg(agent.get_program())
+            .args(agent.get_args())
+            .envs(agent.get_envs().filter_map(|(key, value)| Some((key, value?))))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("agent.log"))
+            .stderr(log)
+            .spawn()
+            .expect("strace");
+        let mut traced = Traced(strace);
+        let end = Instant::now() + PATIENCE;
+        // One that neither answers nor ends lost something that it cannot do without.
+        while traced.runs() && Instant::now() < end {
+            if node.cli(&["get", "pods", "-A"]).code == Some(0) {
+                return Some(traced);
+            }
+            sleep(Duration::from_millis(20));
+        }
+        None
+    }
+
+    fn runs(&mut self) -> bool {
+        self.0.try_wait().expect("strace").is_none()
+    }
+}
+
+impl Drop for Traced {
+    /// Ends the agent; strace follows it. The other way round the agent would live on, without some system calls.
+    fn drop(&mut self) {
+        let pid = self.0.id();
+        for _ in 0..500 {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            for child in children.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                signal(child, Signal::KILL);
+            }
+            if wait_child(&mut self.0, Duration::from_millis(20)).is_some() {
+                return;
+            }
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What an import needs of the system.
+const CALLS: [&str; 14] = [
+    "openat",
+    "openat2",
+    "mkdirat",
+    "write",
+    "fsync",
+    "syncfs",
+    "renameat2",
+    "linkat",
+    "mknodat",
+    "fchmod",
+    "utimensat",
+    "pread64",
+    "fsetxattr",
+    "ftruncate",
+];
+
+/// How often one thread of an agent that imports makes each call: later ones cannot fail.
+fn calls_of_an_import(node: &mut Node, way: &Way) -> BTreeMap<String, u64> {
+    let log = node.dir.join("calls.log");
+    let arguments = ["-o", &log.display().to_string(), "-e", &format!("trace={}", CALLS.join(","))];
+    let traced = Traced::start(node, &arguments).expect("the agent starts");
+    node.cli(&way.args()).ok();
+    drop(traced);
+    let text = fs::read_to_string(&log).expect("strace's log");
+    let mut by_thread: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((thread, rest)) = line.split_once(' ')
+            && let Some((call, _)) = rest.trim_start().split_once('(')
+        {
+            *by_thread.entry((thread, call)).or_default() += 1;
+        }
+    }
+    let mut most: BTreeMap<String, u64> = BTreeMap::new();
+    for ((_, call), count) in by_thread {
+        let known = most.entry(call.to_owned()).or_default();
+        *known = count.max(*known);
+    }
+    forget(node);
+    most
+}
+
+fn errors_at_random_points(node: &mut Node, way: &Way, count: usize) {
+    let (clean, _) = clean_import(node, way);
+    let most = calls_of_an_import(node, way);
+    let calls: Vec<(&String, &u64)> = most.iter().collect();
+    let mut dice = Dice(0xbad_d15c);
+    let (mut refused, mut worked, mut ended) = (0, 0, 0);
+    for point in 0..count {
+        let (call, most) = calls[point % calls.len()];
+        let n = 1 + dice.throw(*most + *most / 4);
+        let error = ["EIO", "ENOSPC"][dice.throw(2) as usize];
+        // Once, or from then on.
+        let on = ["", "+"][dice.throw(2) as usize];
+        let when = format!("point {point}, {call} {n}{on} of {most} with {error}");
+        // Each thread counts its own calls.
+        let inject = format!("inject={call}:error={error}:when={n}{on}");
+        let arguments = ["-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject];
+        if let Some(mut cursed) = Traced::start(node, &arguments) {
+            let out: Out = output(&mut node.command(&way.args()), b"", secs(40));
+            match out.code {
+                Some(0) => worked += 1,
+                _ => {
+                    refused += 1;
+                    assert!(!out.stderr.trim().is_empty(), "{when}: no word of it");
+                }
+            }
+            ended += usize::from(!cursed.runs());
+            let store = Store::read(&store_of(node));
+            store.is_part_of(&clean, &when);
+            assert!(
+                out.code != Some(0) || store.records.keys().any(|name| is_image(name)),
+                "{when}: said to be imported, but is not"
+            );
+        } else {
+            ended += 1;
+        }
+        node.start();
+        ends_well(node, way, &clean, &when);
+        node.stop();
+        forget(node);
+    }
+    println!(
+        "{count} points: {worked} imports worked all the same, {refused} were refused; the agent ended {ended} times"
+    );
+    assert!(refused >= count / 10, "only {refused} of {count} failed: is anything injected?");
+    node.start();
+}
+
+#[test]
+fn errors_of_the_disk_at_any_call_are_said_and_leave_nothing_half() {
+    let mut node = bare();
+    let way = Way::import(&node);
+    errors_at_random_points(&mut node, &way, points(14, 224));
+    node.finish();
+}
+
+/// On a file system that is too small, by a little or by a lot, the import fails with the reason, the store is as before
+/// and the agent lives; with more room the same import works.
+#[test]
+fn a_full_disk_leaves_the_store_clean_and_the_agent_alive() {
+    let mut node = bare();
+    let way = Way::import(&node);
+    let (clean, _) = clean_import(&mut node, &way);
+    let root = node.dir.join("root");
+    let mount = |arguments: &[&str]| output(Command::new("mount").args(arguments).arg(&root), b"", PATIENCE).ok();
+    mount(&["-t", "tmpfs", "-o", "size=700k", "tmpfs"]);
+    let mut dice = Dice(0xf011);
+    let count = points(4, 40);
+    node.start();
+    let mut full = 0;
+    for point in 0..count {
+        // The image takes about 8 MiB, and as much again on the way where it is unpacked first.
+        let room = 700 + dice.throw(15_000);
+        mount(&["-o", &format!("remount,size={room}k")]);
+        let when = format!("point {point}, {room} KiB");
+        let out = node.cli(&way.args());
+        if out.code != Some(0) {
+            full += 1;
+            let words = ["No space left on device", "no space left in", "no room in"];
+            assert!(words.iter().any(|words| out.stderr.contains(words)), "{when}: {}", out.stderr);
+            let store = Store::read(&store_of(&node));
+            assert!(store.others.is_empty(), "{when}: left over: {:?}", store.others);
+            store.is_part_of(&clean, &when);
+            assert!(!listed(&node), "{when}");
+        }
+        mount(&["-o", "remount,size=64m"]);
+        ends_well(&node, &way, &clean, &when);
+        node.cli(&["image", "rm", "crash:1"]).ok();
+    }
+    assert!(full >= count / 2, "only {full} of {count} were too small");
+    println!("{count} sizes: {full} were too small");
+    node.stop();
+    output(Command::new("umount").arg(&root), b"", PATIENCE).ok();
+    node.start();
+    node.finish();
+}
