@@ -460,7 +460,7 @@ impl Pulls {
                     id: pulled.image.id.clone(),
                     digest: pulled.digest.clone(),
                     size: pulled.image.size,
-                    fetched: pulled.fetched,
+                    fetched: pulled.fetched || !pulled.known,
                 },
                 Err(error) => PullEnd::Failed { reason: error.reason().to_owned(), message: chain(error) },
             };

@@ -187,6 +187,10 @@ fn docker_images(archive: &Archive) -> Result<Vec<DockerImage>, Error> {
 }
 
 fn docker_candidate(archive: &Archive, image: DockerImage) -> Result<Candidate, Error> {
+    if image.repo_tags.as_ref().is_some_and(|tags| tags.len() > MOST_NAMES) {
+        let limit = Error::Limit { what: "names of an image", limit: MOST_NAMES as u64 };
+        return Err(limit.within(archive.path(), "manifest.json"));
+    }
     let in_config = |e: Error| e.within(archive.path(), &image.config);
     let content = archive.document(&image.config, None).map_err(in_config)?;
     let id = Digest::of(&content);
@@ -198,10 +202,6 @@ fn docker_candidate(archive: &Archive, image: DockerImage) -> Result<Candidate, 
         return Err(in_config(Error::Mismatch { what: "image configuration", expected, actual: id }));
     }
     let config = configuration(&content).map_err(in_config)?;
-    if image.repo_tags.as_ref().is_some_and(|tags| tags.len() > MOST_NAMES) {
-        let limit = Error::Limit { what: "names of an image", limit: MOST_NAMES as u64 };
-        return Err(limit.within(archive.path(), "manifest.json"));
-    }
     let mut names = Vec::new();
     for tag in image.repo_tags.iter().flatten() {
         names.push(reference::normalise(tag).map_err(|e| e.within(archive.path(), "manifest.json"))?);

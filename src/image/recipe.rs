@@ -541,7 +541,8 @@ mod tests {
             let (complete, again) = Scratch::new().round(&tar);
             match again {
                 Ok(again) => prop_assert!(complete && again == tar),
-                Err(error) => prop_assert!(!complete && error.kind() == io::ErrorKind::Unsupported, "{}", error),
+                // It may be noticed before the end, where the recipe says that it is incomplete.
+                Err(error) => prop_assert!(!complete, "{}", error),
             }
         }
 

@@ -132,7 +132,10 @@ pub fn decide(question: &Question<'_>, now: Timestamp) -> Decision {
             );
             return never("ErrImageNeverPull", message);
         }
-        (Policy::Never, Local::Refused(why)) => return never("SignatureValidationFailed", why.clone()),
+        // It is here, so the network is not asked: the policy is what has to change, or the image, by hand.
+        (Policy::Never | Policy::IfNotPresent, Local::Refused(why)) => {
+            return never("SignatureValidationFailed", why.clone());
+        }
         _ => {}
     }
     match question.backoff.filter(|backoff| backoff.holds(now)) {

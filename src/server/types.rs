@@ -138,7 +138,7 @@ pub enum PullEnd {
         digest: Digest,
         /// Size on disk in bytes.
         size: u64,
-        /// Whether anything but documents was fetched.
+        /// Whether anything but documents was fetched, or the image had not this name yet.
         fetched: bool,
     },
     /// It is not.

@@ -17,7 +17,8 @@ fn layer(node: &Node) -> PathBuf {
 fn record(node: &Node) -> PathBuf {
     let records = fs::read_dir(node.dir.join("root/store/images")).expect("images");
     let mut paths = records.map(|entry| entry.expect("entry").path());
-    let named = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|text| text.contains("busybox"));
+    let is_record = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let named = |path: &PathBuf| is_record(path) && fs::read_to_string(path).is_ok_and(|text| text.contains("busybox"));
     paths.find(named).unwrap_or_else(|| node.fail("no record names busybox"))
 }
 

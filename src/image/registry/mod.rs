@@ -115,6 +115,8 @@ pub struct Pulled {
     pub digest: Digest,
     /// Whether anything but documents was fetched.
     pub fetched: bool,
+    /// Whether the image had this name before.
+    pub known: bool,
     /// The pull secret that opened the repository; `None`: the node's credentials, or none.
     pub secret: Option<String>,
 }

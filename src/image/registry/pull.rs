@@ -107,6 +107,7 @@ fn bring(
     ingest.room(missing.map(|(layer, _)| layer.size).fold(0, u64::saturating_add))?;
     let fetched = Layers { sources, first: at, ingest: &ingest, store, halt, progress }.fetch(&found.layers)?;
     halt.check()?;
+    let known = store.lookup(&reference.whole()).is_some_and(|image| image.id == found.id.as_str());
     let named = found.path.first().cloned().unwrap_or_else(|| found.id.clone());
     let image = ingest.commit(NewImage {
         id: ingest.keep_configuration(&found.document)?,
@@ -119,7 +120,7 @@ fn bring(
         pinned: false,
     })?;
     let secret = sources.sessions.iter().find_map(Session::secret);
-    Ok(Pulled { image, digest: named, fetched, secret })
+    Ok(Pulled { image, digest: named, fetched, known, secret })
 }
 
 /// `docker.io/library/nginx`.
@@ -160,11 +161,14 @@ impl<'a> Sources<'a> {
         mut attempt: impl FnMut(&'a Session<'a>) -> Result<T, Error>,
     ) -> Result<(T, usize), Error> {
         let count = self.sessions.len();
-        let mut failure = None;
+        let (mut failure, mut last) = (None, None::<String>);
         for index in (0..count).map(|n| (first + n) % count.max(1)) {
             let session = &self.sessions[index];
             if !usable(&session.endpoint) {
                 continue;
+            }
+            if let Some(error) = &last {
+                (self.retrying)(format!("{error}; trying {}", session.endpoint.base));
             }
             match attempt(session) {
                 Ok(value) => return Ok((value, index)),
@@ -172,9 +176,7 @@ impl<'a> Sources<'a> {
                 Err(error) => {
                     // What the registry itself says counts for more than what a mirror says.
                     let previous = failure.take();
-                    if let Some(previous) = &previous {
-                        (self.retrying)(format!("{previous}"));
-                    }
+                    last = Some(error.to_string());
                     failure =
                         Some(if index + 1 == count || previous.is_none() { error } else { previous.unwrap_or(error) });
                 }
