@@ -22,6 +22,12 @@ fn shared(node: &Node, file: &str) -> String {
     fs::read_to_string(node.dir.join("share").join(file)).unwrap_or_default()
 }
 
+/// A container that runs has not yet done what it does first.
+#[track_caller]
+fn comes_to_be(node: &Node, file: &str, want: &str) {
+    eventually(&format!("{file} is {want:?}"), PATIENCE, || shared(node, file) == want);
+}
+
 fn container(name: &str, script: &str) -> Value {
     json!({ "name": name, "image": BUSYBOX, "command": ["sh", "-c", script] })
 }
@@ -51,7 +57,7 @@ fn an_init_container_is_tried_again_until_it_succeeds() {
     let table = node.cli(&["get", "pods"]).ok();
     assert!(table.contains("Init:CrashLoopBackOff"), "{table}");
     let seen = node.wait_up("web");
-    assert_eq!(shared(&node, "order"), "try\ntry\ntry\napp\n");
+    comes_to_be(&node, "order", "try\ntry\ntry\napp\n");
     assert_eq!(seen.restarts("setup"), 2);
     assert_eq!(seen.terminated("setup")["exitCode"], 0);
     assert_eq!(seen.container("setup")["ready"], true);
@@ -156,7 +162,7 @@ fn a_rule_can_restart_all_containers_of_a_pod() {
     node.apply("web.yaml", &m);
     let first = node.wait_up("web");
     let seen = node.wait_pod("web", "all again", |p| p.up() && p.restarts("main") == 1 && p.restarts("trigger") == 1);
-    assert_eq!(shared(&node, "order"), "setup\nmain\nsetup\nmain\n");
+    comes_to_be(&node, "order", "setup\nmain\nsetup\nmain\n");
     assert_eq!(seen.ip(), first.ip(), "the sandbox stays");
     assert_eq!(seen.uid(), first.uid());
     assert_eq!(seen.restarts("setup"), 1);
@@ -244,7 +250,7 @@ fn a_container_that_fails_its_liveness_probe_is_stopped_and_restarted() {
     share(&node, &mut m);
     node.apply("web.yaml", &m);
     let seen = node.wait_pod("web", "restarted", |p| p.restarts("main") == 1 && p.up());
-    assert_eq!(shared(&node, "order"), "start\nterm\nstart\n");
+    comes_to_be(&node, "order", "start\nterm\nstart\n");
     assert_eq!(seen.last("main")["exitCode"], 0, "it failed, however politely it ended");
     let (began, ended) = (time(&seen.last("main")["startedAt"]), time(&seen.last("main")["finishedAt"]));
     assert!(ended.duration_since(began).as_secs() >= 1, "two failures, a second apart: {}", seen.last("main"));
