@@ -148,6 +148,8 @@ impl Relief {
         let collector = Arc::clone(&shared.collector);
         let Ok(result) = tokio::task::spawn_blocking(move || collector.reclaim()).await else { return };
         match result {
+            // What came in a moment ago may be old enough a moment later.
+            Ok(done) if done.removed.is_empty() => {}
             Ok(done) => {
                 self.last = Some(Instant::now());
                 tracing::info!(freed = done.freed, images = done.removed.len(), "disk pressure");

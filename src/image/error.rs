@@ -21,8 +21,8 @@ pub enum Error {
     #[error("image {id} is pinned: it stays though nothing uses it, unless it is removed by force")]
     Pinned { id: String },
     /// The disk is full, or would be; `needed` is zero where nobody knows it.
-    #[error("{}", super::space::describe(path, *needed, *free))]
-    NoSpace { path: PathBuf, needed: u64, free: u64 },
+    #[error("{}", super::space::describe(path, *needed, *free, *reserve))]
+    NoSpace { path: PathBuf, needed: u64, free: u64, reserve: u64 },
     /// As long as it is not known what is used nothing may be removed.
     #[error("cannot tell which images are in use: {0}")]
     Users(String),

@@ -40,11 +40,13 @@ const DIRECTORY: u8 = 2;
 /// XXH3 of the content of a file: finds damage, not forgery. Proof is the digest of the whole layer.
 pub struct ContentHash(RawHasher<&'static [u8; 192]>);
 
-impl ContentHash {
-    pub fn new() -> ContentHash {
+impl Default for ContentHash {
+    fn default() -> ContentHash {
         ContentHash(RawHasher::new(SecretBuffer::default()))
     }
+}
 
+impl ContentHash {
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.write(bytes);
     }
@@ -286,7 +288,7 @@ fn head(header: &Header) -> Vec<u8> {
 }
 
 fn finish(mut out: Vec<u8>) -> Vec<u8> {
-    let mut hash = ContentHash::new();
+    let mut hash = ContentHash::default();
     hash.update(&out);
     out.extend_from_slice(&hash.finish().to_le_bytes());
     out
@@ -297,7 +299,7 @@ impl Seal {
     /// [`Broken`] for anything but what [`make`] gives.
     pub fn decode(mut bytes: Vec<u8>) -> Result<Seal, Broken> {
         let body = bytes.len().checked_sub(8).ok_or(Broken("too short"))?;
-        let mut hash = ContentHash::new();
+        let mut hash = ContentHash::default();
         hash.update(&bytes[..body]);
         if bytes[body..] != hash.finish().to_le_bytes() {
             return Err(Broken("wrong checksum"));
@@ -343,7 +345,7 @@ struct Content {
 impl Content {
     fn hash(&mut self, mut file: File) -> io::Result<u64> {
         self.buffer.resize(PIECE, 0);
-        let mut hash = ContentHash::new();
+        let mut hash = ContentHash::default();
         loop {
             match file.read(&mut self.buffer) {
                 Ok(0) => return Ok(hash.finish()),
@@ -356,13 +358,13 @@ impl Content {
 }
 
 fn hash_link(target: &OsStr) -> u64 {
-    let mut hash = ContentHash::new();
+    let mut hash = ContentHash::default();
     hash.update(target.as_bytes());
     hash.finish()
 }
 
 fn hash_xattrs(dir: &Dir, name: &OsStr) -> io::Result<u64> {
-    let mut hash = ContentHash::new();
+    let mut hash = ContentHash::default();
     let mut any = false;
     for (key, value) in dir.xattrs(name)? {
         // A label belongs to the host's policy, which may be another one now.

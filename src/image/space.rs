@@ -54,12 +54,13 @@ impl Space {
 }
 
 /// The sentence of [`Error::NoSpace`].
-pub(super) fn describe(path: &Path, needed: u64, free: u64) -> String {
+pub(super) fn describe(path: &Path, needed: u64, free: u64, reserve: u64) -> String {
     let needs = match needed {
         0 => "needs more".to_owned(),
         needed => format!("needs ~{}", amount(needed)),
     };
-    format!("not enough space on {}: {needs}, {} free", path.display(), amount(free))
+    let (free, reserve) = (amount(free), amount(reserve));
+    format!("not enough space on {}: {needs}, {free} free beside the reserve of {reserve}", path.display())
 }
 
 /// Bytes for people.
@@ -108,8 +109,8 @@ impl Error {
 
 /// The file system at `root` has no room for `needed` bytes (zero: nobody knows how many).
 pub(super) fn no_space(root: &Path, needed: u64) -> Error {
-    let free = Space::of(root).map_or(0, |space| space.usable());
-    Error::NoSpace { path: root.into(), needed, free }
+    let (free, reserve) = Space::of(root).map_or((0, 0), |space| (space.usable(), space.reserve()));
+    Error::NoSpace { path: root.into(), needed, free, reserve }
 }
 
 /// Passes on what is unpacked as long as there is room for it.
@@ -191,10 +192,13 @@ mod tests {
         }
         assert!(!entry(libc::EIO).within(archive, layer).is_no_space());
         assert!(matches!(entry(libc::EIO).or_no_space(Path::new("/")), Error::Apply { .. }));
-        let error = Error::NoSpace { path: "/var/lib".into(), needed: 1_500 << 20, free: 300 << 10 };
-        assert_eq!(error.to_string(), "not enough space on /var/lib: needs ~1.4 GiB, 300.0 KiB free");
-        let error = Error::NoSpace { path: "/var/lib".into(), needed: 0, free: 0 };
-        assert_eq!(error.to_string(), "not enough space on /var/lib: needs more, 0 B free");
+        let error = Error::NoSpace { path: "/var/lib".into(), needed: 1_500 << 20, free: 300 << 10, reserve: 32 << 20 };
+        assert_eq!(
+            error.to_string(),
+            "not enough space on /var/lib: needs ~1.4 GiB, 300.0 KiB free beside the reserve of 32.0 MiB"
+        );
+        let error = Error::NoSpace { path: "/var/lib".into(), needed: 0, free: 0, reserve: 0 };
+        assert_eq!(error.to_string(), "not enough space on /var/lib: needs more, 0 B free beside the reserve of 0 B");
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl Unpacker<'_> {
         let mut hash = None;
         match &member.sparse {
             None => {
-                hash = self.recorder.is_some().then(ContentHash::new);
+                hash = self.recorder.is_some().then(ContentHash::default);
                 copy(data, &mut file, member.stored, member, hash.as_mut())?;
             }
             // Holes take no space, but all who read the file later have to read them.

@@ -182,6 +182,10 @@ impl Runtime {
         let last_words = last_words(&self.layout.run_pod(uid).join("shim.log"));
         self.kill_leftovers(uid, spec)?;
         let lost = self.cut_off(spec, why)?;
+        // Its containers may all have been seen to end before the sandbox was.
+        let round = self.record(uid)?.map(|record| record.round);
+        let ran =
+            spec.all_containers().any(|c| self.instances(uid, &c.name).iter().any(|run| Some(run.round) == round));
         let removed = self.free_sandbox(uid)?;
         let mut message = format!("Pod sandbox changed, it will be killed and re-created: {why}");
         if !lost.is_empty() {
@@ -193,8 +197,8 @@ impl Runtime {
         if removed {
             self.remove_pod(spec)?;
         }
-        // A sandbox that was never finished is no news: its failure has been told.
-        Ok(if lost.is_empty() || removed { Vec::new() } else { vec![Note::warning("SandboxChanged", message)] })
+        // A sandbox in which nothing ever ran is no news: its failure has been told.
+        Ok(if !ran || removed { Vec::new() } else { vec![Note::warning("SandboxChanged", message)] })
     }
 
     /// Record that all runs which seem to go on have ended with nobody there to see it; returns their containers.

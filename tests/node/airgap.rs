@@ -232,7 +232,8 @@ fn a_layer_that_is_here_already_is_not_unpacked_again_on_the_word_of_its_name() 
     let images = store.import_stream(Path::new("x"), &archive(with.to_string().as_bytes(), &other)[..]).unwrap();
     assert!(images[0].layers[0].join("etc/known").exists());
     // And a name that lies does not put a layer where another belongs.
-    let error = store.import_stream(Path::new("x"), &archive(&config(&[other.clone()]), &other)[..]).unwrap_err();
+    let error =
+        store.import_stream(Path::new("x"), &archive(&config(std::slice::from_ref(&other)), &other)[..]).unwrap_err();
     assert!(explain(&error).contains("by its name, has digest"), "{}", explain(&error));
     assert_eq!(store.list().len(), 2);
 }

@@ -188,12 +188,12 @@ fn an_image_is_pulled_once_and_told_as_it_comes() {
     let pulled = pulled.unwrap();
     assert!(pulled.fetched && pulled.secret.is_none());
     assert_eq!(pulled.digest, sample.digest());
-    assert_eq!(pulled.image.names, [name.clone()]);
+    assert_eq!(pulled.image.names, std::slice::from_ref(&name));
     assert_eq!(pulled.image.id, Digest::of(sample.config.as_bytes()).as_str());
     assert_eq!(pulled.image.digests, [sample.digest().as_str()]);
     let repository = format!("{}/team/app", server.address());
     let origin = Origin::Registry { repository, digest: sample.digest() };
-    assert_eq!(pulled.image.origins, [origin.clone()]);
+    assert_eq!(pulled.image.origins, std::slice::from_ref(&origin));
     assert_eq!(fs::metadata(pulled.image.layers[0].join("content")).unwrap().len(), 3_000_000);
     assert_eq!(told[0], Progress::Resolved { digest: sample.digest(), layers: 1 });
     let (digest, size) = (Digest::of(&sample.layer), sample.layer.len() as u64);

@@ -100,8 +100,7 @@ fn no_policy_accepts_everything() {
 #[test]
 fn a_signature_by_any_of_the_keys_is_needed() {
     let scene = Scene::new();
-    let algorithms =
-        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519].map(|a| key(a));
+    let algorithms = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519].map(key);
     let stranger = key(&rcgen::PKCS_ECDSA_P256_SHA256);
     let digests = [Digest::of(b"manifest"), Digest::of(b"index")];
     let paths: Vec<PathBuf> = (algorithms.iter().enumerate())
