@@ -22,6 +22,8 @@ use crate::sys::fs::{self, Dir};
 const ROUNDS: usize = 3;
 /// At most this often the times of use are written, unless something was removed: flash wears out.
 const WRITE_EVERY: Duration = Duration::from_secs(3600);
+/// How long layers of a pull that failed wait for the next attempt, unless their space is needed.
+const UNOWNED: Duration = Duration::from_secs(24 * 3600);
 /// How long what was set aside can be looked at.
 const KEEP_DAMAGED: Duration = Duration::from_secs(24 * 3600);
 /// What lies beside the folder of a layer.
@@ -130,7 +132,7 @@ impl Collector {
     pub fn collect(&self) -> Result<Collected, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let (users, now) = self.look(&mut used)?;
-        self.tidy();
+        self.tidy(UNOWNED);
         let mut done = Collected::default();
         if !self.policy.maximum_age.is_zero() && self.began.elapsed() >= self.policy.maximum_age {
             let choice = gc::for_age(&self.candidates(&users, &used, false), &self.sizes()?, &self.policy, now);
@@ -139,7 +141,10 @@ impl Collector {
         let space = Space::of(self.store.root())?;
         done.capacity = space.capacity;
         done.needed = self.policy.needed(space.capacity, space.available);
-        self.free(done.needed, &users, now, &mut used, &mut done)?;
+        if done.needed > 0 {
+            done.freed = self.tidy(Duration::ZERO);
+        }
+        self.free(done.needed.saturating_sub(done.freed), &users, now, &mut used, &mut done)?;
         self.save(&mut used);
         Ok(done)
     }
@@ -151,7 +156,7 @@ impl Collector {
     pub fn reclaim(&self) -> Result<Collected, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let (users, now) = self.look(&mut used)?;
-        self.tidy();
+        self.tidy(Duration::ZERO);
         let mut done = Collected::default();
         self.free(u64::MAX, &users, now, &mut used, &mut done)?;
         self.save(&mut used);
@@ -172,7 +177,7 @@ impl Collector {
         let short = Space::of(root)?.short_of(bytes);
         if short > 0 {
             let (users, now) = self.look(&mut used)?;
-            self.tidy();
+            self.tidy(Duration::ZERO);
             let short = Space::of(root)?.short_of(bytes);
             let images = self.candidates(&users, &used, false);
             // Images are not given up for something that would not fit without them either.
@@ -205,7 +210,7 @@ impl Collector {
             done.freed = choice.freed;
             return Ok(done);
         }
-        done.freed = self.tidy();
+        done.freed = self.tidy(Duration::ZERO);
         self.remove_all(&choice, Reason::Asked, &mut used, &mut done)?;
         self.save(&mut used);
         Ok(done)
@@ -316,8 +321,9 @@ impl Collector {
         first
     }
 
-    /// Removes what belongs to no image; how many bytes that freed. What fails is tried again the next time.
-    fn tidy(&self) -> u64 {
+    /// Removes what belongs to no image, layers only when they came that long ago; how many bytes that freed. What fails is
+    /// tried again the next time.
+    fn tidy(&self, age: Duration) -> u64 {
         let (old, left) = self.store.damaged_before(SystemTime::now());
         for path in old {
             tracing::info!(path = %path.display(), "what was damaged is removed");
@@ -332,7 +338,8 @@ impl Collector {
                 return Ok(0);
             }
             let records = self.store.layer_records()?.into_iter().map(|record| record.diff_id);
-            self.store.remove_layers(records.filter(|diff_id| !self.store.has_owner(diff_id)).collect())
+            let unowned = records.filter(|diff_id| !self.store.has_owner(diff_id) && self.store.is_older(diff_id, age));
+            self.store.remove_layers(unowned.collect())
         };
         orphans().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot remove layers that no image has");
@@ -439,6 +446,13 @@ impl ImageStore {
         let paths = store::list(&self.layers_dir())?;
         let read = |path: &PathBuf| store::read::<LayerRecord>(path).ok().flatten();
         Ok(paths.iter().filter_map(read).collect())
+    }
+
+    /// Whether the layer came in at least so long ago. In the future is now: a machine without a clock of its own boots in
+    /// the past.
+    fn is_older(&self, diff_id: &Digest, age: Duration) -> bool {
+        let written = std::fs::metadata(self.layer_record(diff_id)).and_then(|found| found.modified());
+        written.is_ok_and(|at| at.elapsed().unwrap_or_default() >= age)
     }
 
     /// Removes those of the layers that no image has, none that comes in relies on, and none of the machine's mounts

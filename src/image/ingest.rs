@@ -268,6 +268,16 @@ impl<'a> Ingest<'a> {
         }
     }
 
+    /// Makes the layers that are whole part of the store though their image is not yet: what came over a bad link need not
+    /// come again. The collector removes them when no image has wanted them for long, or their space is needed.
+    ///
+    /// # Errors
+    /// Failures of the disk.
+    pub fn keep_layers(&self) -> Result<(), Error> {
+        let staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect::<Vec<_>>();
+        self.publish_layers(&staged).map_err(|error| self.explain(error))
+    }
+
     /// Makes the image, with all its layers, part of the store. Names it shares with other images move to it.
     ///
     /// # Errors

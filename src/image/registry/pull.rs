@@ -1,7 +1,7 @@
 //! From a reference to an image in the store, over all the places that may have it.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -30,6 +30,9 @@ const DEEPEST: u32 = 4;
 /// Most signatures of one digest that are looked at, and the largest payload of one in bytes.
 const MOST_SIGNATURES: usize = 32;
 const LARGEST_PAYLOAD: u64 = 64 << 10;
+/// Bytes of fetched layers after which they are made durable: what a power cut may cost. Less would have small layers wait
+/// for the disk one by one.
+const KEEP_EVERY: u64 = 16 << 20;
 /// Where cosign keeps the signature of a payload, in base64.
 const COSIGN_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const COSIGN_PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -105,7 +108,8 @@ fn bring(
     let missing = found.layers.iter().filter(|(_, diff_id)| ingest.has(diff_id).is_none());
     // Unpacked they are larger: the least is known before anything is fetched.
     ingest.room(missing.map(|(layer, _)| layer.size).fold(0, u64::saturating_add))?;
-    let fetched = Layers { sources, first: at, ingest: &ingest, store, halt, progress }.fetch(&found.layers)?;
+    let layers = Layers { sources, first: at, ingest: &ingest, store, halt, progress, unkept: AtomicU64::new(0) };
+    let fetched = layers.fetch(&found.layers)?;
     halt.check()?;
     let known = store.lookup(&reference.whole()).is_some_and(|image| image.id == found.id.as_str());
     let named = found.path.first().cloned().unwrap_or_else(|| found.id.clone());
@@ -380,6 +384,8 @@ struct Layers<'a> {
     store: &'a ImageStore,
     halt: &'a Halt<'a>,
     progress: &'a (dyn Fn(Progress) + Sync),
+    /// Bytes fetched that a power cut would lose.
+    unkept: AtomicU64,
 }
 
 impl Layers<'_> {
@@ -425,8 +431,22 @@ impl Layers<'_> {
             work();
         });
         match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
+            Some(error) => {
+                self.keep_after(&error);
+                Err(error)
+            }
             None => Ok(true),
+        }
+    }
+
+    /// The next attempt goes on with the layers that are here, unless nobody wants one or their space is missing.
+    fn keep_after(&self, error: &Error) {
+        let full = matches!(error, Error::Image(error) if error.is_no_space());
+        if full || matches!(error, Error::Cancelled) {
+            return;
+        }
+        if let Err(error) = self.ingest.keep_layers() {
+            tracing::warn!(%error, "layers that were fetched cannot be kept");
         }
     }
 
@@ -455,6 +475,10 @@ impl Layers<'_> {
         );
         fetched?;
         self.tell(descriptor, descriptor.size, LayerState::Done);
+        if self.unkept.fetch_add(descriptor.size, Ordering::Relaxed).saturating_add(descriptor.size) >= KEEP_EVERY {
+            self.unkept.store(0, Ordering::Relaxed);
+            self.ingest.keep_layers()?;
+        }
         Ok(())
     }
 
