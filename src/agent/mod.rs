@@ -98,6 +98,10 @@ async fn serve(config: Config) -> Result<(), Error> {
         .lock_run_dir()
         .map_err(set_up("the lock of the run directory"))?
         .ok_or_else(|| Error::Running(config.run_dir.clone()))?;
+    // Pods of other file systems would fail one by one, and late.
+    if let Err(error) = crate::sys::overlay::probe(&config.root_dir) {
+        tracing::warn!("containers cannot start: {error}");
+    }
     let max_backoff =
         SignedDuration::try_from(config.max_container_restart_period).unwrap_or(crate::pod::restart::MAX_BACKOFF);
     let found = runtime.scan()?;

@@ -609,6 +609,51 @@ mod tests {
     use super::*;
 
     #[test]
+    fn layers_without_an_image_wait_a_day_or_until_their_space_is_needed() {
+        let root = std::env::temp_dir().join(format!("coracle-unowned-{}", std::process::id()));
+        let store = Arc::new(ImageStore::open(&root).unwrap());
+        let policy = Policy {
+            high_percent: 100,
+            low_percent: 80,
+            minimum_age: Duration::ZERO,
+            maximum_age: Duration::from_secs(1),
+        };
+        let collector = Collector::new(store.clone(), policy, || Ok(Users::new()), |_| {});
+        let bring = |name: &str| {
+            let mut tar = tar::Builder::new(Vec::new());
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            header.set_uid(rustix::process::geteuid().as_raw().into());
+            header.set_gid(rustix::process::getegid().as_raw().into());
+            tar.append_data(&mut header, name, &[][..]).unwrap();
+            let content = tar.into_inner().unwrap();
+            let ingest = store.ingest().unwrap();
+            let layer = ingest.layer(&content[..], None, None, &Default::default()).unwrap();
+            ingest.keep_layers().unwrap();
+            // Claimed as long as the ingest lives.
+            collector.tidy(Duration::ZERO);
+            assert!(store.layer(&layer.diff_id).is_some());
+            layer.diff_id
+        };
+        let (young, old) = (bring("young"), bring("old"));
+        let aged = std::fs::File::options().write(true).open(store.layer_record(&old)).unwrap();
+        aged.set_modified(SystemTime::now() - UNOWNED).unwrap();
+        collector.collect().unwrap();
+        assert!(store.layer(&young).is_some() && store.layer(&old).is_none());
+        // The clock was ahead when it came.
+        let ahead = std::fs::File::options().write(true).open(store.layer_record(&young)).unwrap();
+        ahead.set_modified(SystemTime::now() + UNOWNED * 1000).unwrap();
+        collector.collect().unwrap();
+        assert!(store.layer(&young).is_some());
+        collector.reclaim().unwrap();
+        assert!(store.layer(&young).is_none());
+        drop((collector, store));
+        fs::remove_tree(&root).unwrap();
+    }
+
+    #[test]
     fn layers_are_found_in_mounts() {
         let (a, b) = ("ab".repeat(32), "01".repeat(32));
         let line =

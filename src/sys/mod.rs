@@ -8,6 +8,7 @@ pub mod inotify;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod overlay;
 pub mod pause;
 pub mod poll;
 pub mod process;

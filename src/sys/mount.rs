@@ -231,7 +231,8 @@ pub fn overlay_read_only(layers: &[PathBuf], target: &Path) -> io::Result<()> {
 /// process.
 ///
 /// # Errors
-/// `InvalidInput` without layers, or when the paths are too long for this kernel; else what the kernel says.
+/// `InvalidInput` without layers, or when the paths are too long for this kernel; else what the kernel says, and why it
+/// may say so.
 pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
     if layers.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "an overlay needs at least one layer"));
@@ -244,6 +245,7 @@ pub fn overlay(layers: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> 
         }
         other => Ok(other?),
     }
+    .map_err(|error| super::overlay::explain(error, upper))
 }
 
 /// The mount API of kernel 6.5 and later: one call per layer, so that their number is not limited by a page of options.

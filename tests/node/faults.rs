@@ -314,6 +314,32 @@ fn a_full_disk_is_survived() {
     node.finish();
 }
 
+/// A container, or a live system: its root is an overlay itself.
+#[test]
+fn where_overlays_cannot_be_the_reason_is_said_at_once() {
+    let mut node = Node::new();
+    let root = node.dir.join("root");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| node.dir.join("share").join(name));
+    for dir in [&lower, &upper, &work] {
+        fs::create_dir_all(dir).expect("folder");
+    }
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let options = std::ffi::CString::new(options).expect("options");
+    rustix::mount::mount("overlay", &root, "overlay", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))
+        .expect("an overlay");
+    node.disk = Some(root.clone());
+    node.start();
+    let reason = format!("overlayfs does not work on another overlay, which {}", root.display());
+    let log = || fs::read_to_string(node.dir.join("agent.log")).expect("log");
+    eventually("the agent warns", secs(20), || log().contains(&reason) && log().contains("put the root directory on"));
+    let mut pod = resting("waits");
+    pod["spec"]["containers"][0]["image"] = json!("coracle.dev/hello:0.1.0");
+    node.apply("waits.yaml", pod);
+    node.wait_event("the pod tells", |kind, message| kind == "Failed" && message.contains("does not work on another"));
+    assert!(!root.join("overlay-probe").exists());
+    node.finish();
+}
+
 #[test]
 fn a_second_agent_on_the_same_folders_is_refused() {
     let node = Node::up();

@@ -1,5 +1,6 @@
 //! Pulls from registries that misbehave.
 
+mod parts;
 mod server;
 
 use std::fs;
