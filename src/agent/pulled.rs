@@ -58,7 +58,8 @@ impl Records {
                 Ok(Some(record)) if record.image == id => record,
                 Ok(_) => Record { image: id.clone(), repositories: Default::default() },
                 Err(error) => {
-                    tracing::warn!(error = crate::runtime::chain(&error), "a damaged pull record counts for nobody");
+                    let error = crate::runtime::chain(&error);
+                    images.tell_damaged_record(&path, format!("who may use it: {error}; it has to be pulled again"));
                     Record { image: id.clone(), repositories: Default::default() }
                 }
             };

@@ -22,6 +22,7 @@ mod ingest;
 mod origin;
 mod pass;
 pub mod recipe;
+mod record;
 pub mod reference;
 pub mod registry;
 pub mod seal;

@@ -3,6 +3,7 @@
 //! | In the store | What |
 //! |---|---|
 //! | `images/<hex of the ID>.json` | an image: names, configuration, layers |
+//! | `copies/<hex of the ID>.json` | the same once more: nothing else knows the names |
 //! | `layers/<hex of the diff ID>/` | an unpacked layer, shared between images |
 //! | `layers/<hex of the diff ID>.json` | says that the layer is whole |
 //! | `layers/<hex of the diff ID>.seal` | what its folder was like ([`seal`](super::seal)) |
@@ -13,8 +14,8 @@
 //! | `images/<hex of the ID>.removed` | says that somebody removed the image, though it was pinned |
 //! | `*.damaged` | records set aside |
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,17 +26,19 @@ use std::{io, thread};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
-use super::heal::{Care, Damage};
+use super::heal::{Care, Damage, chain};
 use super::ingest::{self, Ingest, Manner};
 use super::trust::Trust;
 use super::unpack::Limits;
-use super::{Collector, Digest, Error, Image, Origin, Verification, builtin, reference};
+use super::{Collector, Digest, Error, Image, Origin, Verification, builtin, record, reference};
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
 /// State is for root only.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// Largest configuration of an image that is read, in bytes; as for records.
+const LARGEST_CONFIGURATION: u64 = 16 << 20;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -133,7 +136,7 @@ impl ImageStore {
     /// # Errors
     /// As [`ImageStore::open`].
     pub fn open_with(root: &Path, limits: Limits) -> Result<ImageStore, Error> {
-        for dir in ["", "images", "layers", "staging", "quarantine"].map(|name| root.join(name)) {
+        for dir in ["", "images", "copies", "layers", "staging", "quarantine"].map(|name| root.join(name)) {
             fs::create_dir_all(&dir, DIR_MODE).map_err(Error::io("create", &dir))?;
         }
         let mut store = ImageStore {
@@ -149,7 +152,7 @@ impl ImageStore {
             _lock: lock(root)?,
         };
         store.load()?;
-        store.clean()?;
+        store.clean();
         Ok(store)
     }
 
@@ -167,20 +170,36 @@ impl ImageStore {
     fn load(&mut self) -> Result<(), Error> {
         let mut catalog = Catalog::default();
         for path in store::list(&self.images_dir())? {
-            match self.load_image(&path) {
-                Ok((record, None)) => catalog.insert(self, record),
-                Ok((record, Some(layer))) => {
-                    let reason = format!("layer {layer} is missing or damaged");
-                    let (id, entry) = catalog.insert_broken(self, record);
-                    let what = "its folder or record is missing or damaged".to_owned();
-                    self.report(Damage { layer: Some(layer), ..Damage::of(&id, &entry.image, what) });
-                    self.damaged.push(Damaged { path, reason });
+            match read_image(&path) {
+                Ok(record) => {
+                    if !self.image_copy(&record.id).exists() {
+                        self.copy_record(&record);
+                    }
+                    self.load_image(&mut catalog, record);
                 }
-                Err(reason) => {
-                    let aside = path.with_extension("json.damaged");
-                    std::fs::rename(&path, &aside).map_err(Error::io("set aside", &path))?;
-                    self.report(Damage::of_record(&path, reason.clone()));
-                    self.damaged.push(Damaged { path: aside, reason });
+                Err(reason) => match read_image(&self.copies_dir().join(path.file_name().unwrap_or_default())) {
+                    Ok(record) => {
+                        self.restore_record(&record, &reason);
+                        self.load_image(&mut catalog, record);
+                    }
+                    Err(_) => self.set_record_aside(path, reason),
+                },
+            }
+        }
+        for path in store::list(&self.copies_dir())? {
+            let record = read_image(&path);
+            match record {
+                Ok(record) if catalog.has(&record.id) => {}
+                // Its layers go after its record when it is removed: it was not removed, it was lost.
+                Ok(record) if record.layers.iter().all(|diff_id| self.layer(diff_id).is_some()) => {
+                    self.restore_record(&record, "it is missing");
+                    self.load_image(&mut catalog, record);
+                }
+                _ => {
+                    // Where the record itself is right, it is written anew at the next start.
+                    if let Err(error) = store::delete(&path) {
+                        tracing::warn!(path = %path.display(), %error, "cannot remove the copy of a record");
+                    }
                 }
             }
         }
@@ -188,59 +207,108 @@ impl ImageStore {
         Ok(())
     }
 
-    /// The record at `path`, and the first of its layers that is not there.
-    fn load_image(&self, path: &Path) -> Result<(ImageRecord, Option<Digest>), String> {
-        let explain = |error: &store::Error| match std::error::Error::source(error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
+    /// Takes in a recorded image; as a broken one if a layer is not there.
+    fn load_image(&mut self, catalog: &mut Catalog, record: ImageRecord) {
+        let Some(layer) = record.layers.iter().find(|diff_id| self.layer(diff_id).is_none()).cloned() else {
+            return catalog.insert(self, record);
         };
-        let record: ImageRecord =
-            store::read(path).map_err(|e| explain(&e))?.ok_or_else(|| "record vanished".to_owned())?;
-        if path.file_stem() != Some(OsStr::new(record.id.hex())) {
-            return Err(format!("record is of image {}", record.id));
+        let path = self.image_record(&record.id);
+        let reason = format!("layer {layer} is missing or damaged");
+        let (id, entry) = catalog.insert_broken(self, record);
+        let what = "its folder or record is missing or damaged".to_owned();
+        self.report(Damage { layer: Some(layer), ..Damage::of(&id, &entry.image, what) });
+        self.damaged.push(Damaged { path, reason });
+    }
+
+    /// Puts a record back that was lost.
+    fn restore_record(&self, record: &ImageRecord, reason: &str) {
+        let path = self.image_record(&record.id);
+        let what = match record::write(&path, record) {
+            Ok(()) => format!("{reason} (written anew from its copy)"),
+            // The copy is still there at the next start.
+            Err(error) => format!("{reason}, and it cannot be written anew: {error}"),
+        };
+        self.report(Damage { names: record.names.clone(), ..Damage::of_record(&path, what) });
+    }
+
+    /// Keeps a record that cannot be used for who wants to look at it.
+    fn set_record_aside(&mut self, path: PathBuf, reason: String) {
+        let aside = path.with_extension("json.damaged");
+        self.report(Damage::of_record(&path, reason.clone()));
+        // A disk that does not even do this must not stop what it still can do.
+        match fs::remove_tree(&aside).and_then(|()| std::fs::rename(&path, &aside)) {
+            Ok(()) => self.damaged.push(Damaged { path: aside, reason }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot set a damaged record aside");
+                self.damaged.push(Damaged { path, reason });
+            }
         }
-        let missing = record.layers.iter().find(|diff_id| self.layer(diff_id).is_none()).cloned();
-        Ok((record, missing))
     }
 
     /// Removes what an earlier process did not finish. Only what was never part of an image: whole layers without an
-    /// image stay, since a container may still use those of an image whose record was damaged.
-    fn clean(&self) -> Result<(), Error> {
-        let layers_dir = self.layers_dir();
-        for dir in [self.images_dir(), layers_dir.clone()] {
-            let entries = Dir::open(&dir).and_then(|dir| dir.entries()).map_err(Error::io("list", &dir))?;
-            for (name, _) in entries {
-                let path = dir.join(&name);
-                let whole = || name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
-                if fs::is_temporary(&name) {
-                    fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
-                } else if dir == layers_dir
-                    && let Some(diff_id) = whole()
-                    && !self.catalog().broken.values().any(|entry| entry.layers.contains(&diff_id))
-                    && matches!(store::read::<LayerRecord>(&self.layer_record(&diff_id)), Ok(None))
-                {
-                    // Renamed into place, but the record that says that it is whole did not follow.
-                    self.discard(&path)?;
-                }
+    /// image stay, since a container may still use those of an image whose record was damaged. What cannot be removed
+    /// stays until the next time, and stops nothing.
+    fn clean(&self) {
+        let (images, layers) = (self.images_dir(), self.layers_dir());
+        let others = ["", "pulled", "pulling"].map(|name| self.root.join(name));
+        for dir in others.iter().chain([&images, &self.copies_dir(), &layers]) {
+            for name in names(dir).iter().filter(|name| fs::is_temporary(name)) {
+                clear(&dir.join(name));
+            }
+        }
+        for name in names(&images) {
+            self.clean_configuration(&images.join(name));
+        }
+        for name in names(&layers) {
+            let path = layers.join(&name);
+            let Some(diff_id) = layer_of(&name).filter(|diff_id| !self.has_owner(diff_id)) else { continue };
+            if !matches!(record::read::<LayerRecord>(&self.layer_record(&diff_id)), Ok(None)) {
+                continue;
+            }
+            // Renamed into place, but the record that says that it is whole did not follow; or the record went first.
+            if name.to_str() != Some(diff_id.hex()) {
+                clear(&path);
+            } else if let Err(error) = self.discard(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a layer that is not whole");
             }
         }
         let staging = self.staging_dir();
-        let leftovers = Dir::open(&staging).and_then(|dir| dir.entries()).map_err(Error::io("list", &staging))?;
+        let leftovers = names(&staging);
         if leftovers.is_empty() {
-            return Ok(());
+            return;
         }
         tracing::info!(count = leftovers.len(), "removing what an interrupted import left");
-        let remove = move || {
-            for (name, _) in leftovers {
-                let path = staging.join(name);
-                if let Err(error) = fs::remove_tree(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove leftover");
-                }
-            }
-        };
         // A large tree takes seconds, and nothing waits for it.
-        let spawned = thread::Builder::new().name("image-clean".into()).spawn(remove);
-        spawned.map(drop).map_err(Error::io("start a thread for", self.staging_dir()))
+        let remove = move || leftovers.iter().for_each(|name| clear(&staging.join(name)));
+        if let Err(error) = thread::Builder::new().name("image-clean".into()).spawn(remove) {
+            tracing::warn!(%error, "what an interrupted import left stays until the next start");
+        }
+    }
+
+    /// Removes a kept configuration whose image did not come in, or is gone.
+    fn clean_configuration(&self, path: &Path) {
+        if path.extension() != Some(OsStr::new("config")) {
+            return;
+        }
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        // Held, so that it does not come in just now.
+        let catalog = self.catalog();
+        let known = format!("sha256:{stem}").parse().is_ok_and(|id: Digest| catalog.has(&id));
+        let recorded = ["json", "json.damaged"].iter().any(|kind| path.with_extension(kind).exists());
+        if !known && !recorded {
+            clear(path);
+        }
+    }
+
+    /// Removes what belongs to no image beside the images; see [`ImageStore::clean`].
+    pub(super) fn clean_configurations(&self) {
+        let images = self.images_dir();
+        names(&images).iter().for_each(|name| self.clean_configuration(&images.join(name)));
+    }
+
+    /// All layers of which there is anything: a folder, a record, what lies beside them.
+    pub(super) fn any_layers(&self) -> BTreeSet<Digest> {
+        names(&self.layers_dir()).iter().filter_map(|name| layer_of(name)).collect()
     }
 
     /// Imports the images of a docker-archive, an oci-archive (either may be packed with gzip or zstd) or an OCI layout
@@ -393,10 +461,14 @@ impl ImageStore {
     /// freed.
     pub(super) fn remove_image(&self, id: &Digest) -> Result<u64, Error> {
         let mut catalog = self.catalog();
+        // The copy first: without the record it says that that was lost.
+        store::delete(&self.image_copy(id))?;
         store::delete(&self.image_record(id))?;
-        store::delete(&self.configuration_path(id))?;
         let gone = catalog.remove(id);
         drop(catalog);
+        self.care.lacks().configurations.remove(id);
+        // Without its record it means nothing.
+        clear(&self.configuration_path(id));
         self.remove_layers(gone)
     }
 
@@ -445,8 +517,12 @@ impl ImageStore {
         builtin::ensure(self, &mut made_from)
     }
 
-    /// Takes in an image whose layers are all there.
-    pub(super) fn publish(&self, mut record: ImageRecord) -> Result<Arc<Image>, Error> {
+    /// Takes in an image whose layers are all there, with its configuration as it came.
+    pub(super) fn publish(
+        &self,
+        mut record: ImageRecord,
+        configuration: Option<&[u8]>,
+    ) -> Result<Arc<Image>, Error> {
         let mut catalog = self.catalog();
         let id = record.id.clone();
         // A damaged layer may have left after it was looked for.
@@ -477,6 +553,9 @@ impl ImageStore {
                 && (old.pinned, old.origins, old.verified)
                     == (record.pinned, record.origins.clone(), record.verified.clone())
         };
+        if let Some(content) = configuration {
+            self.keep_configuration(&catalog, &id, content)?;
+        }
         if !catalog.images.get(&id).is_some_and(same) {
             // The new owner of a name first: a crash in between leaves two, of which `insert` takes one, never none.
             let names = record.names.clone();
@@ -503,8 +582,40 @@ impl ImageStore {
         catalog.images.get(&id).map(|entry| entry.image.clone()).ok_or(Error::Missing)
     }
 
+    /// Writes the configuration of an image as it came, unless it is there.
+    pub(super) fn keep_configuration(&self, catalog: &Catalog, id: &Digest, content: &[u8]) -> Result<(), Error> {
+        if !matches!(self.kept_configuration(id), Ok(kept) if kept == content) {
+            let path = self.configuration_path(id);
+            if let Err(error) = store::replace(&path, content, FILE_MODE) {
+                if !catalog.has(id) {
+                    clear(&path);
+                }
+                return Err(error.into());
+            }
+        }
+        self.care.lacks().configurations.remove(id);
+        Ok(())
+    }
+
+    /// The configuration of an image as it came.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn kept_configuration(&self, id: &Digest) -> Result<Vec<u8>, String> {
+        match fs::read_limited(&self.configuration_path(id), LARGEST_CONFIGURATION) {
+            Ok(kept) if Digest::of(&kept) == *id => Ok(kept),
+            Ok(kept) => Err(format!("is damaged ({} bytes with digest {})", kept.len(), Digest::of(&kept))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err("is missing".to_owned()),
+            Err(e) => Err(format!("cannot be read: {e}")),
+        }
+    }
+
     fn store_record(&self, catalog: &mut Catalog, record: ImageRecord) -> Result<(), Error> {
-        store::write(&self.image_record(&record.id), &record, FILE_MODE)?;
+        if let Err(error) = record::write(&self.image_record(&record.id), &record) {
+            self.withdraw(catalog, &record.id);
+            return Err(error.into());
+        }
+        self.copy_record(&record);
         // Whether its layers are there does not change with a record.
         let broken = catalog.broken.contains_key(&record.id)
             && record.layers.iter().any(|diff_id| self.layer(diff_id).is_none());
@@ -516,14 +627,35 @@ impl ImageStore {
         Ok(())
     }
 
+    /// What failed may be on disk all the same (a folder's fsync comes after the rename), but is not to be.
+    fn withdraw(&self, catalog: &Catalog, id: &Digest) {
+        let undone = match catalog.images.get(id).or_else(|| catalog.broken.get(id)) {
+            Some(known) => record::write(&self.image_record(id), &known.record(id)),
+            None => {
+                clear(&self.configuration_path(id));
+                store::delete(&self.image_copy(id)).and_then(|()| store::delete(&self.image_record(id)))
+            }
+        };
+        if let Err(error) = undone {
+            tracing::warn!(image = %id, %error, "cannot take back a record");
+        }
+    }
+
+    /// Writes the second copy of a record. The image is as good without it.
+    pub(super) fn copy_record(&self, record: &ImageRecord) {
+        if let Err(error) = record::write(&self.image_copy(&record.id), record) {
+            tracing::warn!(image = %record.id, %error, "cannot write the copy of a record");
+        }
+    }
+
     /// The record of a layer that is whole.
     pub(super) fn layer(&self, diff_id: &Digest) -> Option<LayerRecord> {
-        let record: LayerRecord = store::read(&self.layer_record(diff_id)).ok()??;
+        let record: LayerRecord = record::read(&self.layer_record(diff_id)).ok()??;
         (record.diff_id == *diff_id && self.layers_dir().join(diff_id.hex()).is_dir()).then_some(record)
     }
 
     pub(super) fn write_layer(&self, diff_id: &Digest, record: &LayerRecord) -> Result<(), Error> {
-        Ok(store::write(&self.layer_record(diff_id), record, FILE_MODE)?)
+        Ok(record::write(&self.layer_record(diff_id), record)?)
     }
 
     pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
@@ -542,6 +674,10 @@ impl ImageStore {
 
     pub(super) fn images_dir(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    fn copies_dir(&self) -> PathBuf {
+        self.root.join("copies")
     }
 
     /// The configuration of an image as it came.
@@ -566,6 +702,11 @@ impl ImageStore {
         self.images_dir().join(format!("{}.json", id.hex()))
     }
 
+    /// Its copy.
+    pub(super) fn image_copy(&self, id: &Digest) -> PathBuf {
+        self.copies_dir().join(format!("{}.json", id.hex()))
+    }
+
     pub(super) fn layer_record(&self, diff_id: &Digest) -> PathBuf {
         self.layer_file(diff_id, "json")
     }
@@ -577,6 +718,11 @@ impl ImageStore {
 }
 
 impl Catalog {
+    /// Whether there is such an image, whole or damaged.
+    fn has(&self, id: &Digest) -> bool {
+        self.images.contains_key(id) || self.broken.contains_key(id)
+    }
+
     pub(super) fn insert(&mut self, store: &ImageStore, record: ImageRecord) {
         let (id, entry) = Entry::of(store, record);
         for name in &entry.image.names {
@@ -649,6 +795,42 @@ impl Entry {
             origins: self.image.origins.clone(),
             verified: self.image.verified.clone(),
         }
+    }
+}
+
+/// The image record at `path`, or its copy.
+fn read_image(path: &Path) -> Result<ImageRecord, String> {
+    let read = record::read::<ImageRecord>(path);
+    let record = read.map_err(|error| chain(&error))?.ok_or_else(|| "record vanished".to_owned())?;
+    match path.file_stem() == Some(OsStr::new(record.id.hex())) {
+        true => Ok(record),
+        false => Err(format!("record is of image {}", record.id)),
+    }
+}
+
+/// Everything in a folder of the store; nothing when it cannot be listed.
+fn names(dir: &Path) -> Vec<OsString> {
+    match Dir::open(dir).and_then(|dir| dir.entries()) {
+        Ok(entries) => entries.into_iter().map(|(name, _)| name).collect(),
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(path = %dir.display(), %error, "cannot look for leftovers");
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// The layer that a name in the layers' folder is of.
+fn layer_of(name: &OsStr) -> Option<Digest> {
+    let hex = name.to_str()?.split('.').next()?;
+    format!("sha256:{hex}").parse().ok()
+}
+
+/// Removes a leftover. One that stays is found again.
+fn clear(path: &Path) {
+    if let Err(error) = fs::remove_tree(path) {
+        tracing::warn!(path = %path.display(), %error, "cannot remove leftover");
     }
 }
 
