@@ -351,9 +351,15 @@ impl ImageStore {
         if layers.is_empty() && !configuration {
             return Ok(entry.image);
         }
-        let gone = |origin: &Origin| matches!(origin, Origin::Archive { path } if !path.exists());
-        if entry.image.origins.iter().all(gone) {
-            for diff_id in layers {
+        let gone = |image: &Image| {
+            image.origins.iter().all(|origin| matches!(origin, Origin::Archive { path } if !path.exists()))
+        };
+        let nobody_has = |diff_id: &Digest| {
+            let has = |image: &&Arc<Image>| image.layers.iter().any(|layer| layer.ends_with(diff_id.hex()));
+            self.list().iter().filter(has).all(|image| gone(image))
+        };
+        if gone(&entry.image) {
+            for diff_id in layers.into_iter().filter(nobody_has) {
                 self.give_up_recipe(&diff_id)?;
                 self.care.lacks().recipes.remove(&diff_id);
             }

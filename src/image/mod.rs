@@ -19,6 +19,7 @@ mod export;
 mod heal;
 pub mod gc;
 mod ingest;
+mod load;
 mod origin;
 mod pass;
 pub mod recipe;

@@ -171,10 +171,8 @@ impl ImageStore {
         }
         // A seal that is damaged, too, is found at the next use.
         let Ok(seal) = self.read_seal(diff_id)? else { return Ok(()) };
-        let header = Header {
-            recipe: std::fs::metadata(recipe).map_err(Error::io("look at", recipe))?.len(),
-            ..seal.header
-        };
+        let header =
+            Header { recipe: std::fs::metadata(recipe).map_err(Error::io("look at", recipe))?.len(), ..seal.header };
         let place = self.layer_file(diff_id, "recipe");
         fs::remove_tree(&place).map_err(Error::io("remove", &place))?;
         std::fs::rename(recipe, &place).map_err(Error::io("move", recipe))?;
@@ -213,12 +211,7 @@ impl ImageStore {
     }
 
     /// Looks at a layer. What is right but for its times, or has lost only its record, is put right at once.
-    pub(super) fn examine(
-        &self,
-        diff_id: &Digest,
-        depth: Depth,
-        told: &mut dyn FnMut(u64),
-    ) -> Result<Verdict, Error> {
+    pub(super) fn examine(&self, diff_id: &Digest, depth: Depth, told: &mut dyn FnMut(u64)) -> Result<Verdict, Error> {
         let folder = self.layers_dir().join(diff_id.hex());
         let record = self.layer(diff_id);
         if let Some(record) = record.as_ref().filter(|record| !record.sealed) {
