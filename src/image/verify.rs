@@ -88,8 +88,7 @@ impl ImageStore {
         if let Some(what) = wrong_with(&path, &id) {
             let catalog = self.catalog();
             if let Some(entry) = catalog.images.get(&id) {
-                record::write(&path, &entry.record(&id))?;
-                found.push(format!("{what} (written anew)"));
+                found.push(anew(&what, record::write(&path, &entry.record(&id)).map_err(Error::from)));
             }
         }
         if let Err(what) = self.kept_configuration(&id) {
@@ -98,10 +97,9 @@ impl ImageStore {
             if Digest::of(&written) == id {
                 let catalog = self.catalog();
                 if catalog.images.contains_key(&id) {
-                    self.keep_configuration(&catalog, &id, &written)?;
-                    found.push(format!("{what} (written anew)"));
+                    found.push(anew(&what, self.keep_configuration(&catalog, &id, &written)));
                 }
-            } else if self.care.lacks().configuration(&id) {
+            } else if self.catalog().images.contains_key(&id) && self.care.lacks().configuration(&id) {
                 found.push(what);
             }
         }
@@ -117,9 +115,9 @@ impl ImageStore {
         let Some(what) = wrong_with(&self.image_copy(&id), &id) else { return Ok(None) };
         let catalog = self.catalog();
         let Some(entry) = catalog.images.get(&id) else { return Ok(None) };
-        record::write(&self.image_copy(&id), &entry.record(&id))?;
+        let written = record::write(&self.image_copy(&id), &entry.record(&id)).map_err(Error::from);
         drop(catalog);
-        let what = format!("its copy {what} (written anew)");
+        let what = anew(&format!("its copy {what}"), written);
         self.report(Damage::of(&id, image, what.clone()));
         Ok(Some(what))
     }
@@ -238,8 +236,11 @@ impl ImageStore {
             }
             return Ok(Verdict::Damaged(first));
         }
-        if let Some(bytes) = fresh {
-            self.write_seal(diff_id, &bytes)?;
+        if let Some(bytes) = fresh
+            && let Err(error) = self.write_seal(diff_id, &bytes)
+        {
+            // On a full disk, say. The layer is right; the next look is as slow as this one was.
+            tracing::warn!(%diff_id, error = chain(&error), "cannot write down that a layer is right");
         }
         let header = seal.header;
         if record.is_none() {
@@ -357,6 +358,14 @@ impl ImageStore {
             }
         }
         Ok(damages)
+    }
+}
+
+/// What was found, and what became of it. An image whose record cannot be written now is as good as before.
+fn anew(what: &str, written: Result<(), Error>) -> String {
+    match written {
+        Ok(()) => format!("{what} (written anew)"),
+        Err(error) => format!("{what}, and cannot be written anew: {}", chain(&error)),
     }
 }
 
