@@ -427,10 +427,9 @@ impl ImageStore {
             for name in names {
                 catalog.names.insert(name, id.clone());
             }
-            store::delete(&self.removed_mark(&id))?;
-            // A damaged record of the same image has been healed.
-            let aside = self.image_record(&id).with_extension("json.damaged");
-            fs::remove_tree(&aside).map_err(Error::io("remove", &aside))?;
+            // The image is here, whatever becomes of these: that it was removed once, a damaged record that is healed now.
+            clear(&self.removed_mark(&id));
+            clear(&self.image_record(&id).with_extension("json.damaged"));
         }
         catalog.images.get(&id).map(|entry| entry.image.clone()).ok_or(Error::Missing)
     }

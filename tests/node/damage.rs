@@ -199,10 +199,13 @@ fn records_that_are_damaged_cost_nothing_and_verification_finds_what_use_does_no
     fs::rename(&away, &archive).expect("move the archive back");
     node.wait_up(name);
     assert!(programs.exists());
-    let metrics = super::harness::page(&format!("127.0.0.1:{}", node.healthz), "/metrics");
+    // It came in with its archive: who brings images back sees that at the next attempt.
     for metric in ["coracle_images_damaged_total", "coracle_images_healed_total"] {
-        let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_default();
-        assert!(!line.is_empty() && !line.ends_with(" 0"), "{metric}: {line}");
+        eventually(metric, secs(60), || {
+            let metrics = super::harness::page(&format!("127.0.0.1:{}", node.healthz), "/metrics");
+            let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_default();
+            !line.is_empty() && !line.ends_with(" 0")
+        });
     }
     node.finish();
 }
