@@ -100,18 +100,20 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
-/// Layers of some MB, small files and large ones; the first has busybox.
-fn big_layers() -> Vec<Vec<u8>> {
+/// Layers of some MB, small files and large ones; the first has busybox. No two nodes have the same: a layer that is
+/// mounted anywhere on the machine is not removed.
+fn big_layers(node: &Node) -> Vec<Vec<u8>> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| fs::read(path).ok()).expect("busybox");
     let links = ["sh", "sleep", "cat"].map(|name| symlink(format!("bin/{name}"), "busybox"));
     let first = [dir("bin/"), file("bin/busybox", busybox).mode(0o755)].into_iter().chain(links);
-    let mut layers = vec![layer(first)];
+    let whose = |i: u64| file(format!("node{i}"), node.dir.display().to_string());
+    let mut layers = vec![layer(first.chain([whose(0)]))];
     for i in 0..4u64 {
         let mut dice = Dice(0x1a7e5 + i);
         // Nothing that packs well: it has to pass the wire.
         let big: Vec<u8> = (0..150_000).flat_map(|_| dice.throw(u64::MAX).to_le_bytes()).collect();
         let files = (0..120).map(|f| file(format!("l{i}/f{f}"), vec![b'a' + i as u8; 700 + f]));
-        let rest = [file(format!("l{i}/big"), big), link(format!("too{i}"), format!("l{i}/big"))];
+        let rest = [file(format!("l{i}/big"), big), link(format!("too{i}"), format!("l{i}/big")), whose(1 + i)];
         layers.push(layer([dir(format!("l{i}/"))].into_iter().chain(files).chain(rest)));
     }
     layers
@@ -145,7 +147,7 @@ impl Way {
 
     /// From a registry that is slow.
     fn pull(node: &Node) -> Way {
-        let layers = big_layers();
+        let layers = big_layers(node);
         let path = node.dir.join("share/crash.tar");
         fs::write(&path, shapes::docker_archive("crash:1", &layers)).expect("archive");
         let registry = Registry::start(Auth::Plain);
