@@ -73,7 +73,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    type Value = BTreeMap<String, Vec<u32>>;
+    #[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
+    struct Value {
+        a: Vec<u32>,
+    }
 
     fn scratch(name: &str) -> std::path::PathBuf {
         let dir = std::env::temp_dir().join(format!("coracle-record-{}-{name}", std::process::id()));
@@ -87,7 +90,7 @@ mod tests {
         let path = scratch("old");
         assert_eq!(read::<Value>(&path).unwrap(), None);
         std::fs::write(&path, br#"{"a":[1]}"#).unwrap();
-        let value = Value::from([("a".to_owned(), vec![1])]);
+        let value = Value { a: vec![1] };
         assert_eq!(read(&path).unwrap(), Some(value.clone()));
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir_all(path.join("deep/er")).unwrap();
@@ -101,7 +104,7 @@ mod tests {
         #[test]
         fn no_flipped_bit_gives_another_value(numbers in prop::collection::vec(any::<u32>(), 0..8), at: prop::sample::Index, bit in 0..8) {
             let path = scratch("bits");
-            let value = Value::from([("a".to_owned(), numbers)]);
+            let value = Value { a: numbers };
             write(&path, &value).unwrap();
             let mut content = std::fs::read(&path).unwrap();
             let at = at.index(content.len());
@@ -110,7 +113,7 @@ mod tests {
             match read::<BTreeMap<String, serde_json::Value>>(&path) {
                 Err(Error::Damaged { .. }) => {}
                 // In the checksum's own name or the last byte: the rest is right.
-                Ok(Some(found)) => prop_assert_eq!(&found["a"], &serde_json::to_value(&value["a"]).unwrap()),
+                Ok(Some(found)) => prop_assert_eq!(&found["a"], &serde_json::to_value(&value.a).unwrap()),
                 other => prop_assert!(false, "{:?}", other),
             }
         }
