@@ -108,7 +108,7 @@ mod tests {
             write(&path, &value).unwrap();
             let mut content = std::fs::read(&path).unwrap();
             let at = at.index(content.len());
-            content[at] ^= 1 << bit;
+            content[at] ^= 1u8 << bit;
             std::fs::write(&path, &content).unwrap();
             match read::<BTreeMap<String, serde_json::Value>>(&path) {
                 Err(Error::Damaged { .. }) => {}
