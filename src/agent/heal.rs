@@ -43,14 +43,19 @@ pub async fn watch(shared: Arc<Shared>, refetch: Refetch, changed: Arc<Notify>) 
                 let result = job.heal(&image.id, &*refetch).map(drop);
                 (image.id.clone(), name, result)
             };
-            let attempts: Vec<_> = job.broken().into_iter().map(attempt).collect();
-            (attempts, job.broken())
+            let attempts: Vec<_> = job.to_heal().into_iter().map(attempt).collect();
+            (attempts, job.to_heal())
         });
         let Ok((attempts, left)) = heal.await else { return };
         for (id, name, result) in attempts {
             if let Err(error) = result {
                 let note = Note::warning("ImageHealFailed", chain(&error));
                 shared.note(shared.events.node_reference(), &note, Timestamp::now());
+                // Something that it can do without, and that nobody has any more.
+                if left.iter().all(|image| image.id != id) {
+                    broken.remove(&id);
+                    continue;
+                }
             }
             broken.insert(id, name);
         }

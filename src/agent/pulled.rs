@@ -46,11 +46,11 @@ impl Records {
                 tracing::warn!(%error, path = %dir.display(), "cannot make the folder of pull records");
             }
         }
-        let present: Vec<String> = images.list().iter().map(|image| image.id.clone()).collect();
         for path in listed(&records.pulled) {
             let hex = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let id = format!("sha256:{hex}");
-            if !present.contains(&id) {
+            // One that is damaged comes back, and may be used then as before.
+            if images.known(&id).is_none() {
                 forget(&path);
                 continue;
             }
@@ -58,7 +58,8 @@ impl Records {
                 Ok(Some(record)) if record.image == id => record,
                 Ok(_) => Record { image: id.clone(), repositories: Default::default() },
                 Err(error) => {
-                    tracing::warn!(error = crate::runtime::chain(&error), "a damaged pull record counts for nobody");
+                    let error = crate::runtime::chain(&error);
+                    images.tell_damaged_record(&path, format!("who may use it: {error}; it has to be pulled again"));
                     Record { image: id.clone(), repositories: Default::default() }
                 }
             };

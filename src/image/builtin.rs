@@ -46,6 +46,7 @@ pub(super) fn ensure(store: &ImageStore, made_from: &mut Option<Source>) -> Resu
     if let Some(source) = made_from.as_ref().filter(same)
         && let Some(image) = store.list().into_iter().find(|image| image.id == source.image.as_str())
         && image.names.iter().any(|name| name == BUILTIN)
+        && !store.is_incomplete(&image)
     {
         return Ok(image);
     }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::gc::{self, Candidate, Choice, Policy};
 use super::space::{Space, no_space};
 use super::store::LayerRecord;
-use super::{BUILTIN, Digest, Error, Image, ImageStore, Origin, reference};
+use super::{BUILTIN, Digest, Error, Image, ImageStore, Origin, record, reference};
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
@@ -223,7 +223,10 @@ impl Collector {
     /// [`Error::NotFound`], [`Error::UsedBy`], [`Error::Pinned`], [`Error::Users`], and those of the disk.
     pub fn remove(&self, name: &str, force: bool) -> Result<(), Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let image = self.store.lookup(name).ok_or_else(|| Error::NotFound { reference: name.into() })?;
+        // One that is damaged and cannot be had again is to go, too.
+        let broken = || self.store.find_broken(name).and_then(|id| self.store.known(id.as_str()));
+        let not_found = || Error::NotFound { reference: name.into() };
+        let image = self.store.lookup(name).or_else(broken).ok_or_else(not_found)?;
         let (users, _) = self.look(&mut used)?;
         let by_name = reference::normalise(name).is_ok_and(|name| image.names.contains(&name));
         if by_name && image.names.len() > 1 {
@@ -331,14 +334,17 @@ impl Collector {
                 tracing::warn!(path = %path.display(), %error, "cannot remove what was damaged");
             }
         }
+        self.store.clean_configurations();
         let orphans = || -> Result<u64, Error> {
             self.store.remove_rests()?;
+            let in_use: Vec<String> = self.users()?.into_keys().collect();
+            self.store.purge_quarantine(&in_use)?;
             // The layers of a damaged image are what it can be healed with.
             if left > 0 {
                 return Ok(0);
             }
-            let records = self.store.layer_records()?.into_iter().map(|record| record.diff_id);
-            let unowned = records.filter(|diff_id| !self.store.has_owner(diff_id) && self.store.is_older(diff_id, age));
+            let layers = self.store.any_layers().into_iter();
+            let unowned = layers.filter(|diff_id| !self.store.has_owner(diff_id) && self.store.is_older(diff_id, age));
             self.store.remove_layers(unowned.collect())
         };
         orphans().unwrap_or_else(|error| {
@@ -444,15 +450,15 @@ impl ImageStore {
     /// The records of all layers; a damaged one is left out.
     pub(super) fn layer_records(&self) -> Result<Vec<LayerRecord>, Error> {
         let paths = store::list(&self.layers_dir())?;
-        let read = |path: &PathBuf| store::read::<LayerRecord>(path).ok().flatten();
+        let read = |path: &PathBuf| record::read::<LayerRecord>(path).ok().flatten();
         Ok(paths.iter().filter_map(read).collect())
     }
 
-    /// Whether the layer came in at least so long ago. In the future is now: a machine without a clock of its own boots in
+    /// Whether the layer came in at least so long ago, or cannot be used. In the future is now: a machine without a clock of its own boots in
     /// the past.
     fn is_older(&self, diff_id: &Digest, age: Duration) -> bool {
         let written = std::fs::metadata(self.layer_record(diff_id)).and_then(|found| found.modified());
-        written.is_ok_and(|at| at.elapsed().unwrap_or_default() >= age)
+        written.map_or(true, |at| at.elapsed().unwrap_or_default() >= age)
     }
 
     /// Removes those of the layers that no image has, none that comes in relies on, and none of the machine's mounts
@@ -481,6 +487,11 @@ impl ImageStore {
                         move_file(&self.layer_file(&diff_id, kind), &path.with_extension(kind))?;
                     }
                     moved.push((diff_id, record, path));
+                } else {
+                    for kind in COMPANIONS {
+                        let companion = self.layer_file(&diff_id, kind);
+                        fs::remove_tree(&companion).map_err(Error::io("remove", &companion))?;
+                    }
                 }
             }
         }
@@ -570,7 +581,7 @@ impl ImageStore {
 }
 
 /// The names of layers (64 hexadecimal digits) that mounts of any process on this machine show.
-fn mounted() -> Result<HashSet<String>, Error> {
+pub(super) fn mounted() -> Result<HashSet<String>, Error> {
     let failed = |source| Error::Io { action: "list", path: "/proc".into(), source };
     let (mut seen, mut names) = (HashSet::new(), HashSet::new());
     for entry in std::fs::read_dir("/proc").map_err(failed)? {

@@ -73,19 +73,15 @@ impl ImageStore {
     /// The configuration as it came: only that has the image's ID for its digest.
     fn configuration_of(&self, image: &Image) -> Result<Vec<u8>, Error> {
         let id: Digest = image.id.parse()?;
-        let path = self.configuration_path(&id);
-        let kept = match std::fs::read(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            other => other.map_err(Error::io("read", &path))?,
+        let what = match self.kept_configuration(&id) {
+            Ok(kept) => return Ok(kept),
+            Err(what) => what,
         };
-        if Digest::of(&kept) == id {
-            return Ok(kept);
-        }
         let written = serde_json::to_vec(&image.config);
         let written = written.map_err(|source| Error::Parse { what: "image configuration", source })?;
         match Digest::of(&written) == id {
             true => Ok(written),
-            false => Err(Error::Document(format!("{id}: its configuration is not kept as it came; import it again"))),
+            false => Err(Error::Document(format!("{id}: its configuration as it came {what}; import it again"))),
         }
     }
 }

@@ -5,17 +5,22 @@
 //! as they know where the layers can be had again: from the quarantined folder itself, when only modes, owners or names
 //! were changed and its tar stream still has the right digest; from the archive it came from; from this binary; or from
 //! its registry, which the caller asks.
+//!
+//! What is lost beside a layer (its recipe) or an image (its configuration as it came) takes nothing out of use: it runs
+//! as well as ever, but cannot be exported. It is brought back from the same places, into what is there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use super::recipe::Tar;
+use super::seal::Depth;
 use super::store::Entry;
-use super::{Digest, Error, Image, ImageStore, Origin, ingest};
+use super::verify::Verdict;
+use super::{Digest, Error, Image, ImageStore, Origin, collector, ingest};
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
@@ -70,8 +75,33 @@ pub(super) struct Care {
     listener: OnceLock<Listener>,
     /// Large layers that were looked at, and when.
     pub checked: Mutex<HashMap<Digest, Instant>>,
+    lacks: Mutex<Lacks>,
     /// One healing at a time: it takes disk and processor from what runs.
     healing: Mutex<()>,
+}
+
+/// What is lost of images that can be used all the same.
+#[derive(Default)]
+pub(super) struct Lacks {
+    /// Layers without their recipe.
+    pub recipes: BTreeSet<Digest>,
+    /// Images without their configuration as it came.
+    pub configurations: BTreeSet<Digest>,
+    /// Those of them that cannot be had again; told once.
+    lost: BTreeSet<Digest>,
+}
+
+impl Lacks {
+    /// Whether the loss of this image's configuration is news.
+    pub fn configuration(&mut self, id: &Digest) -> bool {
+        !self.lost.contains(id) && self.configurations.insert(id.clone())
+    }
+}
+
+impl Care {
+    pub(super) fn lacks(&self) -> MutexGuard<'_, Lacks> {
+        self.lacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ImageStore {
@@ -96,6 +126,28 @@ impl ImageStore {
     /// Images that cannot be used before they have been brought back, sorted by ID.
     pub fn broken(&self) -> Vec<Arc<Image>> {
         self.catalog().broken.values().map(|entry| entry.image.clone()).collect()
+    }
+
+    /// What there is to do for [`ImageStore::heal`]: broken images, and those of which something is lost that their use
+    /// does not need.
+    pub fn to_heal(&self) -> Vec<Arc<Image>> {
+        let mut images = self.broken();
+        images.extend(self.list().into_iter().filter(|image| self.is_incomplete(image)));
+        images
+    }
+
+    /// Whether something is lost of an image that can be used all the same.
+    pub(super) fn is_incomplete(&self, image: &Image) -> bool {
+        let lacks = self.care.lacks();
+        let lacking = |layer: &PathBuf| lacks.recipes.iter().any(|diff_id| layer.ends_with(diff_id.hex()));
+        lacks.configurations.iter().any(|id| id.as_str() == image.id) || image.layers.iter().any(lacking)
+    }
+
+    /// Tells of a record about an image, kept by somebody else, that cannot be used.
+    pub fn tell_damaged_record(&self, path: &Path, what: String) {
+        let damage = Damage::of_record(path, what);
+        let names = self.known(&damage.image).map(|image| image.names.clone()).unwrap_or_default();
+        self.report(Damage { names, ..damage });
     }
 
     /// An image that has this ID and was here, whole or damaged: for containers that run already.
@@ -131,7 +183,11 @@ impl ImageStore {
             return Ok(Vec::new());
         }
         store::delete(&self.layer_record(diff_id))?;
-        self.set_aside(diff_id)?;
+        if let Err(error) = self.set_aside(diff_id) {
+            // On a full disk, say. Without its record it is not used, and what brings it back tries again.
+            tracing::warn!(%diff_id, error = chain(&error), "a damaged layer stays where it is");
+        }
+        self.care.lacks().recipes.remove(diff_id);
         let mut damages = Vec::new();
         for (id, image) in &hit {
             catalog.set_broken(id);
@@ -191,12 +247,14 @@ impl ImageStore {
             return Ok(false);
         }
         let images: Option<Vec<Arc<Image>>> = in_use.iter().map(|id| self.known(id)).collect();
+        // A second net: what a mount shows stays, whoever knows of it.
+        let mounted = collector::mounted()?;
         let healing = self.broken();
         let needs = |hex: &str, image: &Arc<Image>| image.layers.iter().any(|layer| layer.ends_with(hex));
         for (hex, path) in quarantined {
             // A container of an image that is not known may run on any layer.
             let used = images.as_ref().is_none_or(|images| images.iter().any(|image| needs(&hex, image)));
-            if used || healing.iter().any(|image| needs(&hex, image)) {
+            if used || mounted.contains(&hex) || healing.iter().any(|image| needs(&hex, image)) {
                 left = true;
             } else {
                 fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
@@ -216,9 +274,8 @@ impl ImageStore {
     ) -> Result<Arc<Image>, Error> {
         let _one = self.care.healing.lock().unwrap_or_else(PoisonError::into_inner);
         let id: Digest = id.parse()?;
-        let Some(entry) = self.catalog().broken.get(&id).cloned() else {
-            return self.resolve(id.as_str()).ok_or(Error::Missing);
-        };
+        let broken = self.catalog().broken.get(&id).cloned();
+        let Some(entry) = broken else { return self.complete(&id, refetch) };
         let missing = || -> Vec<Digest> {
             entry.layers.iter().filter(|diff_id| self.layer(diff_id).is_none()).cloned().collect()
         };
@@ -228,26 +285,8 @@ impl ImageStore {
                 reasons.push(format!("what is left of it: {}", chain(&error)));
             }
         }
-        for origin in entry.image.origins.iter().rev() {
-            let wanted = missing();
-            if wanted.is_empty() {
-                break;
-            }
-            let (place, result) = match origin {
-                Origin::Archive { path } => {
-                    (path.display().to_string(), ingest::restore(self, path, &wanted).map_err(|e| chain(&e)))
-                }
-                Origin::BuiltIn => ("this program".to_owned(), self.ensure_builtin().map(drop).map_err(|e| chain(&e))),
-                Origin::Registry { repository, digest } => {
-                    (format!("{repository}@{digest}"), refetch(self, &entry.image, origin))
-                }
-            };
-            match result {
-                Err(reason) => reasons.push(format!("{place}: {reason}")),
-                Ok(()) if !missing().is_empty() => reasons.push(format!("{place}: does not have it any more")),
-                Ok(()) => {}
-            }
-        }
+        let wanted = || Some(missing()).filter(|missing| !missing.is_empty());
+        reasons.extend(self.ask_origins(&id, &entry, &wanted, refetch));
         let lost = missing();
         let mut catalog = self.catalog();
         if lost.is_empty() && lost == missing() {
@@ -262,10 +301,87 @@ impl ImageStore {
         Err(Error::Lost { image: name, reason: reasons.join("; ") })
     }
 
-    /// Unpacks a layer anew from its own files, if these still give the tar stream it came as.
+    /// Asks the origins of an image, the newest first, until nothing is `wanted` of them; what each said that did not help.
+    fn ask_origins(
+        &self,
+        id: &Digest,
+        entry: &Entry,
+        wanted: &dyn Fn() -> Option<Vec<Digest>>,
+        refetch: &dyn Fn(&ImageStore, &Image, &Origin) -> Result<(), String>,
+    ) -> Vec<String> {
+        let mut reasons = Vec::new();
+        for origin in entry.image.origins.iter().rev() {
+            let Some(layers) = wanted() else { break };
+            let (place, result) = match origin {
+                Origin::Archive { path } => {
+                    (path.display().to_string(), ingest::restore(self, path, &layers, id).map_err(|e| chain(&e)))
+                }
+                Origin::BuiltIn => ("this program".to_owned(), self.ensure_builtin().map(drop).map_err(|e| chain(&e))),
+                Origin::Registry { repository, digest } => {
+                    (format!("{repository}@{digest}"), refetch(self, &entry.image, origin))
+                }
+            };
+            match result {
+                Err(reason) => reasons.push(format!("{place}: {reason}")),
+                Ok(()) if wanted().is_some() => reasons.push(format!("{place}: does not have it any more")),
+                Ok(()) => {}
+            }
+        }
+        reasons
+    }
+
+    /// Brings back what an image can be used without. When nobody has it any more that is accepted, and told once.
+    fn complete(
+        &self,
+        id: &Digest,
+        refetch: &dyn Fn(&ImageStore, &Image, &Origin) -> Result<(), String>,
+    ) -> Result<Arc<Image>, Error> {
+        let entry = self.catalog().images.get(id).cloned().ok_or(Error::Missing)?;
+        let lacking = || {
+            let lacks = self.care.lacks();
+            let layers = entry.layers.iter().filter(|diff_id| lacks.recipes.contains(*diff_id)).cloned();
+            (layers.collect::<Vec<Digest>>(), lacks.configurations.contains(id))
+        };
+        let wanted = || match lacking() {
+            (layers, false) if layers.is_empty() => None,
+            (layers, _) => Some(layers),
+        };
+        let mut reasons = self.ask_origins(id, &entry, &wanted, refetch);
+        let (layers, configuration) = lacking();
+        if layers.is_empty() && !configuration {
+            return Ok(entry.image);
+        }
+        let gone = |image: &Image| {
+            image.origins.iter().all(|origin| matches!(origin, Origin::Archive { path } if !path.exists()))
+        };
+        let nobody_has = |diff_id: &Digest| {
+            let has = |image: &&Arc<Image>| image.layers.iter().any(|layer| layer.ends_with(diff_id.hex()));
+            self.list().iter().filter(has).all(|image| gone(image))
+        };
+        if gone(&entry.image) {
+            for diff_id in layers.into_iter().filter(nobody_has) {
+                self.give_up_recipe(&diff_id)?;
+                self.care.lacks().recipes.remove(&diff_id);
+            }
+            let mut lacks = self.care.lacks();
+            if lacks.configurations.remove(id) {
+                lacks.lost.insert(id.clone());
+            }
+            reasons.push("it runs, but cannot be exported; import or pull it again".to_owned());
+        }
+        let image = entry.image.names.first().unwrap_or(&entry.image.id).clone();
+        Err(Error::Lost { image, reason: reasons.join("; ") })
+    }
+
+    /// Makes a layer whole that lost its record, or unpacks it anew from its own files, if these still give the tar stream it came as.
     fn heal_from_itself(&self, diff_id: &Digest) -> Result<(), Error> {
         if self.layers_dir().join(diff_id.hex()).exists() {
-            // Its record is gone, or was never written.
+            // Its record is gone, or was never written: all the rest may be right.
+            if matches!(self.examine(diff_id, Depth::Thorough, &mut |_| {}), Ok(Verdict::Whole | Verdict::NoRecipe(_)))
+                && self.layer(diff_id).is_some()
+            {
+                return Ok(());
+            }
             let catalog = self.catalog();
             if self.layer(diff_id).is_none() {
                 store::delete(&self.layer_record(diff_id))?;
@@ -293,7 +409,7 @@ impl ImageStore {
 }
 
 /// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

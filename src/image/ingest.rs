@@ -40,6 +40,8 @@ pub struct Ingest<'a> {
     /// Layers this image relies on, and which are not removed meanwhile.
     claimed: Mutex<BTreeSet<Digest>>,
     staging: PathBuf,
+    /// The staging folder, open from the beginning: errors of writing back are told to who had something open by then.
+    opened: Dir,
     staged: Mutex<BTreeMap<Digest, (PathBuf, LayerRecord)>>,
     /// Set to make all layers of this image stop.
     cancelled: AtomicBool,
@@ -68,8 +70,16 @@ impl<'a> Ingest<'a> {
                 Err(source) => return Err(Error::Io { action: "create", path: staging, source }),
             }
         };
+        let opened = match Dir::open(&staging) {
+            Ok(opened) => opened,
+            Err(source) => {
+                // Nothing is in it yet; if it stays, the next open removes it.
+                let _ = std::fs::remove_dir(&staging);
+                return Err(Error::Io { action: "open", path: staging, source });
+            }
+        };
         let (claimed, staged) = (Mutex::default(), Mutex::default());
-        Ok(Ingest { store, claimed, staging, staged, cancelled: AtomicBool::new(false) })
+        Ok(Ingest { store, claimed, staging, opened, staged, cancelled: AtomicBool::new(false) })
     }
 
     /// Whether the layer is in the store, or staged here, and need not be fetched.
@@ -78,6 +88,10 @@ impl<'a> Ingest<'a> {
             return Some(StoredLayer { diff_id: diff_id.clone(), size: record.size });
         }
         let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever brings a layer whose recipe is lost brings the recipe, too. What was relied on stays good enough.
+        if self.store.care.lacks().recipes.contains(diff_id) && !claimed.contains(diff_id) {
+            return None;
+        }
         let record = self.store.claim(&mut claimed, diff_id)?;
         Some(StoredLayer { diff_id: diff_id.clone(), size: record.size })
     }
@@ -301,7 +315,7 @@ impl<'a> Ingest<'a> {
             layers.push(diff_id);
         }
         self.publish_layers(&layers).map_err(|error| self.explain(error))?;
-        self.publish_configuration(&image.id).map_err(|error| self.explain(error))?;
+        let configuration = self.configuration_of(&image.id)?;
         let record = ImageRecord {
             id: image.id,
             names: image.names,
@@ -314,18 +328,17 @@ impl<'a> Ingest<'a> {
             origins: image.origin.into_iter().collect(),
             verified: image.verified,
         };
-        self.store.publish(record).map_err(|error| self.explain(error))
+        self.store.publish(record, configuration.as_deref()).map_err(|error| self.explain(error))
     }
 
-    /// The configuration as it came, before the record that makes it part of an image.
-    fn publish_configuration(&self, id: &Digest) -> Result<(), Error> {
+    /// What was kept for the image.
+    fn configuration_of(&self, id: &Digest) -> Result<Option<Vec<u8>>, Error> {
         let kept = self.kept_configuration(id);
-        let content = match std::fs::read(&kept) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(Error::io("read", &kept))?,
-        };
-        let path = self.store.configuration_path(id);
-        fs::atomic_write(&path, &content, 0o600).map_err(Error::io("write", &path))
+        match std::fs::read(&kept) {
+            Ok(content) => Ok(Some(content)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { action: "read", path: kept, source }),
+        }
     }
 
     /// Moves those of `layers` that are staged to their final place, durably. Others stay: no image may want them.
@@ -338,7 +351,7 @@ impl<'a> Ingest<'a> {
         if staged.is_empty() {
             return Ok(());
         }
-        let staging = Dir::open(&self.staging).map_err(Error::io("open", &self.staging))?;
+        let staging = &self.opened;
         staging.sync_filesystem().map_err(Error::io("sync", &self.staging))?;
         let layers = self.store.layers_dir();
         let target = Dir::open(&layers).map_err(Error::io("open", &layers))?;
@@ -350,6 +363,7 @@ impl<'a> Ingest<'a> {
                     // Somebody else's is as good as ours, if it is whole; a rest of one is not.
                     Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                         if self.store.layer(diff_id).is_some() {
+                            self.store.adopt_recipe(diff_id, &folder.with_extension("recipe"))?;
                             break;
                         }
                         // Not deleted before the next start: a container may still run on it.
@@ -366,7 +380,14 @@ impl<'a> Ingest<'a> {
                 if folder.exists() {
                     continue;
                 }
-                std::fs::rename(&from, &to).map_err(Error::io("move", &from))?;
+                let moved = match std::fs::rename(&from, &to) {
+                    // Not what belongs there.
+                    Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+                        fs::remove_tree(&to).and_then(|()| std::fs::rename(&from, &to))
+                    }
+                    other => other,
+                };
+                moved.map_err(Error::io("move", &from))?;
             }
         }
         target.sync().map_err(Error::io("sync", &layers))?;
@@ -497,12 +518,16 @@ fn check(digests: &Digests, blob: Option<&Digest>, diff_id: Option<&Digest>) -> 
     compare("layer's tar stream", diff_id, &digests.diff_id)
 }
 
-/// Brings back, from the archive at `path`, those of the layers `wanted` that it has. Names and records of images stay as
-/// they are: the archive may be older than they. A layer is checked by its diff ID, so no signature is asked for again.
-pub(super) fn restore(store: &ImageStore, path: &Path, wanted: &[Digest]) -> Result<(), Error> {
+/// Brings back, from the archive at `path`, those of the layers `wanted` that it has, and the configuration of the image
+/// `id` if that is lost. Names and records of images stay as they are: the archive may be older than they. A layer is
+/// checked by its diff ID, a configuration by its digest, so no signature is asked for again.
+pub(super) fn restore(store: &ImageStore, path: &Path, wanted: &[Digest], id: &Digest) -> Result<(), Error> {
     let ingest = store.ingest()?;
     let archive = read(&ingest, path, archive::open(path)?, store.limits())?;
     for candidate in document::candidates(&archive)? {
+        if candidate.id == *id && Digest::of(&candidate.document) == *id {
+            store.keep_configuration(&store.catalog(), id, &candidate.document)?;
+        }
         let layers: Vec<Layer> = candidate.layers.into_iter().filter(|layer| wanted.contains(&layer.diff_id)).collect();
         ingest.archive_layers(&archive, &layers, store.limits())?;
     }

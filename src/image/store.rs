@@ -3,6 +3,7 @@
 //! | In the store | What |
 //! |---|---|
 //! | `images/<hex of the ID>.json` | an image: names, configuration, layers |
+//! | `copies/<hex of the ID>.json` | the same once more: nothing else knows the names |
 //! | `layers/<hex of the diff ID>/` | an unpacked layer, shared between images |
 //! | `layers/<hex of the diff ID>.json` | says that the layer is whole |
 //! | `layers/<hex of the diff ID>.seal` | what its folder was like ([`seal`](super::seal)) |
@@ -25,17 +26,20 @@ use std::{io, thread};
 use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
-use super::heal::{Care, Damage};
+use super::heal::Care;
 use super::ingest::{self, Ingest, Manner};
+use super::load::clear;
 use super::trust::Trust;
 use super::unpack::Limits;
-use super::{Collector, Digest, Error, Image, Origin, Verification, builtin, reference};
+use super::{Collector, Digest, Error, Image, Origin, Verification, builtin, record, reference};
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
 /// State is for root only.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// Largest configuration of an image that is read, in bytes; as for records.
+const LARGEST_CONFIGURATION: u64 = 16 << 20;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -95,7 +99,7 @@ pub struct ImageStore {
     pub(super) collector: OnceLock<Weak<Collector>>,
     /// Keeps two threads from making the built-in image at a time.
     builtin: Mutex<Option<builtin::Source>>,
-    damaged: Vec<Damaged>,
+    pub(super) damaged: Vec<Damaged>,
     trust: Arc<Trust>,
     pub(super) care: Care,
     /// Locked as long as this is open: two processes would remove each other's staging.
@@ -133,7 +137,7 @@ impl ImageStore {
     /// # Errors
     /// As [`ImageStore::open`].
     pub fn open_with(root: &Path, limits: Limits) -> Result<ImageStore, Error> {
-        for dir in ["", "images", "layers", "staging", "quarantine"].map(|name| root.join(name)) {
+        for dir in ["", "images", "copies", "layers", "staging", "quarantine"].map(|name| root.join(name)) {
             fs::create_dir_all(&dir, DIR_MODE).map_err(Error::io("create", &dir))?;
         }
         let mut store = ImageStore {
@@ -149,7 +153,7 @@ impl ImageStore {
             _lock: lock(root)?,
         };
         store.load()?;
-        store.clean()?;
+        store.clean();
         Ok(store)
     }
 
@@ -162,85 +166,6 @@ impl ImageStore {
     /// What is accepted.
     pub fn trust(&self) -> &Trust {
         &self.trust
-    }
-
-    fn load(&mut self) -> Result<(), Error> {
-        let mut catalog = Catalog::default();
-        for path in store::list(&self.images_dir())? {
-            match self.load_image(&path) {
-                Ok((record, None)) => catalog.insert(self, record),
-                Ok((record, Some(layer))) => {
-                    let reason = format!("layer {layer} is missing or damaged");
-                    let (id, entry) = catalog.insert_broken(self, record);
-                    let what = "its folder or record is missing or damaged".to_owned();
-                    self.report(Damage { layer: Some(layer), ..Damage::of(&id, &entry.image, what) });
-                    self.damaged.push(Damaged { path, reason });
-                }
-                Err(reason) => {
-                    let aside = path.with_extension("json.damaged");
-                    std::fs::rename(&path, &aside).map_err(Error::io("set aside", &path))?;
-                    self.report(Damage::of_record(&path, reason.clone()));
-                    self.damaged.push(Damaged { path: aside, reason });
-                }
-            }
-        }
-        self.catalog = Mutex::new(catalog);
-        Ok(())
-    }
-
-    /// The record at `path`, and the first of its layers that is not there.
-    fn load_image(&self, path: &Path) -> Result<(ImageRecord, Option<Digest>), String> {
-        let explain = |error: &store::Error| match std::error::Error::source(error) {
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        };
-        let record: ImageRecord =
-            store::read(path).map_err(|e| explain(&e))?.ok_or_else(|| "record vanished".to_owned())?;
-        if path.file_stem() != Some(OsStr::new(record.id.hex())) {
-            return Err(format!("record is of image {}", record.id));
-        }
-        let missing = record.layers.iter().find(|diff_id| self.layer(diff_id).is_none()).cloned();
-        Ok((record, missing))
-    }
-
-    /// Removes what an earlier process did not finish. Only what was never part of an image: whole layers without an
-    /// image stay, since a container may still use those of an image whose record was damaged.
-    fn clean(&self) -> Result<(), Error> {
-        let layers_dir = self.layers_dir();
-        for dir in [self.images_dir(), layers_dir.clone()] {
-            let entries = Dir::open(&dir).and_then(|dir| dir.entries()).map_err(Error::io("list", &dir))?;
-            for (name, _) in entries {
-                let path = dir.join(&name);
-                let whole = || name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
-                if fs::is_temporary(&name) {
-                    fs::remove_tree(&path).map_err(Error::io("remove", &path))?;
-                } else if dir == layers_dir
-                    && let Some(diff_id) = whole()
-                    && !self.catalog().broken.values().any(|entry| entry.layers.contains(&diff_id))
-                    && matches!(store::read::<LayerRecord>(&self.layer_record(&diff_id)), Ok(None))
-                {
-                    // Renamed into place, but the record that says that it is whole did not follow.
-                    self.discard(&path)?;
-                }
-            }
-        }
-        let staging = self.staging_dir();
-        let leftovers = Dir::open(&staging).and_then(|dir| dir.entries()).map_err(Error::io("list", &staging))?;
-        if leftovers.is_empty() {
-            return Ok(());
-        }
-        tracing::info!(count = leftovers.len(), "removing what an interrupted import left");
-        let remove = move || {
-            for (name, _) in leftovers {
-                let path = staging.join(name);
-                if let Err(error) = fs::remove_tree(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove leftover");
-                }
-            }
-        };
-        // A large tree takes seconds, and nothing waits for it.
-        let spawned = thread::Builder::new().name("image-clean".into()).spawn(remove);
-        spawned.map(drop).map_err(Error::io("start a thread for", self.staging_dir()))
     }
 
     /// Imports the images of a docker-archive, an oci-archive (either may be packed with gzip or zstd) or an OCI layout
@@ -393,10 +318,14 @@ impl ImageStore {
     /// freed.
     pub(super) fn remove_image(&self, id: &Digest) -> Result<u64, Error> {
         let mut catalog = self.catalog();
+        // The copy first: without the record it says that that was lost.
+        store::delete(&self.image_copy(id))?;
         store::delete(&self.image_record(id))?;
-        store::delete(&self.configuration_path(id))?;
         let gone = catalog.remove(id);
         drop(catalog);
+        self.care.lacks().configurations.remove(id);
+        // Without its record it means nothing.
+        clear(&self.configuration_path(id));
         self.remove_layers(gone)
     }
 
@@ -445,8 +374,8 @@ impl ImageStore {
         builtin::ensure(self, &mut made_from)
     }
 
-    /// Takes in an image whose layers are all there.
-    pub(super) fn publish(&self, mut record: ImageRecord) -> Result<Arc<Image>, Error> {
+    /// Takes in an image whose layers are all there, with its configuration as it came.
+    pub(super) fn publish(&self, mut record: ImageRecord, configuration: Option<&[u8]>) -> Result<Arc<Image>, Error> {
         let mut catalog = self.catalog();
         let id = record.id.clone();
         // A damaged layer may have left after it was looked for.
@@ -477,6 +406,9 @@ impl ImageStore {
                 && (old.pinned, old.origins, old.verified)
                     == (record.pinned, record.origins.clone(), record.verified.clone())
         };
+        if let Some(content) = configuration {
+            self.keep_configuration(&catalog, &id, content)?;
+        }
         if !catalog.images.get(&id).is_some_and(same) {
             // The new owner of a name first: a crash in between leaves two, of which `insert` takes one, never none.
             let names = record.names.clone();
@@ -495,16 +427,47 @@ impl ImageStore {
             for name in names {
                 catalog.names.insert(name, id.clone());
             }
-            store::delete(&self.removed_mark(&id))?;
-            // A damaged record of the same image has been healed.
-            let aside = self.image_record(&id).with_extension("json.damaged");
-            fs::remove_tree(&aside).map_err(Error::io("remove", &aside))?;
+            // The image is here, whatever becomes of these: that it was removed once, a damaged record that is healed now.
+            clear(&self.removed_mark(&id));
+            clear(&self.image_record(&id).with_extension("json.damaged"));
         }
         catalog.images.get(&id).map(|entry| entry.image.clone()).ok_or(Error::Missing)
     }
 
+    /// Writes the configuration of an image as it came, unless it is there.
+    pub(super) fn keep_configuration(&self, catalog: &Catalog, id: &Digest, content: &[u8]) -> Result<(), Error> {
+        if !matches!(self.kept_configuration(id), Ok(kept) if kept == content) {
+            let path = self.configuration_path(id);
+            if let Err(error) = store::replace(&path, content, FILE_MODE) {
+                if !catalog.has(id) {
+                    clear(&path);
+                }
+                return Err(error.into());
+            }
+        }
+        self.care.lacks().configurations.remove(id);
+        Ok(())
+    }
+
+    /// The configuration of an image as it came.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn kept_configuration(&self, id: &Digest) -> Result<Vec<u8>, String> {
+        match fs::read_limited(&self.configuration_path(id), LARGEST_CONFIGURATION) {
+            Ok(kept) if Digest::of(&kept) == *id => Ok(kept),
+            Ok(kept) => Err(format!("is damaged ({} bytes with digest {})", kept.len(), Digest::of(&kept))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err("is missing".to_owned()),
+            Err(e) => Err(format!("cannot be read: {e}")),
+        }
+    }
+
     fn store_record(&self, catalog: &mut Catalog, record: ImageRecord) -> Result<(), Error> {
-        store::write(&self.image_record(&record.id), &record, FILE_MODE)?;
+        if let Err(error) = record::write(&self.image_record(&record.id), &record) {
+            self.withdraw(catalog, &record.id);
+            return Err(error.into());
+        }
+        self.copy_record(&record);
         // Whether its layers are there does not change with a record.
         let broken = catalog.broken.contains_key(&record.id)
             && record.layers.iter().any(|diff_id| self.layer(diff_id).is_none());
@@ -516,14 +479,35 @@ impl ImageStore {
         Ok(())
     }
 
+    /// What failed may be on disk all the same (a folder's fsync comes after the rename), but is not to be.
+    fn withdraw(&self, catalog: &Catalog, id: &Digest) {
+        let undone = match catalog.images.get(id).or_else(|| catalog.broken.get(id)) {
+            Some(known) => record::write(&self.image_record(id), &known.record(id)),
+            None => {
+                clear(&self.configuration_path(id));
+                store::delete(&self.image_copy(id)).and_then(|()| store::delete(&self.image_record(id)))
+            }
+        };
+        if let Err(error) = undone {
+            tracing::warn!(image = %id, %error, "cannot take back a record");
+        }
+    }
+
+    /// Writes the second copy of a record. The image is as good without it.
+    pub(super) fn copy_record(&self, record: &ImageRecord) {
+        if let Err(error) = record::write(&self.image_copy(&record.id), record) {
+            tracing::warn!(image = %record.id, %error, "cannot write the copy of a record");
+        }
+    }
+
     /// The record of a layer that is whole.
     pub(super) fn layer(&self, diff_id: &Digest) -> Option<LayerRecord> {
-        let record: LayerRecord = store::read(&self.layer_record(diff_id)).ok()??;
+        let record: LayerRecord = record::read(&self.layer_record(diff_id)).ok()??;
         (record.diff_id == *diff_id && self.layers_dir().join(diff_id.hex()).is_dir()).then_some(record)
     }
 
     pub(super) fn write_layer(&self, diff_id: &Digest, record: &LayerRecord) -> Result<(), Error> {
-        Ok(store::write(&self.layer_record(diff_id), record, FILE_MODE)?)
+        Ok(record::write(&self.layer_record(diff_id), record)?)
     }
 
     pub(super) fn catalog(&self) -> MutexGuard<'_, Catalog> {
@@ -542,6 +526,10 @@ impl ImageStore {
 
     pub(super) fn images_dir(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    pub(super) fn copies_dir(&self) -> PathBuf {
+        self.root.join("copies")
     }
 
     /// The configuration of an image as it came.
@@ -566,6 +554,11 @@ impl ImageStore {
         self.images_dir().join(format!("{}.json", id.hex()))
     }
 
+    /// Its copy.
+    pub(super) fn image_copy(&self, id: &Digest) -> PathBuf {
+        self.copies_dir().join(format!("{}.json", id.hex()))
+    }
+
     pub(super) fn layer_record(&self, diff_id: &Digest) -> PathBuf {
         self.layer_file(diff_id, "json")
     }
@@ -577,6 +570,11 @@ impl ImageStore {
 }
 
 impl Catalog {
+    /// Whether there is such an image, whole or damaged.
+    pub(super) fn has(&self, id: &Digest) -> bool {
+        self.images.contains_key(id) || self.broken.contains_key(id)
+    }
+
     pub(super) fn insert(&mut self, store: &ImageStore, record: ImageRecord) {
         let (id, entry) = Entry::of(store, record);
         for name in &entry.image.names {

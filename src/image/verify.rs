@@ -8,12 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::blob::Hashing;
-use super::heal::Damage;
+use super::heal::{Damage, chain};
 use super::recipe::Tar;
 use super::seal::{self, Depth, Finding, Header, Look, Seal};
 use super::store::{ImageRecord, LayerRecord};
-use super::{Digest, Error, Image, ImageStore, Origin};
-use crate::store;
+use super::{Digest, Error, Image, ImageStore, record};
 use crate::sys::fs;
 
 /// Layers with more entries than this are not looked at again within [`FRESH`].
@@ -32,7 +31,7 @@ pub struct Step {
 }
 
 /// What is wrong with a layer.
-enum Verdict {
+pub(super) enum Verdict {
     Whole,
     /// Its files are right, but not its recipe: it can be used, but not exported or proved.
     NoRecipe(String),
@@ -80,26 +79,47 @@ impl ImageStore {
         checked.contains_key(diff_id)
     }
 
-    /// The record is in memory: on disk it can be replaced at once.
-    fn check_record(&self, image: &Image) -> Result<(), Error> {
+    /// The record is in memory: on disk it can be replaced at once. So can the configuration as it came, when it is what
+    /// writing it gives; otherwise it has to be had again, which the image's use does not wait for. What was found.
+    fn check_record(&self, image: &Image) -> Result<Vec<String>, Error> {
         let id: Digest = image.id.parse()?;
+        let mut found = Vec::new();
         let path = self.image_record(&id);
-        let what = match store::read::<ImageRecord>(&path) {
-            Ok(Some(record)) if record.id == id => return Ok(()),
-            Ok(Some(_)) => "is of another image".to_owned(),
-            Ok(None) => "is missing".to_owned(),
-            Err(error) => match std::error::Error::source(&error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            },
-        };
-        let catalog = self.catalog();
-        if let Some(entry) = catalog.images.get(&id) {
-            store::write(&path, &entry.record(&id), 0o600)?;
-            drop(catalog);
-            self.report(Damage::of(&id, image, format!("{what} (written anew)")));
+        if let Some(what) = wrong_with(&path, &id) {
+            let catalog = self.catalog();
+            if let Some(entry) = catalog.images.get(&id) {
+                found.push(anew(&what, record::write(&path, &entry.record(&id)).map_err(Error::from)));
+            }
         }
-        Ok(())
+        if let Err(what) = self.kept_configuration(&id) {
+            let written = serde_json::to_vec(&image.config).unwrap_or_default();
+            let what = format!("the configuration as it came {what}");
+            if Digest::of(&written) == id {
+                let catalog = self.catalog();
+                if catalog.images.contains_key(&id) {
+                    found.push(anew(&what, self.keep_configuration(&catalog, &id, &written)));
+                }
+            } else if self.catalog().images.contains_key(&id) && self.care.lacks().configuration(&id) {
+                found.push(what);
+            }
+        }
+        for what in &found {
+            self.report(Damage::of(&id, image, what.clone()));
+        }
+        Ok(found)
+    }
+
+    /// The copy of an image's record, which only matters when that is damaged.
+    fn check_copy(&self, image: &Image) -> Result<Option<String>, Error> {
+        let id: Digest = image.id.parse()?;
+        let Some(what) = wrong_with(&self.image_copy(&id), &id) else { return Ok(None) };
+        let catalog = self.catalog();
+        let Some(entry) = catalog.images.get(&id) else { return Ok(None) };
+        let written = record::write(&self.image_copy(&id), &entry.record(&id)).map_err(Error::from);
+        drop(catalog);
+        let what = anew(&format!("its copy {what}"), written);
+        self.report(Damage::of(&id, image, what.clone()));
+        Ok(Some(what))
     }
 
     fn check_layer(&self, diff_id: &Digest) -> Result<(), Error> {
@@ -122,33 +142,47 @@ impl ImageStore {
                 let file = (!path.as_os_str().is_empty()).then_some(path);
                 self.quarantine(diff_id, file, &what)
             }
-            // Worth fetching again if that is easy; not worth stopping anything for.
-            Verdict::NoRecipe(what) if self.has_origin_here(diff_id) => self.quarantine(diff_id, None, &what),
+            // Nothing that runs needs it. It is brought back into what is there.
             Verdict::NoRecipe(what) => {
-                self.give_up_recipe(diff_id)?;
-                let images: Vec<_> =
-                    self.list().into_iter().filter(|i| i.layers.iter().any(|l| l.ends_with(diff_id.hex()))).collect();
-                for image in images {
-                    let damage = Damage::of(&image.id.parse()?, &image, what.clone());
-                    self.report(Damage { layer: Some(diff_id.clone()), ..damage });
+                if self.care.lacks().recipes.insert(diff_id.clone()) {
+                    self.tell_of_layer(diff_id, &what);
                 }
                 Ok(Vec::new())
             }
         }
     }
 
-    /// Whether an image with this layer can be had again without a network.
-    fn has_origin_here(&self, diff_id: &Digest) -> bool {
-        let of_layer = |image: &Arc<Image>| image.layers.iter().any(|layer| layer.ends_with(diff_id.hex()));
-        self.list().iter().filter(|image| of_layer(image)).flat_map(|image| &image.origins).any(|origin| match origin {
-            Origin::Archive { path } => path.exists(),
-            Origin::BuiltIn => true,
-            Origin::Registry { .. } => false,
-        })
+    /// Reports something of a layer that takes no image out of use.
+    fn tell_of_layer(&self, diff_id: &Digest, what: &str) {
+        let has = |image: &Arc<Image>| image.layers.iter().any(|layer| layer.ends_with(diff_id.hex()));
+        for image in self.list().into_iter().filter(has) {
+            let (image_id, names, layer) = (image.id.clone(), image.names.clone(), Some(diff_id.clone()));
+            self.report(Damage { image: image_id, names, layer, file: None, what: what.to_owned() });
+        }
+    }
+
+    /// Takes the recipe that came with a layer that was unpacked once more, if that of the one here is lost: the same
+    /// stream gives the same folder.
+    pub(super) fn adopt_recipe(&self, diff_id: &Digest, recipe: &Path) -> Result<(), Error> {
+        if !self.care.lacks().recipes.contains(diff_id) {
+            return Ok(());
+        }
+        // A seal that is damaged, too, is found at the next use.
+        let Ok(seal) = self.read_seal(diff_id)? else { return Ok(()) };
+        let header =
+            Header { recipe: std::fs::metadata(recipe).map_err(Error::io("look at", recipe))?.len(), ..seal.header };
+        let place = self.layer_file(diff_id, "recipe");
+        fs::remove_tree(&place).map_err(Error::io("remove", &place))?;
+        std::fs::rename(recipe, &place).map_err(Error::io("move", recipe))?;
+        if header != seal.header {
+            self.write_seal(diff_id, &seal.with_header(&header))?;
+        }
+        self.care.lacks().recipes.remove(diff_id);
+        Ok(())
     }
 
     /// From now on the layer is one whose tar stream cannot be had again.
-    fn give_up_recipe(&self, diff_id: &Digest) -> Result<(), Error> {
+    pub(super) fn give_up_recipe(&self, diff_id: &Digest) -> Result<(), Error> {
         let seal = self.read_seal(diff_id)?.map_err(|broken| Error::Document(broken.to_string()))?;
         let header = Header { recipe: 0, complete: false, ..seal.header };
         let recipe = self.layer_file(diff_id, "recipe");
@@ -175,7 +209,7 @@ impl ImageStore {
     }
 
     /// Looks at a layer. What is right but for its times, or has lost only its record, is put right at once.
-    fn examine(&self, diff_id: &Digest, depth: Depth, told: &mut dyn FnMut(u64)) -> Result<Verdict, Error> {
+    pub(super) fn examine(&self, diff_id: &Digest, depth: Depth, told: &mut dyn FnMut(u64)) -> Result<Verdict, Error> {
         let folder = self.layers_dir().join(diff_id.hex());
         let record = self.layer(diff_id);
         if let Some(record) = record.as_ref().filter(|record| !record.sealed) {
@@ -202,8 +236,11 @@ impl ImageStore {
             }
             return Ok(Verdict::Damaged(first));
         }
-        if let Some(bytes) = fresh {
-            self.write_seal(diff_id, &bytes)?;
+        if let Some(bytes) = fresh
+            && let Err(error) = self.write_seal(diff_id, &bytes)
+        {
+            // On a full disk, say. The layer is right; the next look is as slow as this one was.
+            tracing::warn!(%diff_id, error = chain(&error), "cannot write down that a layer is right");
         }
         let header = seal.header;
         if record.is_none() {
@@ -215,13 +252,14 @@ impl ImageStore {
                 complete: header.complete,
             };
             self.write_layer(diff_id, &record)?;
-            tracing::warn!(%diff_id, "the record of a layer was missing or damaged; it is written anew");
+            self.tell_of_layer(diff_id, "its record was missing or damaged (written anew)");
         }
         if !header.complete {
             return Ok(Verdict::Whole);
         }
         let recipe = self.layer_file(diff_id, "recipe");
-        match std::fs::metadata(&recipe) {
+        match std::fs::symlink_metadata(&recipe) {
+            Ok(metadata) if !metadata.is_file() => return Ok(Verdict::NoRecipe("its recipe is no file".to_owned())),
             Ok(metadata) if metadata.len() == header.recipe => {}
             Ok(metadata) => {
                 let (is, was) = (metadata.len(), header.recipe);
@@ -240,8 +278,8 @@ impl ImageStore {
     fn prove(&self, diff_id: &Digest, folder: &Path, recipe: &Path) -> Result<Verdict, Error> {
         match Tar::open(folder, recipe).and_then(|tar| Hashing::new(tar).finish()) {
             Ok(digest) if digest == *diff_id => Ok(Verdict::Whole),
-            // The files are as their seal says: if not both are wrong, it is the recipe.
-            Ok(digest) => Ok(Verdict::NoRecipe(format!("its tar stream has digest {digest}"))),
+            // The recipe has a checksum of its own, so this is no accident of it: files and seal were changed together.
+            Ok(digest) => Ok(whole(format!("its tar stream has digest {digest}"))),
             Err(e) if seal::is_damage(&e) => Ok(Verdict::NoRecipe(e.to_string())),
             Err(source) => Err(Error::Io { action: "read", path: recipe.into(), source }),
         }
@@ -290,17 +328,25 @@ impl ImageStore {
                 damages.push(Damage::of(&image.id.parse()?, &image, what));
                 continue;
             }
-            self.check_record(&image)?;
+            let mut found = self.check_record(&image)?;
+            found.extend(self.check_copy(&image)?);
+            for what in found {
+                told(step(format!("its record: {what}"), true));
+            }
             for (at, layer) in image.layers.iter().enumerate() {
                 let Some(diff_id) = diff_id_of(layer).filter(|diff_id| seen.insert(diff_id.clone())) else { continue };
                 let begun = format!("layer {} of {} ({diff_id})", at + 1, image.layers.len());
                 let mut next = 100_000;
+                let recorded = self.layer(&diff_id).is_some();
                 let verdict = self.examine(&diff_id, Depth::Thorough, &mut |count| {
                     if count >= next {
                         next += 100_000;
                         told(step(format!("{begun}: {count} files and folders so far"), false));
                     }
                 })?;
+                if !recorded && self.layer(&diff_id).is_some() {
+                    told(step(format!("{begun}: its record was missing or damaged (written anew)"), true));
+                }
                 match &verdict {
                     Verdict::Whole => told(step(format!("{begun}: good"), false)),
                     Verdict::NoRecipe(what) => told(step(format!("{begun}: {what}"), true)),
@@ -312,6 +358,24 @@ impl ImageStore {
             }
         }
         Ok(damages)
+    }
+}
+
+/// What was found, and what became of it. An image whose record cannot be written now is as good as before.
+fn anew(what: &str, written: Result<(), Error>) -> String {
+    match written {
+        Ok(()) => format!("{what} (written anew)"),
+        Err(error) => format!("{what}, and cannot be written anew: {}", chain(&error)),
+    }
+}
+
+/// What is wrong with the image record at `path`.
+fn wrong_with(path: &Path, id: &Digest) -> Option<String> {
+    match record::read::<ImageRecord>(path) {
+        Ok(Some(record)) if record.id == *id => None,
+        Ok(Some(_)) => Some("is of another image".to_owned()),
+        Ok(None) => Some("is missing".to_owned()),
+        Err(error) => Some(chain(&error)),
     }
 }
 

@@ -36,12 +36,20 @@ pub enum Error {
 /// # Errors
 /// [`Error::Damaged`] when the content is no `T`, [`Error::Read`] when the file cannot be read.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let content = match fs::read_limited(path, LIMIT) {
-        Ok(content) => content,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Read { path: path.into(), source }),
-    };
+    let Some(content) = content(path)? else { return Ok(None) };
     serde_json::from_slice(&content).map(Some).map_err(|source| Error::Damaged { path: path.into(), source })
+}
+
+/// The bytes of the record at `path`; `None` if there is none.
+///
+/// # Errors
+/// [`Error::Read`].
+pub fn content(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read_limited(path, LIMIT) {
+        Ok(content) => Ok(Some(content)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Read { path: path.into(), source }),
+    }
 }
 
 /// Replaces the record at `path`, durable when this returns. The folder exists already.
@@ -51,7 +59,22 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
 pub fn write<T: Serialize + ?Sized>(path: &Path, value: &T, mode: u32) -> Result<(), Error> {
     let mut content = serde_json::to_vec(value).map_err(|source| Error::Encode { path: path.into(), source })?;
     content.push(b'\n');
-    fs::atomic_write(path, &content, mode).map_err(|source| Error::Write { path: path.into(), source })
+    replace(path, &content, mode)
+}
+
+/// Replaces whatever is at `path` by a file with this content, durable when this returns.
+///
+/// # Errors
+/// [`Error::Write`]; the old record is still there then.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    let written = match fs::atomic_write(path, content, mode) {
+        // Nobody makes a folder where a record belongs but by mistake, and a rename does not replace it.
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => {
+            fs::remove_tree(path).and_then(|()| fs::atomic_write(path, content, mode))
+        }
+        other => other,
+    };
+    written.map_err(|source| Error::Write { path: path.into(), source })
 }
 
 /// Deletes the record at `path`, durable when this returns; no error if there is none.
@@ -61,6 +84,10 @@ pub fn write<T: Serialize + ?Sized>(path: &Path, value: &T, mode: u32) -> Result
 pub fn delete(path: &Path) -> Result<(), Error> {
     let deleted = match std::fs::remove_file(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => fs::remove_tree(path),
+        other => other,
+    };
+    let deleted = match deleted {
         Err(e) => Err(e),
         Ok(()) => fs::sync_dir(path.parent().unwrap_or(Path::new("."))),
     };
@@ -115,6 +142,15 @@ mod tests {
         }
         delete(&path).unwrap();
         delete(&path).unwrap();
+        // A folder that got there is no obstacle.
+        for _ in 0..2 {
+            std::fs::create_dir_all(path.join("a/b")).unwrap();
+            assert!(matches!(read::<Vec<u32>>(&path), Err(Error::Read { .. })));
+            delete(&path).unwrap();
+            std::fs::create_dir_all(path.join("a/b")).unwrap();
+            write(&path, &[1u32], 0o600).unwrap();
+            delete(&path).unwrap();
+        }
         assert!(list(&dir).unwrap().is_empty());
         fs::remove_tree(&dir).unwrap();
     }

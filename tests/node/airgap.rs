@@ -349,7 +349,9 @@ fn an_image_that_was_lost_comes_back_without_taking_names() {
     drop((drop_in, store));
     // As after a crash of a file system that has lost a record.
     let hex = id.strip_prefix("sha256:").unwrap();
-    fs::remove_file(scratch.path("store/images").join(format!("{hex}.json"))).unwrap();
+    for folder in ["store/images", "store/copies"] {
+        fs::remove_file(scratch.path(folder).join(format!("{hex}.json"))).unwrap();
+    }
     let store = Arc::new(scratch.store());
     let mut drop_in = DropIn::new(&dir, store.clone());
     assert_eq!(told(&drop_in.scan()), [("old.tar.zst".to_owned(), true)]);

@@ -136,7 +136,9 @@ fn thresholds_take_the_least_recently_used_images_and_no_more() {
     // What an earlier version brought with it is pinned, and goes all the same.
     let earlier = small.put("earlier", 20, true, Some(Origin::BuiltIn));
     let orphan = small.put("orphan", 4, false, None);
-    fs::remove_file(small.root.join("store/images").join(format!("{}.json", &orphan[7..]))).unwrap();
+    for folder in ["store/images", "store/copies"] {
+        fs::remove_file(small.root.join(folder).join(format!("{}.json", &orphan[7..]))).unwrap();
+    }
     let aside = small.root.join("store/images/0123.json.damaged");
     fs::write(&aside, "{").unwrap();
     let root = small.root.clone();

@@ -3,16 +3,21 @@
 //!
 //! `CORACLE_LONG_TESTS=1` tries hundreds of points instead of some.
 
-use crate::harness::{Node, Out, PATIENCE, eventually, output, secs, signal, wait_child};
-use crate::shapes::{self, Tree, dir, file, layer, link, tree};
+use crate::harness::{Node, Out, PATIENCE, eventually, output, resting, secs, signal, wait_child};
+use crate::registry_server::{Auth, Registry};
+use crate::shapes::{self, Tree, dir, file, layer, link, symlink, tree};
 use coracle::image::Digest;
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 /// How many points a test tries: `few` unless asked for all.
@@ -35,10 +40,83 @@ impl Dice {
     }
 }
 
-/// How an image is brought: the command, and its name.
+/// How an image is brought: the command, its name, and how many layers it has.
 struct Way {
     args: Vec<String>,
-    image: &'static str,
+    image: String,
+    layers: usize,
+    /// Where it comes from, if not from a file.
+    _registry: Option<(Registry, Slow)>,
+}
+
+/// A registry's way to its clients: slow enough for a download to take longer than all else.
+struct Slow {
+    port: u16,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Slow {
+    fn before(registry: &Registry) -> Slow {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("address").port();
+        let (target, over) = (registry.address(), Arc::new(AtomicBool::new(false)));
+        let ended = over.clone();
+        let thread = thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+                let Ok(server) = TcpStream::connect(&target) else { continue };
+                for (from, to, pause) in [(&client, &server, 0), (&server, &client, 1)] {
+                    let (from, to) = (from.try_clone().expect("socket"), to.try_clone().expect("socket"));
+                    thread::spawn(move || pass_on(from, to, Duration::from_millis(pause)));
+                }
+            }
+        });
+        Slow { port, over, thread: Some(thread) }
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Wakes it.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// At most 16 KiB for each `pause`, until either side ends.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, pause: Duration) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        sleep(pause);
+        if to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// Layers of some MB, small files and large ones; the first has busybox. No two nodes have the same: a layer that is
+/// mounted anywhere on the machine is not removed.
+fn big_layers(node: &Node) -> Vec<Vec<u8>> {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| fs::read(path).ok()).expect("busybox");
+    let links = ["sh", "sleep", "cat"].map(|name| symlink(format!("bin/{name}"), "busybox"));
+    let first = [dir("bin/"), file("bin/busybox", busybox).mode(0o755)].into_iter().chain(links);
+    let whose = |i: u64| file(format!("node{i}"), node.dir.display().to_string());
+    let mut layers = vec![layer(first.chain([whose(0)]))];
+    for i in 0..4u64 {
+        let mut dice = Dice(0x1a7e5 + i);
+        // Nothing that packs well: it has to pass the wire.
+        let big: Vec<u8> = (0..150_000).flat_map(|_| dice.throw(u64::MAX).to_le_bytes()).collect();
+        let files = (0..120).map(|f| file(format!("l{i}/f{f}"), vec![b'a' + i as u8; 700 + f]));
+        let rest = [file(format!("l{i}/big"), big), link(format!("too{i}"), format!("l{i}/big")), whose(1 + i)];
+        layers.push(layer([dir(format!("l{i}/"))].into_iter().chain(files).chain(rest)));
+    }
+    layers
 }
 
 impl Way {
@@ -61,7 +139,26 @@ impl Way {
         fs::write(&path, shapes::gzip(&shapes::docker_archive("crash:1", &layers))).expect("archive");
         Way {
             args: ["image", "import", &path.display().to_string()].map(str::to_owned).into(),
-            image: "docker.io/library/crash:1",
+            image: "docker.io/library/crash:1".to_owned(),
+            layers: 4,
+            _registry: None,
+        }
+    }
+
+    /// From a registry that is slow.
+    fn pull(node: &Node) -> Way {
+        let layers = big_layers(node);
+        let path = node.dir.join("share/crash.tar");
+        fs::write(&path, shapes::docker_archive("crash:1", &layers)).expect("archive");
+        let registry = Registry::start(Auth::Plain);
+        registry.push(&path, "team/crash:1");
+        let slow = Slow::before(&registry);
+        let image = format!("127.0.0.1:{}/team/crash:1", slow.port);
+        Way {
+            args: ["image", "pull", &image].map(str::to_owned).into(),
+            image,
+            layers: layers.len(),
+            _registry: Some((registry, slow)),
         }
     }
 
@@ -88,7 +185,7 @@ struct Store {
 impl Store {
     fn read(root: &Path) -> Store {
         let mut store = Store { layers: BTreeMap::new(), records: BTreeMap::new(), others: Vec::new() };
-        for sub in ["images", "layers"] {
+        for sub in ["images", "copies", "layers", "pulled"] {
             let entries = fs::read_dir(root.join(sub)).into_iter().flatten().flatten();
             for entry in entries {
                 let (path, name) = (entry.path(), format!("{sub}/{}", entry.file_name().display()));
@@ -101,8 +198,12 @@ impl Store {
                 }
             }
         }
-        let staging = fs::read_dir(root.join("staging")).into_iter().flatten().flatten();
-        store.others.extend(staging.map(|e| format!("staging/{}", e.file_name().display())));
+        for sub in ["staging", "quarantine", "pulling"] {
+            let found = fs::read_dir(root.join(sub)).into_iter().flatten().flatten();
+            store.others.extend(found.map(|e| format!("{sub}/{}", e.file_name().display())));
+        }
+        let top = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.file_name().display().to_string());
+        store.others.extend(top.filter(|name| name.starts_with('.')));
         store
     }
 
@@ -127,7 +228,8 @@ fn of_the_file(path: &Path) -> Value {
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("json") => {
             let mut record: Value = serde_json::from_slice(&bytes).expect("a record is never half");
-            record.as_object_mut().expect("an object").remove("added");
+            let fields = record.as_object_mut().expect("an object");
+            fields.retain(|field, _| field != "added" && field != "xxh3");
             record
         }
         // Knows the inodes of its folder.
@@ -165,6 +267,22 @@ fn forget(node: &Node) {
     fs::remove_dir_all(store_of(node)).expect("forget the store");
 }
 
+/// Removes the image, in one of two ways; then nothing is left of it, and the node is stopped.
+#[track_caller]
+fn comes_to_nothing(node: &mut Node, way: &Way, prune: bool, when: &str) {
+    match prune {
+        // What is used is not known before the manifests have been read.
+        true => eventually("unused images go", PATIENCE, || node.cli(&["image", "prune"]).code == Some(0)),
+        false => drop(node.cli(&["image", "rm", &way.image]).ok()),
+    }
+    assert!(!listed(node), "{when}: the image was removed");
+    node.restart();
+    let store = Store::read(&store_of(node));
+    let rests = (store.layers.keys().collect::<Vec<_>>(), store.records.keys().collect::<Vec<_>>(), &store.others);
+    assert!(rests.0.is_empty() && rests.1.is_empty() && rests.2.is_empty(), "{when}: left over: {rests:?}");
+    node.stop();
+}
+
 fn listed(node: &Node) -> bool {
     node.cli(&["image", "ls"]).ok().contains("crash")
 }
@@ -191,10 +309,9 @@ fn clean_import(node: &mut Node, way: &Way) -> (Store, Duration) {
     node.cli(&way.args()).ok();
     let duration = begin.elapsed();
     let clean = Store::read(&store_of(node));
-    assert!(clean.layers.len() == 4 && clean.records.keys().any(|name| is_image(name)) && clean.others.is_empty());
-    assert_eq!(shapes::layers_of(node, way.image).len(), 4);
-    node.stop();
-    forget(node);
+    assert!(clean.records.keys().any(|name| is_image(name)) && clean.others.is_empty(), "{:?}", clean.others);
+    assert_eq!((clean.layers.len(), shapes::layers_of(node, &way.image).len()), (way.layers, way.layers));
+    comes_to_nothing(node, way, false, "a clean import");
     (clean, duration)
 }
 
@@ -226,8 +343,7 @@ fn kill_at_random_points(node: &mut Node, way: &Way, count: usize) {
             node.start();
             assert_eq!(listed(node), whole, "{when}: what is listed is what is recorded");
             ends_well(node, way, &clean, &when);
-            node.stop();
-            forget(node);
+            comes_to_nothing(node, way, point % 2 == 0, &when);
         }
     }
     node.start();
@@ -243,6 +359,52 @@ fn kill_9_at_any_point_of_an_import_leaves_nothing_half() {
     let mut node = bare();
     let way = Way::import(&node);
     kill_at_random_points(&mut node, &way, points(24, 240));
+    node.finish();
+}
+
+#[test]
+fn kill_9_at_any_point_of_a_pull_leaves_nothing_half() {
+    let mut node = bare();
+    let way = Way::pull(&node);
+    kill_at_random_points(&mut node, &way, points(10, 240));
+    node.finish();
+}
+
+/// Nobody asks again: the pod wants its image, and that is enough.
+#[test]
+fn a_pod_gets_its_image_though_the_agent_is_killed_while_pulling_it() {
+    let mut node = bare();
+    let way = Way::pull(&node);
+    let (clean, duration) = clean_import(&mut node, &way);
+    let mut pod = resting("app");
+    pod["spec"]["containers"][0]["image"] = way.image.clone().into();
+    let mut dice = Dice(0x90d);
+    let count = points(3, 60);
+    let mut interrupted = 0;
+    for point in 0..count {
+        node.apply("app.yaml", &pod);
+        for _ in 0..1 + dice.throw(3) {
+            node.start();
+            sleep(Duration::from_micros(dice.throw(duration.as_micros() as u64 * 3 / 2)));
+            node.kill9();
+        }
+        let when = format!("point {point}");
+        let store = Store::read(&store_of(&node));
+        store.is_part_of(&clean, &when);
+        interrupted += usize::from(!store.records.keys().any(|name| is_image(name)));
+        node.start();
+        node.wait_up("app");
+        assert_eq!(node.sh("app", "cat /l3/f7"), "d".repeat(707), "{when}");
+        let store = Store::read(&store_of(&node));
+        store.is_part_of(&clean, &when);
+        assert_eq!(store.records.len(), clean.records.len(), "{when}: not what a clean pull makes");
+        node.remove("app.yaml");
+        node.wait_gone("app");
+        comes_to_nothing(&mut node, &way, point % 2 == 0, &when);
+    }
+    println!("{count} pods: {interrupted} were without their image when the agent was last killed");
+    assert!(interrupted > 0);
+    node.start();
     node.finish();
 }
 
@@ -300,8 +462,74 @@ impl Drop for Traced {
     }
 }
 
+/// The calls in strace's log, each where it ended: those that others came between are put together.
+fn calls_of(log: &str) -> Vec<String> {
+    let mut begun: BTreeMap<&str, String> = BTreeMap::new();
+    let mut calls = Vec::new();
+    for line in log.lines() {
+        let Some((thread, rest)) = line.split_once(' ') else { continue };
+        if let Some(begin) = rest.strip_suffix(" <unfinished ...>") {
+            begun.insert(thread, begin.trim().to_owned());
+        } else if let Some((_, end)) = rest.split_once(" resumed>") {
+            calls.push(begun.remove(thread).unwrap_or_default() + end);
+        } else {
+            calls.push(rest.trim().to_owned());
+        }
+    }
+    calls
+}
+
+/// A file of length zero that counts for whole after a power cut was renamed before its content was on disk. Nothing here
+/// is: content, then the layer's place, then its record, then the image's record.
+#[test]
+fn what_a_record_vouches_for_is_on_disk_before_it() {
+    let mut node = bare();
+    let way = Way::import(&node);
+    node.stop();
+    let log = node.dir.join("order.log");
+    let trace = "trace=syncfs,fsync,fdatasync,rename,renameat,renameat2";
+    let traced =
+        Traced::start(&node, &["-y", "-o", &log.display().to_string(), "-e", trace]).expect("the agent starts");
+    node.cli(&way.args()).ok();
+    drop(traced);
+    let mut calls = calls_of(&fs::read_to_string(&log).expect("strace's log"));
+    // Others remember something, too.
+    calls.retain(|call| ["images", "layers", "staging"].iter().any(|dir| call.contains(&format!("/store/{dir}"))));
+    let at = |call: &str, parts: &[&str]| -> Vec<usize> {
+        let fits =
+            |line: &String| line.starts_with(&format!("{call}(")) && parts.iter().all(|part| line.contains(part));
+        (0..calls.len()).filter(|&i| fits(&calls[i])).collect()
+    };
+    let content = at("syncfs", &["/store/staging/"]);
+    let folders = at("renameat2", &["/store/staging/", "/store/layers>"]);
+    let beside = at("rename", &["/store/staging/", "/store/layers/"]);
+    let synced = at("fsync", &["/store/layers>"]);
+    let layers = at("renameat", &["/store/layers>", ".json\")"]);
+    let configuration = at("renameat", &["/store/images>", ".config\")"]);
+    let image = at("renameat", &["/store/images>", ".json\")"]);
+    let counts = (content.len(), folders.len(), beside.len(), layers.len(), configuration.len(), image.len());
+    assert_eq!(counts, (1, 4, 8, 4, 1, 1), "{calls:#?}");
+    assert!(folders.iter().chain(&beside).all(|&moved| content[0] < moved), "{calls:#?}");
+    let moved = folders.iter().chain(&beside).max().expect("some");
+    assert!(synced.iter().any(|sync| moved < sync && layers.iter().all(|record| sync < record)), "{calls:#?}");
+    assert!(layers.iter().chain(&configuration).all(|&record| record < image[0]), "{calls:#?}");
+    // Each record is on disk before it has its name, and has it for good before the next step.
+    for &record in layers.iter().chain(&configuration).chain(&image) {
+        assert!(calls[record - 1].starts_with("fsync(") && calls[record - 1].contains(".tmp-"), "{calls:#?}");
+        assert!(calls[record + 1].starts_with("fsync("), "{calls:#?}");
+    }
+    node.start();
+    node.finish();
+}
+
 /// What an import needs of the system.
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 20] = [
+    "rename",
+    "renameat",
+    "unlinkat",
+    "unlink",
+    "fdatasync",
+    "read",
     "openat",
     "openat2",
     "mkdirat",
@@ -380,8 +608,7 @@ fn errors_at_random_points(node: &mut Node, way: &Way, count: usize) {
         }
         node.start();
         ends_well(node, way, &clean, &when);
-        node.stop();
-        forget(node);
+        comes_to_nothing(node, way, point % 2 == 0, &when);
     }
     println!(
         "{count} points: {worked} imports worked all the same, {refused} were refused; the agent ended {ended} times"
@@ -395,6 +622,14 @@ fn errors_of_the_disk_at_any_call_are_said_and_leave_nothing_half() {
     let mut node = bare();
     let way = Way::import(&node);
     errors_at_random_points(&mut node, &way, points(14, 224));
+    node.finish();
+}
+
+#[test]
+fn errors_of_the_disk_at_any_call_of_a_pull_are_said_and_leave_nothing_half() {
+    let mut node = bare();
+    let way = Way::pull(&node);
+    errors_at_random_points(&mut node, &way, points(7, 224));
     node.finish();
 }
 

@@ -1,7 +1,10 @@
 //! What somebody or something does to files of the image store by hand: found at the next use, told, and healed.
 
-use super::harness::{BUSYBOX, Node, alive, eventually, resting, secs};
-use serde_json::Value;
+use super::harness::{BUSYBOX, Node, PATIENCE, alive, eventually, image_archive, resting, secs};
+use super::registry_server::{Auth, Registry};
+use super::shapes;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -196,10 +199,214 @@ fn records_that_are_damaged_cost_nothing_and_verification_finds_what_use_does_no
     fs::rename(&away, &archive).expect("move the archive back");
     node.wait_up(name);
     assert!(programs.exists());
-    let metrics = super::harness::page(&format!("127.0.0.1:{}", node.healthz), "/metrics");
+    // It came in with its archive: who brings images back sees that at the next attempt.
     for metric in ["coracle_images_damaged_total", "coracle_images_healed_total"] {
-        let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_default();
-        assert!(!line.is_empty() && !line.ends_with(" 0"), "{metric}: {line}");
+        eventually(metric, secs(60), || {
+            let metrics = super::harness::page(&format!("127.0.0.1:{}", node.healthz), "/metrics");
+            let line = metrics.lines().find(|line| line.starts_with(metric)).unwrap_or_default();
+            !line.is_empty() && !line.ends_with(" 0")
+        });
     }
+    node.finish();
+}
+
+/// What can become of a file.
+const WAYS: [&str; 8] = ["empty", "zeros", "a bit", "half", "gone", "a folder", "a dead link", "a link to another"];
+
+fn ruin(path: &Path, way: &str) {
+    let content = fs::read(path).expect("a file of the store");
+    let aside = path.with_extension("aside");
+    // In place: the same inode, as a file system that was cut off leaves it.
+    match way {
+        "empty" => fs::write(path, "").expect("empty"),
+        "zeros" => fs::write(path, vec![0; content.len()]).expect("zeros"),
+        "half" => fs::write(path, &content[..content.len() / 2]).expect("half"),
+        "a bit" => {
+            let mut flipped = content.clone();
+            flipped[content.len() / 2] ^= 4;
+            fs::write(path, flipped).expect("a bit");
+        }
+        _ => {
+            fs::remove_file(path).expect("gone");
+            match way {
+                "gone" => {}
+                "a folder" => fs::create_dir_all(path.join("with/something")).expect("a folder"),
+                "a dead link" => std::os::unix::fs::symlink(&aside, path).expect("a link"),
+                _ => std::os::unix::fs::symlink("/proc/self/stat", path).expect("a link"),
+            }
+        }
+    }
+}
+
+/// All files of a store but for its lock, with their content, as paths below it. What a seal says changes with inodes.
+fn contents(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for sub in ["images", "copies", "layers", "pulled", "pulling", "staging"] {
+        for entry in fs::read_dir(store.join(sub)).expect("a folder of the store") {
+            let path = entry.expect("entry").path();
+            let content = match path.is_dir() {
+                true => listing(&path).join("\n").into_bytes(),
+                false if path.extension().is_some_and(|kind| kind == "seal") => b"a seal".to_vec(),
+                false => fs::read(&path).unwrap_or_else(|e| format!("{e}").into_bytes()),
+            };
+            found.insert(path.strip_prefix(store).expect("below").to_owned(), content);
+        }
+    }
+    found
+}
+
+/// What a power cut leaves of a file, and what a person makes of it: every file beside the layers, in every way, while the
+/// agent runs and while it does not. It is found by who looks, told, and healed; in between nothing stops.
+#[test]
+fn every_file_of_the_store_can_be_lost_in_every_way() {
+    let registry = Registry::start(Auth::Plain);
+    registry.push(&image_archive("pulled:1"), "team/app:1");
+    let image = registry.reference("team/app:1");
+    let mut node = Node::new();
+    fs::remove_file(node.dir.join("root/images/images.tar")).expect("no test images");
+    node.start();
+    node.cli(&["image", "pull", &image]).ok();
+    let store = node.dir.join("root/store");
+    let clean = contents(&store);
+    let files: Vec<PathBuf> = clean.keys().filter(|path| store.join(path).is_file()).cloned().collect();
+    // Record, copy, configuration; record, seal and recipe of the layer; the pull's record.
+    assert_eq!(files.len(), 7, "{files:?}");
+    let all = std::env::var_os("CORACLE_LONG_TESTS").is_some_and(|v| v == "1");
+    for (i, file) in files.iter().enumerate() {
+        for (j, way) in WAYS.iter().enumerate() {
+            if !all && (i + j) % 4 != 0 {
+                continue;
+            }
+            let in_store = !file.starts_with("pulled");
+            // One that may still make sense: of who may use the image, not of what it is.
+            if !in_store && *way == "a bit" {
+                continue;
+            }
+            let while_up = (i + j) % 8 < 4;
+            let when =
+                format!("{} of {}, the agent {}", way, file.display(), if while_up { "runs" } else { "is down" });
+            let told = |node: &Node| {
+                let events = node.events();
+                let of_damage = events.iter().filter(|event| event["reason"] == "ImageDamaged");
+                of_damage.map(|event| event["count"].as_u64().unwrap_or(1)).sum::<u64>()
+            };
+            if !while_up {
+                node.stop();
+            }
+            let before = if while_up { told(&node) } else { 0 };
+            ruin(&store.join(file), way);
+            if !while_up {
+                node.start();
+            }
+            let first = node.cli(&["image", "verify"]);
+            if in_store && while_up {
+                assert_eq!(first.code, Some(1), "{when}: {}", first.stdout);
+            }
+            // The pull's record is read once, at the start. What is not there is no news of it then, nor of a copy.
+            let absent = *way == "gone" || *way == "a dead link";
+            if (in_store && (while_up || !absent || !file.starts_with("copies"))) || (!while_up && !absent) {
+                eventually(&format!("{when}: it is told"), PATIENCE, || first.code == Some(1) || told(&node) > before);
+                eventually(&format!("{when}: there is an event"), PATIENCE, || told(&node) > before);
+            }
+            eventually(&format!("{when}: it is healed"), PATIENCE, || node.cli(&["image", "verify"]).code == Some(0));
+            if !in_store {
+                node.cli(&["image", "pull", &image]).ok();
+                if while_up {
+                    node.restart();
+                    node.cli(&["image", "pull", &image]).ok();
+                }
+            }
+            let is = contents(&store);
+            for (path, content) in &clean {
+                let now = is.get(path).map(|now| String::from_utf8_lossy(now));
+                assert_eq!(now, Some(String::from_utf8_lossy(content)), "{when}: {}", path.display());
+            }
+            assert_eq!(is.len(), clean.len(), "{when}: {:?}", is.keys());
+        }
+    }
+    // What only remembers something: lost, it costs nothing.
+    node.stop();
+    for name in ["used.json", "dropin.json", "builtin.json"] {
+        fs::create_dir_all(store.join(name).join("folder")).or_else(|_| fs::write(store.join(name), "")).expect("ruin");
+    }
+    node.start();
+    node.cli(&["image", "verify"]).ok();
+    let mut pod = resting("last");
+    pod["spec"]["containers"][0]["image"] = json!(image);
+    node.run(&pod);
+    node.finish();
+}
+
+/// Without the registry a damaged image is refused by name, what is only beside it stops nobody, and it can be removed;
+/// a quarantined layer stays as long as something runs on it, and no longer.
+#[test]
+fn without_its_registry_a_damaged_image_is_refused_with_the_reason_and_healed_when_it_is_back() {
+    let mut registry = Registry::start(Auth::Plain);
+    let node = Node::up();
+    // A layer of its own: one that is mounted anywhere on the machine is not removed.
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find_map(|path| fs::read(path).ok()).expect("busybox");
+    let links = ["sh", "sleep", "ls"].map(|name| shapes::symlink(format!("bin/{name}"), "busybox"));
+    let whose = shapes::file("own", node.dir.display().to_string());
+    let items = [shapes::dir("bin/"), shapes::file("bin/busybox", busybox).mode(0o755), whose];
+    let own = node.dir.join("share/own.tar");
+    fs::write(&own, shapes::docker_archive("own:1", &[shapes::layer(items.into_iter().chain(links))]))
+        .expect("archive");
+    registry.push(&own, "team/app:1");
+    let image = registry.reference("team/app:1");
+    let with_image = |name: &str| {
+        let mut pod = resting(name);
+        pod["spec"]["containers"][0]["image"] = json!(image);
+        pod
+    };
+    node.run(&with_image("steady"));
+    let store = node.dir.join("root/store");
+    let steady = node.pod("steady").expect("steady");
+    let pid = node.init_pid(&steady.id("main"));
+    let layer = shapes::layers_of(&node, &image).remove(0);
+    registry.stop();
+
+    // Only the recipe: containers start all the same.
+    fs::write(layer.with_extension("recipe"), "").expect("empty");
+    node.run(&with_image("second"));
+    node.wait_event("the recipe", |reason, text| reason == "ImageDamaged" && text.contains("its recipe has 0 bytes"));
+    let said = node.cli(&["image", "verify", &image]).fails(1);
+    assert!(said.contains("its recipe has 0 bytes"), "{said}");
+    node.wait_event("who was asked", |reason, text| reason == "ImageHealFailed" && text.contains("127.0.0.1"));
+    registry.restart();
+    eventually("the recipe is back", secs(60), || {
+        fs::metadata(layer.with_extension("recipe")).is_ok_and(|recipe| recipe.len() > 0)
+    });
+    eventually("it is whole", PATIENCE, || node.cli(&["image", "verify", &image]).code == Some(0));
+    registry.stop();
+
+    // Content, and the recipe with it: it cannot be had from what is left.
+    fs::write(layer.with_extension("recipe"), "").expect("empty");
+    fs::write(layer.join("own"), "").expect("empty");
+    node.apply("third.yaml", with_image("third"));
+    node.wait_event("found", |reason, text| reason == "ImageDamaged" && text.contains("own has 0 bytes"));
+    node.wait_event("refused", |reason, text| {
+        reason == "ImageHealFailed" && text.contains(&image) && text.contains("127.0.0.1")
+    });
+    assert!(!node.wait_pod("third", "it waits", |pod| !pod.waiting("main").is_empty()).up());
+    assert!(alive(pid), "what runs runs on");
+    registry.restart();
+    eventually("it is healed", secs(60), || node.cli(&["image", "verify"]).code == Some(0));
+    node.wait_up("third");
+    let quarantined = || fs::read_dir(store.join("quarantine")).expect("quarantine").count();
+    assert!(quarantined() > 0);
+    node.cli(&["image", "prune"]).ok();
+    assert!(quarantined() > 0, "containers run on it");
+    for name in ["steady", "second"] {
+        assert_eq!(node.sh(name, "ls /bin/busybox"), "/bin/busybox");
+    }
+    for name in ["steady", "second", "third"] {
+        node.remove(&format!("{name}.yaml"));
+    }
+    for name in ["steady", "second", "third"] {
+        node.wait_gone(name);
+    }
+    eventually("quarantine is emptied", PATIENCE, || {
+        node.cli(&["image", "prune"]).code == Some(0) && quarantined() == 0
+    });
     node.finish();
 }
