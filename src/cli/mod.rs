@@ -165,9 +165,27 @@ enum Command {
     },
 }
 
+const LS_EXAMPLES: &str = "\
+Examples:
+  coracle image ls                 names, sizes, and which pods use what
+  coracle image ls -o wide         also whole IDs, and what each image has to itself
+  coracle image ls -o json         everything, for programs (also: yaml, name)";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  coracle image rm nginx:1.27      a name, and the image with its last one
+  coracle image rm 3c4f9a210be7    the image with all its names
+  coracle image rm --force app:1   though it is pinned";
+
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  coracle image prune --dry-run    what would go
+  coracle image prune              unused images, but not those of the images folder";
+
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
     /// List images
+    #[command(after_help = LS_EXAMPLES)]
     Ls {
         #[command(flatten)]
         list: List,
@@ -211,8 +229,12 @@ enum ImageCommand {
         agent: Agent,
     },
     /// Remove images that no pod uses
+    ///
+    /// A name is taken from an image that has others; with its last name, or when named by ID or digest, the image goes. An
+    /// image that a pod uses stays, and so does a name that a pod's manifest has.
+    #[command(after_help = RM_EXAMPLES)]
     Rm {
-        /// Names or IDs
+        /// Names, digests (name@sha256:...), IDs, or the beginnings of IDs
         #[arg(value_name = "IMAGE", required = true)]
         names: Vec<String>,
         /// Remove pinned images too; one that a pod uses is never removed
@@ -222,12 +244,13 @@ enum ImageCommand {
         agent: Agent,
     },
     /// Remove all images that no pod uses and that are not pinned, and what lies about in the store
+    #[command(after_help = PRUNE_EXAMPLES)]
     Prune {
         /// Pinned images too; those in the images folder come back when the agent starts
         #[arg(short, long)]
         all: bool,
-        /// Only say what would be removed
-        #[arg(long)]
+        /// Only say what would be removed, and how much would be freed
+        #[arg(short = 'n', long)]
         dry_run: bool,
         #[command(flatten)]
         agent: Agent,
