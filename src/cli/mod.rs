@@ -187,8 +187,17 @@ enum ImageCommand {
     /// List images
     #[command(after_help = LS_EXAMPLES)]
     Ls {
+        /// Names, or the beginnings of IDs [default: all]
+        #[arg(value_name = "IMAGE")]
+        names: Vec<String>,
+        /// Format
+        #[arg(short, long, value_enum, value_name = "FORMAT")]
+        output: Option<Output>,
+        /// Print no column names
+        #[arg(long)]
+        no_headers: bool,
         #[command(flatten)]
-        list: List,
+        agent: Agent,
     },
     /// Import archives (docker-archive, oci-archive) or OCI layout folders
     Import {
@@ -250,7 +259,7 @@ enum ImageCommand {
         #[arg(short, long)]
         all: bool,
         /// Only say what would be removed, and how much would be freed
-        #[arg(short = 'n', long)]
+        #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         agent: Agent,
@@ -387,8 +396,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
         Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
-        Command::Image(ImageCommand::Ls { list }) => {
-            get::get(&list.scope.agent.client(), &list.request(Resource::Images)).await
+        Command::Image(ImageCommand::Ls { names, output, no_headers, agent }) => {
+            get::get(&agent.client(), &get::Request::of_images(names, output.unwrap_or_default(), no_headers)).await
         }
         Command::Image(ImageCommand::Import { archives, agent }) => images::import(&agent.client(), &archives).await,
         Command::Image(ImageCommand::Export { names, output, compress, agent }) => {

@@ -572,6 +572,14 @@ impl ImageStore {
         }
     }
 
+    /// Bytes of content in all layers, shared ones counted once.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.layer_records()?.iter().map(|record| record.size).sum())
+    }
+
     /// The records of all layers; a damaged one is left out.
     pub(super) fn layer_records(&self) -> Result<Vec<LayerRecord>, Error> {
         let paths = store::list(&self.layers_dir())?;
@@ -684,6 +692,66 @@ fn move_file(from: &Path, to: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_that_is_taken_while_it_is_decided_stays() {
+        let dir = std::env::temp_dir().join(format!("coracle-collector-{}", std::process::id()));
+        let store = Arc::new(ImageStore::open(&dir).unwrap());
+        let image = store.ensure_builtin().unwrap();
+        let policy =
+            Policy { high_percent: 100, low_percent: 80, minimum_age: Duration::ZERO, maximum_age: Duration::ZERO };
+        let taken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let users = {
+            let (store, taken) = (Arc::clone(&store), Arc::clone(&taken));
+            move || {
+                let users = Users::new();
+                // A container starts, and is done with the start, just when it was asked what is used.
+                if taken.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(store.hold(BUILTIN).is_some());
+                }
+                Ok(users)
+            }
+        };
+        let collector = Collector::new(Arc::clone(&store), policy, users, |_| {});
+        assert_eq!(collector.prune(true, false).unwrap().removed, []);
+        assert!(matches!(collector.remove(BUILTIN, true), Err(Error::InUse { .. })));
+        assert!(!store.was_removed(&image.id), "it was not, so it may not be marked");
+        assert!(store.check(&image).is_ok());
+        taken.store(false, std::sync::atomic::Ordering::Relaxed);
+        let held = store.hold(BUILTIN).unwrap();
+        assert_eq!(collector.prune(true, false).unwrap().removed, []);
+        drop(held);
+
+        let hex = image.id.trim_start_matches("sha256:");
+        assert_eq!(store.pick(&hex[..12]).unwrap().id, image.id);
+        assert!(matches!(store.pick(&hex[..3]), Err(Error::NotFound { .. })), "too short for an ID");
+        assert!(matches!(store.pick("nothing:1"), Err(Error::NotFound { .. })));
+        let account = collector.account().unwrap();
+        assert_eq!(account.unique[&image.id], store.bytes().unwrap());
+        let removed = collector.remove(&hex[..12], true).unwrap();
+        assert_eq!((removed.id, removed.left, removed.freed), (image.id.clone(), vec![], account.unique[&image.id]));
+        assert_eq!(store.bytes().unwrap(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn times_of_use_are_read_by_a_clock_that_went_back() {
+        let now = jiff::Timestamp::now().as_second();
+        let images = [("a", now + 9_000), ("b", now + 20_000), ("c", now - 50)];
+        let images: BTreeMap<String, i64> = images.into_iter().map(|(id, at)| (id.to_owned(), at)).collect();
+        let mut used = Used { images: images.clone(), at: now + 10_000, ..Used::default() };
+        let at = used.follow_clock();
+        assert!((used.images["a"] - (at - 1_000)).abs() <= 2, "{used:?}");
+        assert_eq!(used.images["b"], at, "never in the future");
+        assert!(used.changed);
+        let before = used.images.clone();
+        used.follow_clock();
+        assert_eq!(used.images, before);
+        // Nobody knows how long the machine was off.
+        let mut used = Used { images: [("c".to_owned(), now - 50)].into(), at: now - 40, ..Used::default() };
+        used.follow_clock();
+        assert_eq!((used.images["c"], used.changed), (now - 50, false));
+    }
 
     #[test]
     fn layers_are_found_in_mounts() {

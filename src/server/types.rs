@@ -24,7 +24,7 @@ pub struct NodeSummary {
     pub pods: std::collections::BTreeMap<String, usize>,
     /// Images in the store.
     pub images: usize,
-    /// Their size on disk in bytes.
+    /// Their size on disk in bytes; layers that they share count once.
     pub image_bytes: u64,
     /// Last warnings, newest last.
     pub warnings: Vec<String>,

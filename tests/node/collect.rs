@@ -350,7 +350,7 @@ fn an_image_that_runs_stays_though_its_name_moved_on_and_its_records_are_lost() 
     // The name means another image now; what the pods have mounted is the one before.
     node.cli(&["image", "import", newer.to_str().unwrap()]).ok();
     assert_eq!(images(node), ["<none>", "busybox:1", "data:1"]);
-    assert_eq!(node.cli(&["image", "prune", "-n"]).ok(), "0B would be freed\n");
+    assert_eq!(node.cli(&["image", "prune", "--dry-run"]).ok(), "0B would be freed\n");
     assert_eq!(node.cli(&["image", "prune", "--all"]).ok(), "0B freed\n");
     let refusal = node.cli(&["image", "rm", "--force", &data[7..20]]).fails(1);
     let users = [format!("default/own-{}", node.name), format!("default/plain-{}", node.name)];
@@ -502,7 +502,9 @@ fn an_archive_that_did_not_fit_comes_in_once_it_does() {
     fs::write(root.join("ballast"), vec![1; 40 * MIB]).unwrap();
     node.start();
     // Nothing may go: it is told once, and the store is clean.
-    node.drop_image(&pack("dropped", 60), "dropped.tar.gz");
+    let part = root.join("images/.part");
+    fs::copy(pack("dropped", 60), &part).unwrap();
+    fs::rename(part, root.join("images/dropped.tar.gz")).unwrap();
     node.wait_event("there is no room", |reason, message| {
         reason == "ImageImportFailed" && message.contains("dropped.tar.gz: not enough space on ")
     });
@@ -525,5 +527,35 @@ fn an_archive_that_did_not_fit_comes_in_once_it_does() {
     assert_eq!(images(node), ["piped:1"]);
     node.wait_event("room was made", |reason, message| reason == "ImageDeleted" && message.contains("dropped:1"));
     assert_eq!((layers(&root), entries(&root.join("store/staging"))), (1, Vec::new()));
+    small.node.finish();
+}
+
+#[test]
+fn what_nothing_uses_for_long_goes_by_a_clock_that_nobody_sets() {
+    let mut small = Small::new(64);
+    let future = small.put("future", 1, false, None);
+    small.put("spare", 1, false, None);
+    small.put("kept", 1, true, None);
+    small.put("wanted", 1, false, None);
+    // It came in by a clock that was wrong, and was used by one.
+    let record = small.root.join("store/images").join(format!("{}.json", &future[7..]));
+    let mut image: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    image["added"] = json!(4_000_000_000_i64);
+    fs::write(&record, image.to_string()).unwrap();
+    let node = &mut small.node;
+    let mut pod = resting("waits");
+    pod["spec"]["containers"][0]["image"] = json!("wanted:1");
+    pod["spec"]["initContainers"] = json!([{ "name": "never", "image": "nowhere:1", "imagePullPolicy": "Never" }]);
+    node.apply("waits.yaml", &pod);
+    node.configure(json!({ "imageGCHighThresholdPercent": 100, "imageMinimumGCAge": "1ms", "imageMaximumGCAge": "1s",
+        "evictionHard": { "memory.available": "1Mi" } }));
+    node.start();
+    for name in ["spare:1", "future:1"] {
+        node.wait_event("unused for long", |reason, message| {
+            reason == "ImageDeleted" && message.contains(name) && message.contains("nothing has used it for long")
+        });
+    }
+    assert_eq!(images(node), ["kept:1", "wanted:1"]);
+    assert_eq!(metric(node, "kubelet_image_garbage_collected_total{reason=\"age\"}"), 2);
     small.node.finish();
 }
