@@ -86,6 +86,8 @@ fn report(shared: &Shared, notice: &Notice) {
         Reason::Asked => "as asked",
     };
     shared.metrics.image_removed(notice.reason);
+    let (pulls, id) = (Arc::clone(&shared.pulls), image.id.clone());
+    tokio::task::spawn_blocking(move || pulls.image_removed(&id));
     let note = Note::normal("ImageDeleted", format!("Removed image {name} ({} bytes): {why}", image.size));
     shared.note(shared.events.node_reference(), &note, Timestamp::now());
 }

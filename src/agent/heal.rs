@@ -4,7 +4,6 @@ use super::events::Note;
 use super::node::Shared;
 use crate::image::{Image, ImageStore, Origin};
 use crate::runtime::chain;
-use crate::server::Node;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -93,14 +92,12 @@ pub async fn watch(shared: Arc<Shared>, refetch: Refetch, changed: Arc<Notify>) 
 
 /// Removes quarantined layers that no container can run on any more.
 async fn purge(shared: &Arc<Shared>) {
-    let pods = shared.pods();
-    let volumes = pods.iter().filter_map(|pod| pod.spec.as_ref()).flat_map(|spec| spec.volumes.iter().flatten());
-    // Nothing tells which image such a volume was mounted from.
-    if volumes.into_iter().any(|volume| volume.image.is_some()) {
-        return;
-    }
-    let (store, in_use) = (shared.runtime.images(), shared.images_in_use());
-    let purged = tokio::task::spawn_blocking(move || store.purge_quarantine(&in_use)).await;
+    let (store, collector) = (shared.runtime.images(), Arc::clone(&shared.collector));
+    let purged = tokio::task::spawn_blocking(move || {
+        let in_use: Vec<String> = collector.users()?.into_keys().filter(|id| id.starts_with("sha256:")).collect();
+        store.purge_quarantine(&in_use)
+    })
+    .await;
     if let Ok(Err(error)) = purged {
         tracing::warn!(error = chain(&error), "cannot remove damaged layers");
     }

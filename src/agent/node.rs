@@ -374,12 +374,6 @@ impl server::Node for Shared {
         Arc::clone(&self.collector)
     }
 
-    fn images_in_use(&self) -> Vec<String> {
-        let pods = server::Node::pods(self);
-        let statuses = pods.iter().filter_map(|p| p.status.as_ref()).flat_map(statuses);
-        statuses.map(|c| c.image_id.clone()).filter(|id| !id.is_empty()).collect()
-    }
-
     fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<PullLine> {
         self.pulls.by_hand(image)
     }

@@ -122,16 +122,30 @@ impl Records {
         forget(&self.intent(image));
     }
 
+    /// The image is gone, and with it who may use it: what comes in under its ID later comes in anew (as kubelet).
+    pub fn removed(&self, id: &str, images: &ImageStore) {
+        let mut known = self.lock();
+        // It may have come back already, with a record of its own.
+        if known.contains_key(id) && images.known(id).is_none() {
+            known.remove(id);
+            forget(&self.record(id));
+        }
+    }
+
     /// What cannot be written is known until the agent ends; then the image has to be pulled again.
     fn write(&self, record: Record) {
         if self.of(&record.image).as_ref() == Some(&record) {
             return;
         }
-        let hex = record.image.strip_prefix("sha256:").unwrap_or(&record.image);
-        if let Err(error) = store::write(&self.pulled.join(format!("{hex}.json")), &record, FILE_MODE) {
+        let mut known = self.lock();
+        if let Err(error) = store::write(&self.record(&record.image), &record, FILE_MODE) {
             tracing::warn!(error = crate::runtime::chain(&error), "a pull cannot be written down");
         }
-        self.lock().insert(record.image.clone(), record);
+        known.insert(record.image.clone(), record);
+    }
+
+    fn record(&self, id: &str) -> PathBuf {
+        self.pulled.join(format!("{}.json", id.strip_prefix("sha256:").unwrap_or(id)))
     }
 
     fn intent(&self, image: &str) -> PathBuf {
@@ -200,8 +214,15 @@ mod tests {
         assert!(record.repositories["r.example/b"].node && !record.repositories["r.example/a"].node);
         assert_eq!(again.of("sha256:00"), None, "its image is not in the store");
         let file = dir.join("pulled").join(format!("{}.json", image.id.trim_start_matches("sha256:")));
-        std::fs::write(file, b"[").unwrap();
-        assert!(Records::open(&dir, &images).of(&image.id).unwrap().repositories.is_empty());
+        again.removed(&image.id, &images);
+        assert!(again.of(&image.id).is_some(), "it is here");
+        again.removed("sha256:00", &images);
+        std::fs::write(&file, b"[").unwrap();
+        let damaged = Records::open(&dir, &images);
+        assert!(damaged.of(&image.id).unwrap().repositories.is_empty());
+        images.remove(&image.id, &[]).unwrap();
+        damaged.removed(&image.id, &images);
+        assert_eq!((damaged.of(&image.id), file.exists()), (None, false));
         crate::sys::fs::remove_tree(&dir).unwrap();
     }
 

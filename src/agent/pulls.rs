@@ -277,6 +277,11 @@ impl Pulls {
         state.give_up();
     }
 
+    /// The image of this ID was removed. Blocking.
+    pub fn image_removed(&self, id: &str) {
+        self.records.removed(id, &self.images);
+    }
+
     /// Pulls an image for a person, whatever is here. Dropping the receiver gives it up, unless a pod wants it too.
     pub fn by_hand(self: &Arc<Self>, image: &str) -> mpsc::UnboundedReceiver<PullLine> {
         let (lines, receiver) = mpsc::unbounded_channel();

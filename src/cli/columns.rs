@@ -271,7 +271,7 @@ pub(super) fn event_row(event: &Event, wide: bool, now: Timestamp) -> Row {
 /// Header of the image table.
 pub(super) fn image_header(wide: bool) -> Row {
     header(if wide {
-        &["NAME", "IMAGE ID", "SIZE", "ADDED", "PINNED", "USED BY", "CREATED"]
+        &["NAME", "IMAGE ID", "SIZE", "UNIQUE", "ADDED", "PINNED", "USED BY", "CREATED"]
     } else {
         &["NAME", "IMAGE ID", "SIZE", "ADDED", "PINNED", "USED BY"]
     })
@@ -292,8 +292,12 @@ pub(super) fn image_rows(image: &ImageItem, wide: bool, now: Timestamp) -> Vec<R
     };
     let row = |name: &String| {
         let pinned = if image.pinned { "yes" } else { "no" };
-        let mut row = vec![name.clone(), id.clone(), size(image.size), age_or_unknown(added, now), pinned.to_owned()];
-        row.push(users.clone());
+        let name = if image.damaged { format!("{name} (damaged)") } else { name.clone() };
+        let mut row = vec![name, id.clone(), size(image.size)];
+        if wide {
+            row.push(size(image.unique));
+        }
+        row.extend([age_or_unknown(added, now), pinned.to_owned(), users.clone()]);
         if wide {
             row.push(age_or_unknown(image.created.as_ref().and_then(|time| time.parse().ok()), now));
         }

@@ -246,6 +246,8 @@ fn images_are_one_row_a_name() {
         created: Some("2026-11-20T00:00:00Z".into()),
         added: 0,
         pinned: true,
+        unique: 1_234_567,
+        damaged: false,
         in_use: true,
         verified: Vec::new(),
         used_by: vec!["default/a".into(), "default/b".into()],

@@ -92,6 +92,20 @@ pub(super) struct Request {
 }
 
 impl Request {
+    /// For `image ls`: images have neither namespaces nor labels.
+    pub(super) fn of_images(names: Vec<String>, output: Output, no_headers: bool) -> Request {
+        Request {
+            resource: Resource::Images,
+            names,
+            namespace: String::new(),
+            all_namespaces: false,
+            output,
+            watch: false,
+            selector: None,
+            no_headers,
+        }
+    }
+
     fn path(&self) -> String {
         match self.resource {
             Resource::Images => "/coracle/v1/images".to_owned(),
@@ -118,6 +132,9 @@ impl Request {
 pub(super) async fn get(client: &Client, request: &Request) -> Result<i32, Error> {
     if request.watch && request.resource == Resource::Images {
         return Err(Error::usage("images cannot be watched"));
+    }
+    if request.selector.is_some() && request.resource == Resource::Images {
+        return Err(Error::usage("images have no labels that could be selected by"));
     }
     let mut list = fetch(client, request).await?;
     let mut printer = Printer { request, table: Table::default(), with_header: !request.no_headers };

@@ -5,7 +5,9 @@ use super::error::Error;
 use super::table::printable;
 use super::{print, print_bytes};
 use crate::server::encode;
-use crate::server::types::{ImageList, Pruned};
+#[cfg(test)]
+use crate::server::types::PrunedImage;
+use crate::server::types::{ImageList, Pruned, RemovedImage};
 use hyper::Method;
 use hyper::body::Bytes;
 use std::io::{IsTerminal, Read, Write};
@@ -167,18 +169,44 @@ impl Drop for PartFile {
     }
 }
 
-/// Runs `image rm`.
+/// Runs `image rm`. What is wrong with one image does not keep the others.
 pub(super) async fn remove(client: &Client, names: &[String], force: bool) -> Result<i32, Error> {
+    let mut code = 0;
     for name in names {
-        let path = format!("/coracle/v1/images?name={}&force={force}", encode(name));
-        let answer = client.try_send(Method::DELETE, &path, Bytes::new()).await;
-        answer.map_err(|(error, status)| match status.message {
-            message if message.is_empty() => error,
-            message => Error::new(format!("cannot remove {name}"), message),
-        })?;
-        print(&format!("{} removed\n", printable(name)))?;
+        match remove_one(client, name, force).await {
+            Ok(removed) => print(&removal(name, &removed))?,
+            // One error is told by who called.
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => {
+                eprintln!("{error}");
+                code = error.code();
+            }
+        }
     }
-    Ok(0)
+    Ok(code)
+}
+
+async fn remove_one(client: &Client, name: &str, force: bool) -> Result<RemovedImage, Error> {
+    let path = format!("/coracle/v1/images?name={}&force={force}", encode(name));
+    let answer = client.try_send(Method::DELETE, &path, Bytes::new()).await;
+    let answer = answer.map_err(|(error, status)| match status.message {
+        message if message.is_empty() => error,
+        message => Error::new(format!("cannot remove {name}"), message),
+    })?;
+    decode(&answer)
+}
+
+/// What a removal did, in a line.
+fn removal(asked: &str, removed: &RemovedImage) -> String {
+    let names = |names: &[String]| names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+    let gone = match removed.names.is_empty() {
+        true => printable(asked).to_string(),
+        false => names(&removed.names),
+    };
+    match removed.left.is_empty() {
+        true => format!("{gone} removed ({} freed)\n", super::age::size(removed.freed)),
+        false => format!("{gone} removed, the image stays as {}\n", names(&removed.left)),
+    }
 }
 
 /// Runs `image prune`.
@@ -189,15 +217,70 @@ pub(super) async fn prune(client: &Client, all: bool, dry_run: bool) -> Result<i
         message if message.is_empty() => error,
         message => Error::new("cannot prune images", message),
     })?;
-    let pruned: Pruned = decode(&answer)?;
-    let (done, total) = match dry_run {
+    print(&pruning(&decode(&answer)?))?;
+    Ok(0)
+}
+
+fn pruning(pruned: &Pruned) -> String {
+    let (done, total) = match pruned.dry_run {
         true => ("would be removed", "would be freed"),
         false => ("removed", "freed"),
     };
+    let mut text = String::new();
     for image in &pruned.items {
-        let name = image.names.first().unwrap_or(&image.id);
-        print(&format!("{} {done} ({})\n", printable(name), super::age::size(image.size)))?;
+        let names = match &image.names[..] {
+            [] => printable(&image.id).to_string(),
+            names => names.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", "),
+        };
+        text += &format!("{names} {done} ({})\n", super::age::size(image.size));
     }
-    print(&format!("{} {total}\n", super::age::size(pruned.freed)))?;
-    Ok(0)
+    text + &format!("{} {total}\n", super::age::size(pruned.freed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_tell_what_is_gone_and_what_stays() {
+        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+        let removed = |names: &[&str], left: &[&str]| RemovedImage {
+            kind: String::new(),
+            api_version: String::new(),
+            id: "sha256:00".into(),
+            names: strings(names),
+            left: strings(left),
+            freed: 2_100_000,
+        };
+        let all = [
+            removal("a", &removed(&["d/a:1"], &[])),
+            removal("0000", &removed(&["d/a:1", "d/a:2"], &[])),
+            removal("0000", &removed(&[], &[])),
+            removal("a", &removed(&["d/a:1"], &["d/b:1", "d/c:1"])),
+        ];
+        expect_test::expect![[r"
+            d/a:1 removed (2.10MB freed)
+            d/a:1, d/a:2 removed (2.10MB freed)
+            0000 removed (2.10MB freed)
+            d/a:1 removed, the image stays as d/b:1, d/c:1
+        "]]
+        .assert_eq(&all.concat());
+        let item = |names: &[&str]| PrunedImage { id: "sha256:00".into(), names: strings(names), size: 5_000_000 };
+        let mut pruned = Pruned {
+            kind: String::new(),
+            api_version: String::new(),
+            items: vec![item(&["d/a:1", "d/a:2"]), item(&[])],
+            freed: 7_000_000,
+            dry_run: true,
+        };
+        let first = pruning(&pruned);
+        (pruned.dry_run, pruned.items) = (false, Vec::new());
+        expect_test::expect![[r"
+            d/a:1, d/a:2 would be removed (5.00MB)
+            sha256:00 would be removed (5.00MB)
+            7.00MB would be freed
+            7.00MB freed
+        "]]
+        .assert_eq(&(first + &pruning(&pruned)));
+    }
 }

@@ -165,12 +165,39 @@ enum Command {
     },
 }
 
+const LS_EXAMPLES: &str = "\
+Examples:
+  coracle image ls                 names, sizes, and which pods use what
+  coracle image ls -o wide         also whole IDs, and what each image has to itself
+  coracle image ls -o json         everything, for programs (also: yaml, name)";
+
+const RM_EXAMPLES: &str = "\
+Examples:
+  coracle image rm nginx:1.27      a name, and the image with its last one
+  coracle image rm 3c4f9a210be7    the image with all its names
+  coracle image rm --force app:1   though it is pinned";
+
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  coracle image prune --dry-run    what would go
+  coracle image prune              unused images, but not those of the images folder";
+
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
     /// List images
+    #[command(after_help = LS_EXAMPLES)]
     Ls {
+        /// Names, or the beginnings of IDs [default: all]
+        #[arg(value_name = "IMAGE")]
+        names: Vec<String>,
+        /// Format
+        #[arg(short, long, value_enum, value_name = "FORMAT")]
+        output: Option<Output>,
+        /// Print no column names
+        #[arg(long)]
+        no_headers: bool,
         #[command(flatten)]
-        list: List,
+        agent: Agent,
     },
     /// Import archives (docker-archive, oci-archive) or OCI layout folders
     Import {
@@ -211,8 +238,12 @@ enum ImageCommand {
         agent: Agent,
     },
     /// Remove images that no pod uses
+    ///
+    /// A name is taken from an image that has others; with its last name, or when named by ID or digest, the image goes. An
+    /// image that a pod uses stays, and so does a name that a pod's manifest has.
+    #[command(after_help = RM_EXAMPLES)]
     Rm {
-        /// Names or IDs
+        /// Names, digests (name@sha256:...), IDs, or the beginnings of IDs
         #[arg(value_name = "IMAGE", required = true)]
         names: Vec<String>,
         /// Remove pinned images too; one that a pod uses is never removed
@@ -222,11 +253,12 @@ enum ImageCommand {
         agent: Agent,
     },
     /// Remove all images that no pod uses and that are not pinned, and what lies about in the store
+    #[command(after_help = PRUNE_EXAMPLES)]
     Prune {
         /// Pinned images too; those in the images folder come back when the agent starts
         #[arg(short, long)]
         all: bool,
-        /// Only say what would be removed
+        /// Only say what would be removed, and how much would be freed
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -364,8 +396,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
         Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
-        Command::Image(ImageCommand::Ls { list }) => {
-            get::get(&list.scope.agent.client(), &list.request(Resource::Images)).await
+        Command::Image(ImageCommand::Ls { names, output, no_headers, agent }) => {
+            get::get(&agent.client(), &get::Request::of_images(names, output.unwrap_or_default(), no_headers)).await
         }
         Command::Image(ImageCommand::Import { archives, agent }) => images::import(&agent.client(), &archives).await,
         Command::Image(ImageCommand::Export { names, output, compress, agent }) => {

@@ -1,17 +1,20 @@
 //! Removes what nobody needs: unused images, layers that no image has, what was set aside.
 //!
-//! What is used is asked anew for every removal, and nothing is removed when that cannot be told. Below that lies a
-//! second net that needs no record to be right: a layer is first moved out of the way, so that nothing new can mount it,
-//! and put back when a mount of any process still shows it.
+//! What is used is asked anew for every removal, who has taken an image since then is known ([`holds`](super::holds)), and
+//! nothing is removed when it cannot be told what is used. Below that lies a second net that needs no record to be right: a
+//! layer is first moved out of the way, so that nothing new can mount it, and put back when a mount of any process still
+//! shows it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::gc::{self, Candidate, Choice, Policy};
+use super::holds::Holds;
+use super::leftovers::Aside;
 use super::space::{Space, no_space};
 use super::store::LayerRecord;
 use super::{BUILTIN, Digest, Error, Image, ImageStore, Origin, record, reference};
@@ -24,12 +27,12 @@ const ROUNDS: usize = 3;
 const WRITE_EVERY: Duration = Duration::from_secs(3600);
 /// How long layers of a pull that failed wait for the next attempt, unless their space is needed.
 const UNOWNED: Duration = Duration::from_secs(24 * 3600);
-/// How long what was set aside can be looked at.
-const KEEP_DAMAGED: Duration = Duration::from_secs(24 * 3600);
 /// What lies beside the folder of a layer.
-const COMPANIONS: [&str; 2] = ["seal", "recipe"];
+pub(super) const COMPANIONS: [&str; 2] = ["seal", "recipe"];
+/// So much of an ID must be given at least: shorter ones are misspelt names.
+const SHORTEST_ID: usize = 4;
 
-/// Image IDs (`sha256:…`), each with the pods (`namespace/name`) that use it.
+/// Image IDs (`sha256:…`) and full names, each with the pods (`namespace/name`) that use it.
 pub type Users = BTreeMap<String, BTreeSet<String>>;
 
 /// Why an image was removed.
@@ -71,15 +74,62 @@ pub struct Collected {
     pub capacity: u64,
 }
 
+/// What a person's word has removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    pub id: String,
+    /// The names that are gone.
+    pub names: Vec<String>,
+    /// The names that the image still has; none: it is gone.
+    pub left: Vec<String>,
+    /// Bytes in layers that are gone.
+    pub freed: u64,
+}
+
+/// What is used, and what would become free.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    pub users: Users,
+    /// By image ID, bytes in layers that no other image has.
+    pub unique: HashMap<String, u64>,
+}
+
 /// When images were last used, seconds since 1970 by ID.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Used {
     #[serde(default)]
     images: BTreeMap<String, i64>,
+    /// When this was written, by the clock of then.
+    #[serde(default)]
+    at: i64,
     #[serde(skip)]
     changed: bool,
     #[serde(skip)]
     written: Option<Instant>,
+    /// The last look: by the clock, and by one that nobody sets.
+    #[serde(skip)]
+    looked: Option<(i64, Instant)>,
+    #[serde(skip)]
+    aside: Aside,
+}
+
+impl Used {
+    /// What is noted is as long ago as it was, whatever has become of the clock; gives the time.
+    fn follow_clock(&mut self) -> i64 {
+        let now = jiff::Timestamp::now().as_second();
+        let jump = match self.looked {
+            Some((earlier, at)) => gc::jump(earlier, now, at.elapsed()),
+            // How long nobody looked cannot be known, but time has not gone back.
+            None => now.saturating_sub(self.at).min(0),
+        };
+        if jump != 0 {
+            tracing::info!(seconds = jump, "the clock has jumped; when images were used is put right");
+        }
+        gc::follow(self.images.values_mut(), jump, now);
+        self.changed |= jump != 0;
+        self.looked = Some((now, Instant::now()));
+        now
+    }
 }
 
 type Ask = dyn Fn() -> Result<Users, String> + Send + Sync;
@@ -132,7 +182,7 @@ impl Collector {
     pub fn collect(&self) -> Result<Collected, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let (users, now) = self.look(&mut used)?;
-        self.tidy(UNOWNED);
+        self.tidy(UNOWNED, &users, &mut used);
         let mut done = Collected::default();
         if !self.policy.maximum_age.is_zero() && self.began.elapsed() >= self.policy.maximum_age {
             let choice = gc::for_age(&self.candidates(&users, &used, false), &self.sizes()?, &self.policy, now);
@@ -142,7 +192,7 @@ impl Collector {
         done.capacity = space.capacity;
         done.needed = self.policy.needed(space.capacity, space.available);
         if done.needed > 0 {
-            done.freed = self.tidy(Duration::ZERO);
+            done.freed = self.tidy(Duration::ZERO, &users, &mut used);
         }
         self.free(done.needed.saturating_sub(done.freed), &users, now, &mut used, &mut done)?;
         self.save(&mut used);
@@ -156,7 +206,7 @@ impl Collector {
     pub fn reclaim(&self) -> Result<Collected, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let (users, now) = self.look(&mut used)?;
-        self.tidy(Duration::ZERO);
+        self.tidy(Duration::ZERO, &users, &mut used);
         let mut done = Collected::default();
         self.free(u64::MAX, &users, now, &mut used, &mut done)?;
         self.save(&mut used);
@@ -177,7 +227,7 @@ impl Collector {
         let short = Space::of(root)?.short_of(bytes);
         if short > 0 {
             let (users, now) = self.look(&mut used)?;
-            self.tidy(Duration::ZERO);
+            self.tidy(Duration::ZERO, &users, &mut used);
             let short = Space::of(root)?.short_of(bytes);
             let images = self.candidates(&users, &used, false);
             // Images are not given up for something that would not fit without them either.
@@ -201,51 +251,89 @@ impl Collector {
     pub fn prune(&self, all: bool, dry_run: bool) -> Result<Collected, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let (users, _) = self.look(&mut used)?;
-        let choice = gc::unused(&self.candidates(&users, &used, all), &self.sizes()?);
+        let sizes = self.sizes()?;
+        let choice = gc::unused(&self.candidates(&users, &used, all), &sizes);
         let mut done = Collected::default();
         if dry_run {
             let known = self.store.contents();
             let find = |id: &Digest| known.iter().find(|(other, ..)| other == id).map(|(_, image, _)| removed(image));
             done.removed = choice.images.iter().filter_map(find).collect();
-            done.freed = choice.freed;
+            let in_use: Vec<String> = users.keys().filter(|id| id.starts_with("sha256:")).cloned().collect();
+            let orphans = match self.spares_orphans(self.store.set_aside_count(), &in_use) {
+                true => 0,
+                false => self.orphans(Duration::ZERO).iter().filter_map(|layer| sizes.get(layer)).sum(),
+            };
+            done.freed = choice.freed.saturating_add(orphans);
             return Ok(done);
         }
-        done.freed = self.tidy(Duration::ZERO);
+        done.freed = self.tidy(Duration::ZERO, &users, &mut used);
         self.remove_all(&choice, Reason::Asked, &mut used, &mut done)?;
         self.save(&mut used);
         Ok(done)
     }
 
-    /// Removes a name; with its last name, or when asked by ID, the image. A pinned image only goes by `force`, one in use
-    /// never.
+    /// Removes a name; with its last name, or when asked by ID or digest, the image. A pinned image only goes by `force`;
+    /// one in use never, nor does a name that a pod has for it.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::UsedBy`], [`Error::Pinned`], [`Error::Users`], and those of the disk.
-    pub fn remove(&self, name: &str, force: bool) -> Result<(), Error> {
+    /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::UsedBy`], [`Error::Pinned`], [`Error::Users`], and those of the
+    /// disk.
+    pub fn remove(&self, reference: &str, force: bool) -> Result<Removal, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that is damaged and cannot be had again is to go, too.
-        let broken = || self.store.find_broken(name).and_then(|id| self.store.known(id.as_str()));
-        let not_found = || Error::NotFound { reference: name.into() };
-        let image = self.store.lookup(name).or_else(broken).ok_or_else(not_found)?;
+        let image = self.store.pick(reference)?;
+        let id: Digest = image.id.parse()?;
         let (users, _) = self.look(&mut used)?;
-        let by_name = reference::normalise(name).is_ok_and(|name| image.names.contains(&name));
-        if by_name && image.names.len() > 1 {
-            return self.store.remove(name, &[]);
+        let used_by = |what: &str, shown: &str| match users.get(what) {
+            Some(pods) => Err(Error::UsedBy { id: shown.to_owned(), pods: pods.iter().cloned().collect() }),
+            None => Ok(()),
+        };
+        if let Some(name) = reference::normalise(reference).ok().filter(|name| image.names.contains(name)) {
+            let left: Vec<String> = image.names.iter().filter(|other| **other != name).cloned().collect();
+            if !left.is_empty() {
+                used_by(&name, &name)?;
+                // Nothing: somebody has taken its other names from it meanwhile.
+                if self.store.untag(&id, &name)? {
+                    return Ok(Removal { id: image.id.clone(), names: vec![name], left, freed: 0 });
+                }
+            }
         }
-        if let Some(pods) = users.get(&image.id) {
-            return Err(Error::UsedBy { id: image.id.clone(), pods: pods.iter().cloned().collect() });
-        }
+        used_by(&image.id, image.names.first().unwrap_or(&image.id))?;
         if image.pinned && !force {
-            return Err(Error::Pinned { id: image.id.clone() });
+            return Err(Error::Pinned { id: image.names.first().unwrap_or(&image.id).clone() });
         }
-        self.store.remove(name, &[])
+        let freed = self.store.remove_for_good(&id, Holds::had_since_look)?;
+        used.changed |= used.images.remove(&image.id).is_some();
+        self.save(&mut used);
+        (self.tell)(Notice { image: removed(&image), reason: Reason::Asked });
+        Ok(Removal { id: image.id.clone(), names: image.names.clone(), left: Vec::new(), freed })
+    }
+
+    /// What is used by whom, and what each image has to itself.
+    ///
+    /// # Errors
+    /// [`Error::Users`], and those of the disk.
+    pub fn account(&self) -> Result<Account, Error> {
+        let (users, sizes) = (self.users()?, self.sizes()?);
+        let all = self.store.contents();
+        let mut owners: HashMap<&Digest, usize> = HashMap::new();
+        for layer in all.iter().flat_map(|(_, _, layers)| layers) {
+            *owners.entry(layer).or_default() += 1;
+        }
+        let own = |layers: &[Digest]| -> u64 {
+            let alone = layers.iter().filter(|layer| owners.get(layer) == Some(&1));
+            alone.filter_map(|layer| sizes.get(layer)).sum()
+        };
+        let unique = all.iter().map(|(id, _, layers)| (id.to_string(), own(layers))).collect();
+        Ok(Account { users, unique })
     }
 
     /// Notes what is used now, at the time it gives.
     fn look(&self, used: &mut Used) -> Result<(Users, i64), Error> {
+        // Before it is asked: who takes an image from here on is remembered.
+        self.store.holds.look();
         let users = self.users()?;
-        let now = jiff::Timestamp::now().as_second();
-        let present: HashSet<String> = self.store.list().iter().map(|image| image.id.clone()).collect();
+        let now = used.follow_clock();
+        let present: HashSet<String> = self.store.contents().into_iter().map(|(id, ..)| id.to_string()).collect();
         for id in users.keys().filter(|id| present.contains(*id)) {
             used.changed |= used.images.insert(id.clone(), now) != Some(now);
         }
@@ -263,6 +351,7 @@ impl Collector {
             return;
         }
         used.written = Some(Instant::now());
+        used.at = used.looked.map_or(used.at, |(at, _)| at);
         if let Err(error) = store::write(&record(&self.store), used, 0o600) {
             // Then images go in the order they came, after a restart.
             tracing::warn!(%error, "cannot remember when images were used");
@@ -272,6 +361,7 @@ impl Collector {
     /// The images of the store as the decision sees them; `all`: pinned ones may go, too.
     fn candidates(&self, users: &Users, used: &Used, all: bool) -> Vec<Candidate> {
         let candidate = |(id, image, layers): (Digest, Arc<Image>, Vec<Digest>)| Candidate {
+            known_for: self.store.holds.since_arrival(&id).unwrap_or_else(|| self.began.elapsed()),
             id,
             layers,
             added: image.added,
@@ -307,8 +397,14 @@ impl Collector {
     fn remove_all(&self, choice: &Choice, reason: Reason, used: &mut Used, done: &mut Collected) -> Result<(), Error> {
         let mut first = Ok(());
         for id in &choice.images {
-            let Some(image) = self.store.lookup(id.as_str()) else { continue };
-            match self.store.remove_image(id) {
+            let Some(image) = self.store.known(id.as_str()) else { continue };
+            // A large image takes seconds to remove, in which the next one may have been wanted.
+            self.store.holds.look();
+            if self.users()?.contains_key(id.as_str()) {
+                continue;
+            }
+            match self.store.remove_image(id, Holds::had_since_look) {
+                Err(Error::InUse { .. }) => tracing::info!(image = %id, "an image was taken just now; it stays"),
                 Ok(freed) => {
                     used.changed |= used.images.remove(id.as_str()).is_some();
                     done.freed = done.freed.saturating_add(freed);
@@ -326,31 +422,36 @@ impl Collector {
 
     /// Removes what belongs to no image, layers only when they came that long ago; how many bytes that freed. What fails is
     /// tried again the next time.
-    fn tidy(&self, age: Duration) -> u64 {
-        let (old, left) = self.store.damaged_before(SystemTime::now());
-        for path in old {
-            tracing::info!(path = %path.display(), "what was damaged is removed");
-            if let Err(error) = fs::remove_tree(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove what was damaged");
-            }
+    fn tidy(&self, age: Duration, users: &Users, used: &mut Used) -> u64 {
+        let left = self.store.remove_aside(&mut used.aside);
+        let in_use: Vec<String> = users.keys().filter(|id| id.starts_with("sha256:")).cloned().collect();
+        if let Err(error) = self.store.purge_quarantine(&in_use) {
+            tracing::warn!(%error, "cannot remove damaged layers");
         }
         self.store.clean_configurations();
         let orphans = || -> Result<u64, Error> {
             self.store.remove_rests()?;
-            let in_use: Vec<String> = self.users()?.into_keys().collect();
-            self.store.purge_quarantine(&in_use)?;
-            // The layers of a damaged image are what it can be healed with.
-            if left > 0 {
-                return Ok(0);
+            match self.spares_orphans(left, &in_use) {
+                true => Ok(0),
+                false => self.store.remove_layers(self.orphans(age)),
             }
-            let layers = self.store.any_layers().into_iter();
-            let unowned = layers.filter(|diff_id| !self.store.has_owner(diff_id) && self.store.is_older(diff_id, age));
-            self.store.remove_layers(unowned.collect())
         };
         orphans().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot remove layers that no image has");
             0
         })
+    }
+
+    /// Whether layers that no image has must stay: those of a damaged image (`aside` of them are set aside) are what it can
+    /// be healed with, and a run of an image that is not known may be on any of them.
+    fn spares_orphans(&self, aside: usize, in_use: &[String]) -> bool {
+        aside > 0 || in_use.iter().any(|id| self.store.known(id).is_none())
+    }
+
+    /// Layers that no image has and that came so long ago.
+    fn orphans(&self, age: Duration) -> Vec<Digest> {
+        let layers = self.store.any_layers().into_iter();
+        layers.filter(|diff_id| !self.store.has_owner(diff_id) && self.store.is_older(diff_id, age)).collect()
     }
 }
 
@@ -372,6 +473,37 @@ fn record(store: &ImageStore) -> PathBuf {
 }
 
 impl ImageStore {
+    /// As [`ImageStore::lookup`], of a damaged image too.
+    pub fn known_as(&self, reference: &str) -> Option<Arc<Image>> {
+        if let Some(image) = self.lookup(reference).or_else(|| self.known(self.find_broken(reference)?.as_str())) {
+            return Some(image);
+        }
+        let digest = reference::parse(reference).ok()?.digest()?.to_string();
+        self.broken().into_iter().find(|image| image.digests.contains(&digest))
+    }
+
+    /// The image a person means: by name, digest, ID, or the beginning of an ID, as lists show it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn pick(&self, reference: &str) -> Result<Arc<Image>, Error> {
+        if let Some(image) = self.known_as(reference) {
+            return Ok(image);
+        }
+        let begin = reference.strip_prefix("sha256:").unwrap_or(reference);
+        let is_id = begin.len() >= SHORTEST_ID && begin.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let mut found = self.contents();
+        found.retain(|(id, ..)| is_id && id.hex().starts_with(begin));
+        match &found[..] {
+            [] => Err(Error::NotFound { reference: reference.into() }),
+            [(_, image, _)] => Ok(Arc::clone(image)),
+            several => Err(Error::Ambiguous {
+                reference: reference.into(),
+                ids: several.iter().map(|(id, ..)| id.to_string()).collect(),
+            }),
+        }
+    }
+
     /// Does `job`; when the disk is too full for it, unused images go and it is done once more.
     ///
     /// # Errors
@@ -445,6 +577,14 @@ impl ImageStore {
                 }
             }
         }
+    }
+
+    /// Bytes of content in all layers, shared ones counted once.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    pub fn bytes(&self) -> Result<u64, Error> {
+        Ok(self.layer_records()?.iter().map(|record| record.size).sum())
     }
 
     /// The records of all layers; a damaged one is left out.
@@ -531,53 +671,6 @@ impl ImageStore {
             None => Ok(()),
         }
     }
-
-    /// Removes what was moved out of the way and could not be removed then.
-    fn remove_rests(&self) -> Result<(), Error> {
-        let staging = self.staging_dir();
-        let listed = Dir::open(&staging).and_then(|dir| dir.entries()).map_err(Error::io("list", &staging))?;
-        let rests: Vec<PathBuf> = (listed.iter())
-            .filter(|(name, _)| name.to_string_lossy().starts_with("removed-"))
-            .map(|(name, _)| staging.join(name))
-            .collect();
-        if rests.is_empty() {
-            return Ok(());
-        }
-        let mounted = mounted()?;
-        for path in rests {
-            let name = path.to_string_lossy();
-            if !mounted.iter().any(|hex| name.ends_with(hex.as_str()))
-                && let Err(error) = fs::remove_tree(&path)
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot remove leftover");
-            }
-        }
-        Ok(())
-    }
-
-    /// What was set aside longer ago than anybody will look at it, and how much of it is to stay.
-    fn damaged_before(&self, now: SystemTime) -> (Vec<PathBuf>, usize) {
-        let (mut old, mut left) = (Vec::new(), 0);
-        for dir in [self.images_dir(), self.layers_dir()] {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.extension().is_none_or(|end| end != "damaged") {
-                    continue;
-                }
-                // Setting aside is a rename, which the file's own time does not tell, but that of its change does.
-                use std::os::unix::fs::MetadataExt;
-                let changed = entry.metadata().map_or(i64::MAX, |found| found.ctime());
-                let since = u64::try_from(changed).map_or(Duration::ZERO, Duration::from_secs);
-                let then = SystemTime::UNIX_EPOCH.checked_add(since);
-                // A time in the future counts as now.
-                match then.and_then(|then| now.duration_since(then).ok()).unwrap_or_default() > KEEP_DAMAGED {
-                    true => old.push(path),
-                    false => left += 1,
-                }
-            }
-        }
-        (old, left)
-    }
 }
 
 /// The names of layers (64 hexadecimal digits) that mounts of any process on this machine show.
@@ -659,6 +752,66 @@ mod tests {
         assert!(store.layer(&young).is_none());
         drop((collector, store));
         fs::remove_tree(&root).unwrap();
+    }
+
+    #[test]
+    fn an_image_that_is_taken_while_it_is_decided_stays() {
+        let dir = std::env::temp_dir().join(format!("coracle-collector-{}", std::process::id()));
+        let store = Arc::new(ImageStore::open(&dir).unwrap());
+        let image = store.ensure_builtin().unwrap();
+        let policy =
+            Policy { high_percent: 100, low_percent: 80, minimum_age: Duration::ZERO, maximum_age: Duration::ZERO };
+        let taken = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let users = {
+            let (store, taken) = (Arc::clone(&store), Arc::clone(&taken));
+            move || {
+                let users = Users::new();
+                // A container starts, and is done with the start, just when it was asked what is used.
+                if taken.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(store.hold(BUILTIN).is_some());
+                }
+                Ok(users)
+            }
+        };
+        let collector = Collector::new(Arc::clone(&store), policy, users, |_| {});
+        assert_eq!(collector.prune(true, false).unwrap().removed, []);
+        assert!(matches!(collector.remove(BUILTIN, true), Err(Error::InUse { .. })));
+        assert!(!store.was_removed(&image.id), "it was not, so it may not be marked");
+        assert!(store.check(&image).is_ok());
+        taken.store(false, std::sync::atomic::Ordering::Relaxed);
+        let held = store.hold(BUILTIN).unwrap();
+        assert_eq!(collector.prune(true, false).unwrap().removed, []);
+        drop(held);
+
+        let hex = image.id.trim_start_matches("sha256:");
+        assert_eq!(store.pick(&hex[..12]).unwrap().id, image.id);
+        assert!(matches!(store.pick(&hex[..3]), Err(Error::NotFound { .. })), "too short for an ID");
+        assert!(matches!(store.pick("nothing:1"), Err(Error::NotFound { .. })));
+        let account = collector.account().unwrap();
+        assert_eq!(account.unique[&image.id], store.bytes().unwrap());
+        let removed = collector.remove(&hex[..12], true).unwrap();
+        assert_eq!((removed.id, removed.left, removed.freed), (image.id.clone(), vec![], account.unique[&image.id]));
+        assert_eq!(store.bytes().unwrap(), 0);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn times_of_use_are_read_by_a_clock_that_went_back() {
+        let now = jiff::Timestamp::now().as_second();
+        let images = [("a", now + 9_000), ("b", now + 20_000), ("c", now - 50)];
+        let images: BTreeMap<String, i64> = images.into_iter().map(|(id, at)| (id.to_owned(), at)).collect();
+        let mut used = Used { images: images.clone(), at: now + 10_000, ..Used::default() };
+        let at = used.follow_clock();
+        assert!((used.images["a"] - (at - 1_000)).abs() <= 2, "{used:?}");
+        assert_eq!(used.images["b"], at, "never in the future");
+        assert!(used.changed);
+        let before = used.images.clone();
+        used.follow_clock();
+        assert_eq!(used.images, before);
+        // Nobody knows how long the machine was off.
+        let mut used = Used { images: [("c".to_owned(), now - 50)].into(), at: now - 40, ..Used::default() };
+        used.follow_clock();
+        assert_eq!((used.images["c"], used.changed), (now - 50, false));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The folder people drop archives and lists of images into.
 //!
 //! Every version of a file is imported once. What was imported is remembered over restarts; what failed is reported once,
-//! and tried again when the file changes or at the next start. A file that is still being copied fails too, so a failure
+//! and tried again when the file changes or at the next start; one that did not fit on the disk also when there is more
+//! room. A file that is still being copied fails too, so a failure
 //! only counts once the file has been left alone for a moment.
 //!
 //! Images stay, used or not, as long as a file here holds them. One that somebody removes stays away until its file
@@ -11,12 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::archive::is_layout;
 use super::ingest::{self, Manner};
+use super::space::Space;
 use super::trust;
 use super::{Error, Image, ImageStore, reference};
 use crate::store;
@@ -66,13 +68,32 @@ struct Imported {
     listed: BTreeMap<String, Option<String>>,
 }
 
+/// A file that could not be imported.
+struct Failure {
+    version: Version,
+    full: Option<Full>,
+}
+
+/// What it was like when a file did not fit.
+struct Full {
+    /// Bytes that images might have taken then.
+    free: u64,
+    since: Instant,
+    tried_twice: bool,
+}
+
+/// A file that did not fit is tried again after this long, once: what may go may not have been known before.
+const SECOND_TRY: Duration = Duration::from_secs(10);
+/// And when so many bytes more have become free: every attempt writes.
+const WORTH_A_TRY: u64 = 4 << 20;
+
 /// The drop-in folder. Call [`DropIn::scan`] when something in it changed, and now and then.
 pub struct DropIn {
     dir: PathBuf,
     store: Arc<ImageStore>,
     /// By file name.
     imported: BTreeMap<String, Imported>,
-    failed: BTreeMap<String, Version>,
+    failed: BTreeMap<String, Failure>,
     /// Of the signature policy that failures are by.
     policy: trust::Revision,
     pending: bool,
@@ -131,7 +152,7 @@ impl DropIn {
         files.sort_by(|(a, _, one), (b, _, other)| (a.modified, one).cmp(&(b.modified, other)));
         let mut outcomes = Vec::new();
         for (version, settled, name) in files {
-            if self.failed.get(&name) == Some(&version) {
+            if self.failed.get(&name).is_some_and(|failure| failure.version == version && !self.may_fit_now(failure)) {
                 continue;
             }
             let same = self.imported.get(&name).is_some_and(|known| known.version == version);
@@ -147,12 +168,36 @@ impl DropIn {
                     self.pending = true;
                     continue;
                 }
-                Err(_) => drop(self.failed.insert(name, version)),
+                Err(error) => {
+                    let again = self.failed.get(&name).is_some_and(|it| it.version == version && it.full.is_some());
+                    let full = Full { free: self.room(), since: Instant::now(), tried_twice: again };
+                    let full = error.is_no_space().then_some(full);
+                    // That there is still no room for it need not be told again.
+                    let known = again && full.is_some();
+                    self.failed.insert(name, Failure { version, full });
+                    if known {
+                        continue;
+                    }
+                }
             }
             outcomes.push(Outcome { path, result });
         }
         self.settle(&before, first);
         outcomes
+    }
+
+    /// What images may take of the disk, in bytes.
+    fn room(&self) -> u64 {
+        Space::of(self.store.root()).map_or(0, |space| space.usable())
+    }
+
+    /// Whether a file that did not fit may do so by now.
+    fn may_fit_now(&self, failure: &Failure) -> bool {
+        match &failure.full {
+            Some(full) if !full.tried_twice && full.since.elapsed() >= SECOND_TRY => true,
+            Some(full) => self.room() >= full.free.saturating_add(WORTH_A_TRY),
+            None => false,
+        }
     }
 
     /// Imports an archive, or reads a list. `again`: it was imported before, and its images are lost.
@@ -170,7 +215,8 @@ impl DropIn {
         } else {
             // A file that came back may be older than the one that has its names now.
             let manner = Manner { pinned: true, modest: again };
-            let images = ingest::archive(&self.store, path, self.store.limits(), manner)?;
+            let import = || ingest::archive(&self.store, path, self.store.limits(), manner);
+            let images = self.store.with_room(import)?;
             entry.images = images.iter().map(|image| image.id.clone()).collect();
             images
         };

@@ -14,6 +14,9 @@ pub enum Error {
     InvalidImageName { name: String, reason: String },
     #[error("no image {reference:?}")]
     NotFound { reference: String },
+    /// The beginning of more than one ID.
+    #[error("{reference:?} may be any of {}", ids.join(", "))]
+    Ambiguous { reference: String, ids: Vec<String> },
     #[error("image {id} is in use")]
     InUse { id: String },
     #[error("image {id} is used by {}", pods.join(", "))]

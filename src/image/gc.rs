@@ -2,11 +2,18 @@
 //!
 //! As kubelet: least recently used first, then the oldest; never one that is in use, pinned, or younger than the least
 //! age. Unlike it, layers that images share are counted once, and an image whose removal would free nothing stays.
+//!
+//! The machine's clock is not to be trusted: a device without a battery begins in 1970 and learns the time later, and
+//! people set clocks wrong and right again. So nothing is ever old that this process has not known for as long, by a clock
+//! that nobody sets; times in the future say nothing; and when the clock jumps, what was noted by it jumps along.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::Digest;
+
+/// Seconds that a clock may be put right by between two looks without having jumped.
+const SLEW: u64 = 5;
 
 /// An image, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +24,8 @@ pub struct Candidate {
     pub added: i64,
     /// When a container last used it; `None`: none ever did.
     pub last_used: Option<i64>,
+    /// How long it is known to be here, by a clock that nobody sets.
+    pub known_for: Duration,
     /// Whether it is kept whatever happens: used, pinned, or the program's own.
     pub exempt: bool,
 }
@@ -68,9 +77,10 @@ pub struct Choice {
 }
 
 /// The images to remove so that `needed` bytes become free, or as many as may go. `sizes`: of layers, in bytes; `now` in
-/// seconds since 1970. Times in the future count as now: the clock was set back.
+/// seconds since 1970.
 pub fn for_space(images: &[Candidate], sizes: &HashMap<Digest, u64>, policy: &Policy, now: i64, needed: u64) -> Choice {
-    let old_enough = |image: &&Candidate| age(image.added, now) >= policy.minimum_age;
+    // As kubelet: from when it was first seen, which a restart forgets.
+    let old_enough = |image: &&Candidate| image.known_for >= policy.minimum_age;
     // Used in the future or right now: not unused, whatever the records of pods say (as kubelet).
     let unused = |image: &&Candidate| image.last_used.is_none_or(|at| at < now);
     let mut order: Vec<&Candidate> = images.iter().filter(|image| !image.exempt).filter(old_enough).collect();
@@ -80,14 +90,13 @@ pub fn for_space(images: &[Candidate], sizes: &HashMap<Digest, u64>, policy: &Po
 }
 
 /// The images that nothing has used for longer than the policy's greatest age; an image that was never used counts from
-/// when it came in.
+/// when it came in. None that is known for less time, whatever the clock says.
 pub fn for_age(images: &[Candidate], sizes: &HashMap<Digest, u64>, policy: &Policy, now: i64) -> Choice {
     if policy.maximum_age.is_zero() {
         return Choice::default();
     }
-    let idle = |image: &Candidate| age(image.last_used.unwrap_or(image.added), now);
     let mut order: Vec<&Candidate> = images.iter().filter(|image| !image.exempt).collect();
-    order.retain(|image| age(image.added, now) >= policy.minimum_age && idle(image) > policy.maximum_age);
+    order.retain(|image| image.known_for >= policy.minimum_age && idle(image, now) > policy.maximum_age);
     order.sort_by_key(|image| (image.last_used, image.added, &image.id));
     choose(images, order, sizes, None)
 }
@@ -132,9 +141,29 @@ fn distinct(image: &Candidate) -> impl Iterator<Item = &Digest> {
     layers.iter().enumerate().filter(|(at, layer)| !layers[..*at].contains(layer)).map(|(_, layer)| layer)
 }
 
-/// How long ago; a time in the future is now.
-fn age(then: i64, now: i64) -> Duration {
-    Duration::from_secs(u64::try_from(now.saturating_sub(then)).unwrap_or(0))
+/// How long nothing has used an image.
+fn idle(image: &Candidate, now: i64) -> Duration {
+    let ago = now.saturating_sub(image.last_used.unwrap_or(image.added));
+    match u64::try_from(ago) {
+        Ok(seconds) => Duration::from_secs(seconds).min(image.known_for),
+        // A time in the future: the clock was wrong then, or is now.
+        Err(_) => image.known_for,
+    }
+}
+
+/// How far the clock has jumped: it says `now` and said `earlier` when, truly, `passed` less time had gone by. Seconds.
+pub fn jump(earlier: i64, now: i64, passed: Duration) -> i64 {
+    let passed = i64::try_from(passed.as_secs()).unwrap_or(i64::MAX);
+    let jump = now.saturating_sub(earlier).saturating_sub(passed);
+    if jump.unsigned_abs() <= SLEW { 0 } else { jump }
+}
+
+/// Moves times along with a clock that jumped, so that how long ago they are stays as it was. None is left in the future:
+/// it would be new for ever.
+pub fn follow<'a>(times: impl Iterator<Item = &'a mut i64>, jump: i64, now: i64) {
+    for time in times {
+        *time = time.saturating_add(jump).min(now);
+    }
 }
 
 #[cfg(test)]
@@ -149,6 +178,7 @@ mod tests {
         maximum_age: Duration::from_secs(1000),
     };
     const NOW: i64 = 100_000;
+    const LONG: Duration = Duration::from_secs(50_000);
 
     fn layer(n: u8) -> Digest {
         Digest::of(&[n])
@@ -156,7 +186,11 @@ mod tests {
 
     fn image(n: u8, layers: &[u8], last_used: Option<i64>, added: i64) -> Candidate {
         let layers = layers.iter().map(|n| layer(*n)).collect();
-        Candidate { id: Digest::of(&[b'i', n]), layers, added, last_used, exempt: false }
+        Candidate { id: Digest::of(&[b'i', n]), layers, added, last_used, known_for: LONG, exempt: false }
+    }
+
+    fn known(seconds: u64, image: Candidate) -> Candidate {
+        Candidate { known_for: Duration::from_secs(seconds), ..image }
     }
 
     /// Layer `n` has `n` bytes.
@@ -201,12 +235,33 @@ mod tests {
 
     #[test]
     fn young_and_exempt_images_stay() {
-        let mut images = vec![image(1, &[10], None, NOW - 119), image(2, &[11], None, NOW - 120)];
+        // The clock says of both that they are a day old.
+        let mut images = vec![known(119, image(1, &[10], None, 2)), known(120, image(2, &[11], None, 1))];
         images.push(Candidate { exempt: true, ..image(3, &[12], None, 1) });
-        // The clock was set back since it came in, or was used.
-        images.extend([image(4, &[13], None, NOW + 500), image(5, &[14], Some(NOW + 500), 1)]);
-        assert_eq!(names(&for_space(&images, &sizes(), &POLICY, NOW, u64::MAX)), [2]);
+        // The clock was set back since it came in: it is old all the same. What is used this moment is not unused.
+        images.extend([image(4, &[13], None, NOW + 500), image(5, &[14], Some(NOW), 1)]);
+        assert_eq!(names(&for_space(&images, &sizes(), &POLICY, NOW, u64::MAX)), [2, 4]);
         assert_eq!(names(&unused(&images, &sizes())), [2, 1, 4, 5], "a person's word counts for the young too");
+    }
+
+    #[test]
+    fn a_wrong_clock_neither_ages_an_image_nor_keeps_it_young() {
+        // Pulled in 1970, before the time was known; the node is up for long, the image is not.
+        let fresh = known(900, image(1, &[1], None, 7));
+        let just_used = known(900, image(2, &[2], Some(7), 7));
+        // Pulled in the year after next, by a clock that was wrong.
+        let future = image(3, &[3], None, NOW + 70_000_000);
+        let images = [fresh, just_used, future];
+        assert_eq!(names(&for_age(&images, &sizes(), &POLICY, NOW)), [3]);
+        // An hour in 1970, then the clock is right: what was used ten minutes ago still was.
+        let (begin, year) = (1000, 1_700_000_000);
+        let mut times = [begin + 3000, begin + 600, begin + 99_999];
+        let by = jump(begin + 3590, year + 10, Duration::from_secs(20));
+        assert_eq!(by, year + 10 - begin - 3610);
+        follow(times.iter_mut(), by, year + 10);
+        assert_eq!(times.map(|time| year + 10 - time), [610, 3010, 0]);
+        assert_eq!(jump(1000, 1303, Duration::from_secs(300)), 0, "put right a little");
+        assert_eq!(jump(1000, 1300, Duration::from_secs(u64::MAX)), 300 - i64::MAX);
     }
 
     #[test]
@@ -239,12 +294,12 @@ mod tests {
     prop_compose! {
         fn candidates()(
             images in prop::collection::vec(
-                (prop::collection::vec(0u8..12, 0..5), any::<bool>(), prop::option::of(0..NOW * 2), 0..NOW * 2),
+                (prop::collection::vec(0u8..12, 0..5), any::<bool>(), prop::option::of(0..NOW * 2), 0..NOW * 2, 0u64..5000),
                 0..20,
             )
         ) -> Vec<Candidate> {
-            let make = |(n, (layers, exempt, used, added)): (usize, (Vec<u8>, bool, Option<i64>, i64))| {
-                Candidate { exempt, ..image(n as u8, &layers, used, added) }
+            let make = |(n, (layers, exempt, used, added, for_)): (usize, (Vec<u8>, bool, Option<i64>, i64, u64))| {
+                known(for_, Candidate { exempt, ..image(n as u8, &layers, used, added) })
             };
             images.into_iter().enumerate().map(make).collect()
         }
@@ -268,7 +323,7 @@ mod tests {
             for id in &choice.images {
                 let image = of(id);
                 prop_assert!(!image.exempt);
-                prop_assert!(NOW - image.added >= 120);
+                prop_assert!(image.known_for >= POLICY.minimum_age);
                 prop_assert!(image.last_used.is_none_or(|at| at < NOW));
                 // It frees something, if only an empty layer.
                 let rest: Vec<Digest> = choice.images.iter().filter(|other| *other != id).cloned().collect();
@@ -292,6 +347,28 @@ mod tests {
             let choice = for_space(&images, &sizes(), &POLICY, NOW, needed);
             if choice.freed < needed {
                 prop_assert_eq!(for_space(&images, &sizes(), &POLICY, NOW, u64::MAX).freed, choice.freed);
+            }
+        }
+
+        #[test]
+        fn nothing_goes_for_an_age_it_was_not_seen_to_have(images in candidates(), now: i64) {
+            for id in for_age(&images, &sizes(), &POLICY, now).images {
+                let image = images.iter().find(|image| image.id == id).unwrap();
+                prop_assert!(!image.exempt && image.known_for > POLICY.maximum_age);
+            }
+        }
+
+        #[test]
+        fn ages_survive_a_jump_of_the_clock(
+            ago in prop::collection::vec(0i64..1 << 40, 0..8), then in 0i64..1 << 40, now in 0i64..1 << 40, passed in 0u64..1 << 30,
+        ) {
+            let by = jump(then, now, Duration::from_secs(passed));
+            let mut times: Vec<i64> = ago.iter().map(|ago| then - ago).collect();
+            follow(times.iter_mut(), by, now);
+            for (time, ago) in times.iter().zip(&ago) {
+                prop_assert!(*time <= now);
+                let off = now - time - ago - passed as i64;
+                prop_assert!(off.unsigned_abs() <= SLEW, "off by {off}");
             }
         }
 

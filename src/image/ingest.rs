@@ -207,7 +207,7 @@ impl<'a> Ingest<'a> {
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
         let recipe = folder.with_extension("recipe");
         let (learnt, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
-            unpack::layer_recorded(&mut Guarded::new(pieces, self.store.root())?, folder, limits, &recipe)
+            unpack::layer_recorded(&mut Guarded::new(pieces, self.store)?, folder, limits, &recipe)
         })?;
         let (summary, complete) = (learnt.summary, learnt.complete);
         let length = std::fs::metadata(&recipe).map_err(Error::io("look at", &recipe))?.len();
@@ -302,6 +302,8 @@ impl<'a> Ingest<'a> {
     }
 
     fn commit_checked(&self, image: NewImage) -> Result<Arc<Image>, Error> {
+        // It may be here already, and about to be removed.
+        let _expected = self.store.expect(&image.id);
         let mut layers: Vec<Digest> = Vec::new();
         let mut size = 0;
         for diff_id in image.config.rootfs().diff_ids() {

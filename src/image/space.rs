@@ -5,9 +5,9 @@
 //! but never more than a twentieth of a small one.
 
 use std::io::{self, BufRead, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Error;
+use super::{Error, ImageStore};
 use crate::store;
 
 const MIB: u64 = 1 << 20;
@@ -113,26 +113,40 @@ pub(super) fn no_space(root: &Path, needed: u64) -> Error {
     Error::NoSpace { path: root.into(), needed, free, reserve }
 }
 
-/// Passes on what is unpacked as long as there is room for it.
-pub(super) struct Guarded<R> {
+/// Passes on what is unpacked as long as there is room for it; unused images go when there is none.
+pub(super) struct Guarded<'a, R> {
     inner: R,
-    root: PathBuf,
+    store: &'a ImageStore,
     /// Bytes until the next look.
     left: usize,
 }
 
-impl<R: BufRead> Guarded<R> {
+impl<'a, R: BufRead> Guarded<'a, R> {
     /// # Errors
     /// [`Error::NoSpace`] when the disk is full already.
-    pub(super) fn new(inner: R, root: &Path) -> Result<Guarded<R>, Error> {
-        match Space::of(root)?.short_of(0) {
-            0 => Ok(Guarded { inner, root: root.into(), left: STEP }),
-            _ => Err(no_space(root, 0)),
+    pub(super) fn new(inner: R, store: &'a ImageStore) -> Result<Guarded<'a, R>, Error> {
+        let guarded = Guarded { inner, store, left: STEP };
+        match guarded.has_room()? {
+            true => Ok(guarded),
+            false => Err(no_space(store.root(), 0)),
+        }
+    }
+
+    /// Whether a step fits, if need be after something has gone for it.
+    fn has_room(&self) -> Result<bool, Error> {
+        if Space::of(self.store.root())?.short_of(0) == 0 {
+            return Ok(true);
+        }
+        match self.store.expect_room(STEP as u64) {
+            Err(Error::NoSpace { .. }) => Ok(false),
+            Err(error) => Err(error),
+            // It could not be told what may go.
+            Ok(()) => Ok(Space::of(self.store.root())?.short_of(0) == 0),
         }
     }
 }
 
-impl<R: BufRead> Read for Guarded<R> {
+impl<R: BufRead> Read for Guarded<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let content = self.fill_buf()?;
         let count = content.len().min(buf.len());
@@ -142,12 +156,12 @@ impl<R: BufRead> Read for Guarded<R> {
     }
 }
 
-impl<R: BufRead> BufRead for Guarded<R> {
+impl<R: BufRead> BufRead for Guarded<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.left == 0 {
             self.left = STEP;
             // What cannot be measured is no reason to stop: a write to a full disk fails by itself.
-            if Space::of(&self.root).is_ok_and(|space| space.short_of(0) > 0) {
+            if self.has_room().is_ok_and(|room| !room) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
@@ -204,9 +218,12 @@ mod tests {
     #[test]
     fn what_is_guarded_passes_whole() {
         let content: Vec<u8> = (0..3 * STEP + 5).map(|n| n as u8).collect();
-        let mut guarded = Guarded::new(BufReader::new(&content[..]), &std::env::temp_dir()).unwrap();
+        let dir = std::env::temp_dir().join(format!("coracle-guarded-{}", std::process::id()));
+        let store = ImageStore::open(&dir).unwrap();
+        let mut guarded = Guarded::new(BufReader::new(&content[..]), &store).unwrap();
         let mut passed = Vec::new();
         guarded.read_to_end(&mut passed).unwrap();
         assert!(passed == content);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -27,6 +27,7 @@ use oci_spec::image::ImageConfiguration;
 use serde::{Deserialize, Serialize};
 
 use super::heal::Care;
+use super::holds::Holds;
 use super::ingest::{self, Ingest, Manner};
 use super::load::clear;
 use super::trust::Trust;
@@ -95,6 +96,8 @@ pub struct ImageStore {
     catalog: Mutex<Catalog>,
     /// How many images on their way in rely on a layer. Locked while layers are removed: none of these is.
     pub(super) claims: Mutex<HashMap<Digest, usize>>,
+    /// Images that are being taken, or are coming in.
+    pub(super) holds: Holds,
     /// Who makes room when the disk is full.
     pub(super) collector: OnceLock<Weak<Collector>>,
     /// Keeps two threads from making the built-in image at a time.
@@ -145,6 +148,7 @@ impl ImageStore {
             limits,
             catalog: Mutex::default(),
             claims: Mutex::default(),
+            holds: Holds::default(),
             collector: OnceLock::new(),
             builtin: Mutex::default(),
             damaged: Vec::new(),
@@ -292,36 +296,65 @@ impl ImageStore {
     pub fn remove(&self, reference: &str, in_use: &[String]) -> Result<(), Error> {
         let not_found = || Error::NotFound { reference: reference.into() };
         let id = self.find(reference).or_else(|| self.find_broken(reference)).ok_or_else(not_found)?;
-        let mut catalog = self.catalog();
-        let entry = catalog.images.get(&id).or_else(|| catalog.broken.get(&id)).ok_or_else(not_found)?;
         // Not found by a name: asked by ID or by digest.
-        let name = reference::normalise(reference).ok().filter(|name| entry.image.names.contains(name));
+        let name = reference::normalise(reference).ok();
+        if let Some(name) = name
+            && self.untag(&id, &name)?
+        {
+            return Ok(());
+        }
+        if in_use.iter().any(|used| used == id.as_str()) {
+            return Err(Error::InUse { id: id.to_string() });
+        }
+        self.remove_for_good(&id, Holds::has_now).map(drop)
+    }
+
+    /// Takes a name from an image that has others; whether it did.
+    pub(super) fn untag(&self, id: &Digest, name: &str) -> Result<bool, Error> {
+        let mut catalog = self.catalog();
+        let Some(entry) = catalog.images.get(id).or_else(|| catalog.broken.get(id)) else { return Ok(false) };
         let mut left = entry.image.names.clone();
-        left.retain(|other| Some(other) != name.as_ref());
-        if name.is_some() && !left.is_empty() {
-            let record = ImageRecord { names: left, ..entry.record(&id) };
-            return self.store_record(&mut catalog, record);
+        left.retain(|other| other != name);
+        if left.is_empty() || left.len() == entry.image.names.len() {
+            return Ok(false);
         }
-        if in_use.contains(&entry.image.id) {
-            return Err(Error::InUse { id: entry.image.id.clone() });
-        }
-        let pinned = entry.image.pinned;
-        drop(catalog);
+        let record = ImageRecord { names: left, ..entry.record(id) };
+        catalog.names.remove(name);
+        self.store_record(&mut catalog, record).map(|()| true)
+    }
+
+    /// As [`ImageStore::remove_image`], because somebody wants that: a pinned one does not come back by itself.
+    pub(super) fn remove_for_good(&self, id: &Digest, is_held: fn(&Holds, &Digest) -> bool) -> Result<u64, Error> {
+        let pinned = {
+            let catalog = self.catalog();
+            catalog.images.get(id).or_else(|| catalog.broken.get(id)).is_some_and(|entry| entry.image.pinned)
+        };
         if pinned {
             // Before the record goes: lost, it would be imported again from where it is kept.
-            store::write(&self.removed_mark(&id), &(), FILE_MODE)?;
+            store::write(&self.removed_mark(id), &(), FILE_MODE)?;
         }
-        self.remove_image(&id).map(drop)
+        let removed = self.remove_image(id, is_held);
+        if pinned && matches!(removed, Err(Error::InUse { .. })) {
+            store::delete(&self.removed_mark(id))?;
+        }
+        removed
     }
 
     /// Forgets an image, and removes those of its layers that no other image has and nothing uses; how many bytes that
     /// freed.
-    pub(super) fn remove_image(&self, id: &Digest) -> Result<u64, Error> {
+    ///
+    /// # Errors
+    /// [`Error::InUse`] when somebody holds the image, as `is_held` says; failures of the disk.
+    pub(super) fn remove_image(&self, id: &Digest, is_held: fn(&Holds, &Digest) -> bool) -> Result<u64, Error> {
         let mut catalog = self.catalog();
+        if is_held(&self.holds, id) {
+            return Err(Error::InUse { id: id.to_string() });
+        }
         // The copy first: without the record it says that that was lost.
         store::delete(&self.image_copy(id))?;
         store::delete(&self.image_record(id))?;
         let gone = catalog.remove(id);
+        self.holds.forget(id);
         drop(catalog);
         self.care.lacks().configurations.remove(id);
         // Without its record it means nothing.
@@ -329,10 +362,11 @@ impl ImageStore {
         self.remove_layers(gone)
     }
 
-    /// All images with their layers.
+    /// All images with their layers, damaged ones too.
     pub(super) fn contents(&self) -> Vec<(Digest, Arc<Image>, Vec<Digest>)> {
         let catalog = self.catalog();
-        catalog.images.iter().map(|(id, entry)| (id.clone(), entry.image.clone(), entry.layers.clone())).collect()
+        let all = catalog.images.iter().chain(&catalog.broken);
+        all.map(|(id, entry)| (id.clone(), entry.image.clone(), entry.layers.clone())).collect()
     }
 
     /// Whether an image has the layer, be it a damaged one that is being brought back.
@@ -431,6 +465,7 @@ impl ImageStore {
             clear(&self.removed_mark(&id));
             clear(&self.image_record(&id).with_extension("json.damaged"));
         }
+        self.holds.arrived(&id);
         catalog.images.get(&id).map(|entry| entry.image.clone()).ok_or(Error::Missing)
     }
 

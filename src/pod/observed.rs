@@ -22,6 +22,9 @@ pub struct Instance {
     pub image: String,
     /// Image ID (`sha256:…`, digest of the image configuration).
     pub image_id: String,
+    /// IDs of the images that are its volumes; their names may mean others by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volume_images: Vec<String>,
     /// The pod's round ([`Record::round`]) in which it ran.
     #[serde(default)]
     pub round: u32,

@@ -69,6 +69,7 @@ mod tests {
             attempt,
             image: "i".into(),
             image_id: "sha256:0".into(),
+            volume_images: Vec::new(),
             round: 0,
             backoff_ms,
             created: at(created),

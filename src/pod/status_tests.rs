@@ -27,6 +27,7 @@ fn run(attempt: u32, backoff_ms: u64, end: Option<(i64, i32, &str)>) -> Instance
         attempt,
         image: "nginx".into(),
         image_id: "sha256:1".into(),
+        volume_images: Vec::new(),
         round: 0,
         backoff_ms,
         created: at(10),

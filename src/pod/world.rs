@@ -167,6 +167,7 @@ impl World {
             attempt,
             image: "i".into(),
             image_id: "sha256:0".into(),
+            volume_images: Vec::new(),
             round,
             backoff_ms,
             created: now,

@@ -4,7 +4,7 @@ use super::sandbox::{SHIM_TIMEOUT, machine_name, remove_file, remove_tree, share
 use super::{Error, Note, Runtime, make_dir, variables};
 use crate::bundle::user::ResolvedUser;
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
-use crate::image::Image;
+use crate::image::{Held, Image};
 use crate::pod::{Instance, Spec, StopCause, Stopping, User, resources};
 use crate::shim::protocol::{Devices, Reply, Request, Rootfs, Run};
 use crate::sys::fs;
@@ -12,6 +12,7 @@ use crate::volume;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
 use sha2::{Digest, Sha256};
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ struct Made {
     stage: volume::Stage,
     user: ResolvedUser,
     devices: Devices,
+    /// The images of its volumes, kept until the run's record names them.
+    volumes: Vec<Held>,
 }
 
 impl Runtime {
@@ -41,7 +44,8 @@ impl Runtime {
         let container = spec.container(name).ok_or_else(|| Error::Missing(format!("container {name}")))?;
         let uid = spec.uid();
         let reference = container.image.clone().unwrap_or_default();
-        let image = self.images.resolve(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
+        // Nothing removes it before the run's record says that it is used.
+        let image = self.images.hold(&reference).ok_or_else(|| Error::NoImage(reference.clone()))?;
         self.images.check(&image)?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let pod = self.record(uid)?;
@@ -58,7 +62,8 @@ impl Runtime {
         let target = self.layout.rootfs(uid, name, attempt);
         let bundle = self.layout.bundle(uid, name, attempt);
         make_dir(&bundle, 0o700)?;
-        let Made { oci, stage, user, devices } = self.oci_spec(spec, container, &image, &id, attempt, &target)?;
+        let Made { oci, stage, user, devices, volumes } =
+            self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
@@ -67,6 +72,7 @@ impl Runtime {
                 attempt,
                 image: reference,
                 image_id: image.id.clone(),
+                volume_images: volumes.iter().map(|image| image.id.clone()).collect(),
                 round,
                 backoff_ms,
                 created: Timestamp::now(),
@@ -298,14 +304,17 @@ impl Runtime {
             node: &node,
         };
         let mut mounts = bundle::expand_sub_paths(&input)?;
+        let volumes = RefCell::new(Vec::new());
         let stage = volume::stage(&mut mounts, &self.layout.stage(uid), |reference| {
-            let image = self.images.resolve(reference).ok_or_else(|| absent(spec, reference))?;
+            let image = self.images.hold(reference).ok_or_else(|| absent(spec, reference))?;
             self.images.check(&image)?;
-            Ok::<_, Error>(image.layers.clone())
+            let layers = image.layers.clone();
+            volumes.borrow_mut().push(image);
+            Ok::<_, Error>(layers)
         })?;
         let mut oci = bundle::build(&bundle::Input { mounts: &mounts, ..input })?;
         let devices = self.give_devices(pod, container, &mut oci)?;
-        Ok(Made { oci, stage, user, devices })
+        Ok(Made { oci, stage, user, devices, volumes: volumes.into_inner() })
     }
 
     pub(super) fn node_facts(&self, devices: Vec<oci_spec::runtime::LinuxDevice>) -> NodeFacts {

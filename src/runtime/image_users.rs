@@ -1,21 +1,21 @@
 //! Which images pods use, by their records and by what is wanted.
 
 use super::{Error, Runtime};
-use crate::image::Users;
+use crate::image::{Users, reference};
 use crate::pod::{Key, Spec};
 use std::path::Path;
 use std::sync::Arc;
 
 impl Runtime {
-    /// The images that no one may remove, with their pods: of every recorded run, dead ones too (as kubelet), and what
-    /// recorded and `wanted` pods name for their containers and volumes.
+    /// The images that no one may remove, with their pods: of every recorded run, dead ones too (as kubelet), for its
+    /// container and its volumes; and what recorded and `wanted` pods name for these. The names, too, are among them.
     ///
     /// # Errors
     /// When a folder of the records cannot be read: then nobody knows.
     pub fn image_users(&self, wanted: &[Arc<Spec>]) -> Result<Users, Error> {
         let mut users = Users::new();
-        let mut add = |id: &str, pod: &str| {
-            users.entry(id.to_owned()).or_default().insert(pod.to_owned());
+        let mut add = |image: String, pod: &str| {
+            users.entry(image).or_default().insert(pod.to_owned());
         };
         for uid in names_in(&self.layout.pods())? {
             let recorded = self.record(&uid).unwrap_or_else(|error| {
@@ -26,27 +26,31 @@ impl Runtime {
             let name = spec.as_ref().map_or_else(|| uid.clone(), |spec| name_of(&spec.key()));
             for container in names_in(&self.layout.pod(&uid).join("containers"))? {
                 for run in self.instances(&uid, &container) {
-                    add(&run.image_id, &name);
+                    for id in run.volume_images {
+                        add(id, &name);
+                    }
+                    add(run.image_id, &name);
                 }
             }
-            for id in spec.iter().flat_map(|spec| self.images_of(spec)) {
-                add(&id, &name);
+            for image in spec.iter().flat_map(|spec| self.images_of(spec)) {
+                add(image, &name);
             }
         }
         for spec in wanted {
-            for id in self.images_of(spec) {
-                add(&id, &name_of(&spec.key()));
+            for image in self.images_of(spec) {
+                add(image, &name_of(&spec.key()));
             }
         }
         Ok(users)
     }
 
-    /// What the images are that a pod names, as far as they are here.
+    /// The full names that a pod has for images, and the IDs of those that are here, be they damaged.
     fn images_of(&self, spec: &Spec) -> Vec<String> {
         let containers = spec.all_containers().filter_map(|container| container.image.as_deref());
         let volumes = spec.spec().volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
         let names = containers.chain(volumes.filter_map(|image| image.reference.as_deref()));
-        names.filter_map(|name| Some(self.images.lookup(name)?.id.clone())).collect()
+        let both = |name| [reference::normalise(name).ok(), self.images.known_as(name).map(|image| image.id.clone())];
+        names.flat_map(both).flatten().collect()
     }
 }
 

@@ -116,7 +116,7 @@ async fn status(node: Arc<dyn Node>) -> Result<Reply, Failure> {
         *pods.entry(phase).or_insert(0) += 1;
     }
     let store = node.images();
-    let images = blocking(move || store.list()).await?;
+    let (images, image_bytes) = blocking(move || (store.list(), store.bytes().unwrap_or(0))).await?;
     let mut warnings: Vec<String> = node
         .events()
         .iter()
@@ -140,7 +140,7 @@ async fn status(node: Arc<dyn Node>) -> Result<Reply, Failure> {
         manifest_dir: node.manifest_dir().display().to_string(),
         pods,
         images: images.len(),
-        image_bytes: images.iter().map(|image| image.size).sum(),
+        image_bytes,
         warnings,
     })
 }

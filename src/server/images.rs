@@ -3,14 +3,13 @@
 use super::Node;
 use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
-use super::types::{ImageItem, ImageList, Pruned, PrunedImage};
+use super::types::{ImageItem, ImageList, Pruned, PrunedImage, RemovedImage};
 use crate::image::blob::Compression;
-use crate::image::{Error, Image};
+use crate::image::{Account, Error, Image, Users};
 use crate::runtime::chain;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, StatusCode};
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +25,8 @@ const STREAM_TIME: Duration = Duration::from_secs(600);
 /// Answers `GET /coracle/v1/images`.
 pub(super) async fn list(node: Arc<dyn Node>) -> Result<Reply, Failure> {
     let store = node.images();
-    let images = blocking(move || store.list()).await?;
-    reply::json(&image_list(&images, node.as_ref()))
+    let images = blocking(move || [store.list(), store.broken()].concat()).await?;
+    image_list(images, node).await
 }
 
 /// Answers `POST /coracle/v1/images/import?path=…` with the images of the archive; without a path it is the body.
@@ -52,7 +51,7 @@ pub(super) async fn import(node: Arc<dyn Node>, query: &Query, request: Request<
     // Also after a failure: other images of the archive may have come in.
     node.rescan();
     let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
-    reply::json(&image_list(&images, node.as_ref()))
+    image_list(images, node).await
 }
 
 /// Hands the pieces of a body on; to its end even when nobody wants them any more, because a client that is still writing
@@ -110,7 +109,15 @@ pub(super) async fn export(node: Arc<dyn Node>, query: &Query) -> Result<Reply, 
         Some(other) => return Err(Failure::bad_request(format!("compress: {other:?} is not none, gzip or zstd"))),
     };
     let store = node.images();
-    let prepare = move || match store.export(&names) {
+    // The beginning of an ID is enough, as lists show it.
+    let whole = |store: &crate::image::ImageStore, name: String| match store.pick(&name) {
+        Ok(image) if store.lookup(&name).is_none() => image.id.clone(),
+        _ => name,
+    };
+    let names = move |store: &crate::image::ImageStore| -> Vec<String> {
+        names.into_iter().map(|name| whole(store, name)).collect()
+    };
+    let prepare = move || match store.export(&names(&store)) {
         Ok(export) => Ok((store, export)),
         Err(error @ Error::NotFound { .. }) => Err(Failure::not_found(chain(&error))),
         Err(error) => Err(Failure::conflict(chain(&error))),
@@ -173,12 +180,19 @@ pub(super) async fn remove(node: Arc<dyn Node>, query: &Query) -> Result<Reply, 
     let collector = node.collector();
     let removed = blocking(move || {
         collector.remove(&name, force).map_err(|error| match error {
-            Error::NotFound { .. } => Failure::not_found(format!("image {name:?} not found")),
+            Error::NotFound { .. } => Failure::not_found("no such image"),
             error => Failure::conflict(chain(&error)),
         })
     });
-    removed.await??;
-    reply::json(&serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+    let removed = removed.await??;
+    reply::json(&RemovedImage {
+        kind: "RemovedImage".to_owned(),
+        api_version: "coracle.dev/v1alpha1".to_owned(),
+        id: removed.id,
+        names: removed.names,
+        left: removed.left,
+        freed: removed.freed,
+    })
 }
 
 /// Answers `POST /coracle/v1/images/pull?name=…` with a [`PullLine`](super::types::PullLine) a line. When the client
@@ -202,9 +216,9 @@ pub(super) fn pull(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure>
     Ok(reply::with_type(StatusCode::OK, "application/x-ndjson", reply::stream(receiver)))
 }
 
-/// By image ID, the pods that use it.
-fn users(node: &dyn Node) -> HashMap<String, BTreeSet<String>> {
-    let mut users: HashMap<String, BTreeSet<String>> = HashMap::new();
+/// By image ID, the pods that run on it, as they say themselves: when it cannot be told what is used beyond that.
+fn running(node: &dyn Node) -> Users {
+    let mut users = Users::new();
     for pod in node.pods() {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let name = format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name));
@@ -216,21 +230,28 @@ fn users(node: &dyn Node) -> HashMap<String, BTreeSet<String>> {
     users
 }
 
-fn image_list(images: &[Arc<Image>], node: &dyn Node) -> ImageList {
-    let in_use: HashSet<String> = node.images_in_use().into_iter().collect();
-    let users = users(node);
+/// The list of these images, with what a removal would go by.
+async fn image_list(images: Vec<Arc<Image>>, node: Arc<dyn Node>) -> Result<Reply, Failure> {
+    let (store, collector) = (node.images(), node.collector());
+    let (account, broken) = blocking(move || (collector.account(), store.broken())).await?;
+    let account = account.unwrap_or_else(|error| {
+        tracing::debug!(error = chain(&error), "images are listed with what runs on them");
+        Account { users: running(node.as_ref()), ..Account::default() }
+    });
     let item = |image: &Arc<Image>| ImageItem {
         added: image.added,
         pinned: image.pinned,
-        used_by: users.get(&image.id).into_iter().flatten().cloned().collect(),
+        used_by: account.users.get(&image.id).into_iter().flatten().cloned().collect(),
         id: image.id.clone(),
         names: image.names.clone(),
         size: image.size,
+        unique: account.unique.get(&image.id).copied().unwrap_or(0),
         created: image.config.created().clone(),
-        in_use: in_use.contains(image.id.as_str()),
+        in_use: account.users.contains_key(&image.id),
+        damaged: broken.iter().any(|other| other.id == image.id),
         verified: image.verified.clone(),
     };
     let mut items: Vec<ImageItem> = images.iter().map(item).collect();
     items.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
-    ImageList { kind: "ImageList".to_owned(), api_version: "coracle.dev/v1alpha1".to_owned(), items }
+    reply::json(&ImageList { kind: "ImageList".to_owned(), api_version: "coracle.dev/v1alpha1".to_owned(), items })
 }

@@ -46,8 +46,6 @@ pub trait Node: Send + Sync + 'static {
     fn images(&self) -> Arc<ImageStore>;
     /// Who removes images (its calls block, too).
     fn collector(&self) -> Arc<Collector>;
-    /// Image IDs that some pod uses.
-    fn images_in_use(&self) -> Vec<String>;
     /// Pulls an image; what happens is told until it ends, with a [`PullEnd`](types::PullEnd) last. Dropping the
     /// receiver gives it up.
     fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine>;

@@ -51,9 +51,6 @@ impl Node for Fake {
         };
         Collector::new(self.store.clone(), policy, || Ok(crate::image::Users::new()), |_| {})
     }
-    fn images_in_use(&self) -> Vec<String> {
-        Vec::new()
-    }
     fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine> {
         let (lines, receiver) = mpsc::unbounded_channel();
         let retry = crate::image::registry::Progress::Retry { message: image.to_owned() };

@@ -24,7 +24,7 @@ pub struct NodeSummary {
     pub pods: std::collections::BTreeMap<String, usize>,
     /// Images in the store.
     pub images: usize,
-    /// Their size on disk in bytes.
+    /// Their size on disk in bytes; layers that they share count once.
     pub image_bytes: u64,
     /// Last warnings, newest last.
     pub warnings: Vec<String>,
@@ -52,6 +52,9 @@ pub struct ImageItem {
     pub names: Vec<String>,
     /// Size on disk in bytes.
     pub size: u64,
+    /// Bytes in layers that no other image has: what becomes free without it.
+    #[serde(default)]
+    pub unique: u64,
     /// When it was built, RFC 3339; as the image claims.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
@@ -63,6 +66,9 @@ pub struct ImageItem {
     pub pinned: bool,
     /// Whether a pod uses it.
     pub in_use: bool,
+    /// Whether it is not as it came in, and not used before it has been brought back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// Good signatures that it came with: what each calls it, and by which key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verified: Vec<crate::image::Verification>,
@@ -112,6 +118,24 @@ pub struct PrunedImage {
     pub names: Vec<String>,
     /// Bytes of all its layers, shared ones too.
     pub size: u64,
+}
+
+/// Answer of `DELETE /coracle/v1/images`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedImage {
+    /// Always `RemovedImage`.
+    pub kind: String,
+    /// Always `coracle.dev/v1alpha1`.
+    pub api_version: String,
+    /// `sha256:…`.
+    pub id: String,
+    /// The names that are gone.
+    pub names: Vec<String>,
+    /// The names that it still has; none: the image is gone.
+    pub left: Vec<String>,
+    /// Bytes that are free now.
+    pub freed: u64,
 }
 
 /// A line of the answer of `POST /coracle/v1/images/pull`.

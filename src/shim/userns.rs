@@ -129,8 +129,10 @@ impl Stage {
             .map_err(failed("attach a mount to", &target))?;
             Ok(target)
         };
-        let layers = copies.layers.iter().enumerate();
-        let layers = layers.map(|(i, fd)| attach(fd, &format!("layer{i}"))).collect::<Result<Vec<_>, _>>()?;
+        // By its name a layer is found in the overlay's entry in mountinfo, when it is asked whether anything mounts it.
+        let layers = copies.layers.iter().zip(&run.rootfs.layers).enumerate();
+        let layers = layers.map(|(i, (fd, layer))| attach(fd, &mount::copy_name(i, layer)));
+        let layers = layers.collect::<Result<Vec<_>, _>>()?;
         let write = attach(&copies.write, "write")?;
         let root = place.join("root");
         DirBuilder::new().mode(0o755).create(&root).map_err(failed("make", &root))?;

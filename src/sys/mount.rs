@@ -209,6 +209,12 @@ pub fn scratch(target: &Path) -> io::Result<()> {
     Ok(mount("tmpfs", target, "tmpfs", flags, Some(c"mode=0700,size=1m"))?)
 }
 
+/// A name for a copy of the `index`th layer that is mounted elsewhere. It holds the layer's own, so that mountinfo shows
+/// which layers an overlay is made of even where these are copies.
+pub fn copy_name(index: usize, layer: &Path) -> String {
+    format!("{index}.{}", layer.file_name().unwrap_or_default().to_string_lossy())
+}
+
 /// Mounts an overlay of `layers` (bottom first, at least two) on `target`, read-only and with nothing in it to execute.
 /// Changes the working directory as [`overlay`] does.
 ///

@@ -31,6 +31,12 @@ impl Small {
 
     /// Puts an image into the store while no agent runs.
     fn put(&self, name: &str, mib: usize, pinned: bool, origin: Option<Origin>) -> String {
+        self.put_as(&[name], mib, pinned, origin)
+    }
+
+    /// The same under several names, of which the first makes the content.
+    fn put_as(&self, names: &[&str], mib: usize, pinned: bool, origin: Option<Origin>) -> String {
+        let name = names[0];
         let store = ImageStore::open(&self.root.join("store")).unwrap();
         let ingest = store.ingest().unwrap();
         let layer = ingest.layer(&layer(name, mib)[..], None, None, &Default::default()).unwrap();
@@ -39,7 +45,7 @@ impl Small {
         let id = Digest::of(config.to_string().as_bytes());
         let image = NewImage {
             id,
-            names: vec![format!("docker.io/library/{name}:1")],
+            names: names.iter().map(|name| format!("docker.io/library/{name}:1")).collect(),
             digests: Vec::new(),
             config: serde_json::from_value(config).unwrap(),
             origin,
@@ -308,5 +314,250 @@ fn a_full_disk_stops_an_import_cleanly_and_unused_images_make_room() {
     node.start();
     eventually("pressure takes what is unused", secs(40), || images(node) == ["busybox:1", "kept:1"]);
     node.wait_up("runs");
+    small.node.finish();
+}
+
+/// A pod that rests with the image `data:1` as a volume.
+fn with_volume(name: &str) -> Value {
+    let mut pod = resting(name);
+    pod["spec"]["volumes"] = json!([{ "name": "data", "image": { "reference": "data:1", "pullPolicy": "Never" } }]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "data", "mountPath": "/data" }]);
+    pod
+}
+
+/// The image in `image ls` whose ID this is.
+fn listed(node: &Node, id: &str) -> Value {
+    let list: Value = serde_json::from_str(&node.cli(&["image", "ls", "-o", "json"]).ok()).unwrap();
+    list["items"].as_array().unwrap().iter().find(|image| image["id"] == id).cloned().unwrap_or_default()
+}
+
+#[test]
+fn an_image_that_runs_stays_though_its_name_moved_on_and_its_records_are_lost() {
+    let mut small = Small::new(96);
+    let data = small.put("data", 2, false, None);
+    let root = small.root.clone();
+    let archives = small.node.dir.join("share");
+    let newer = archive(&archives, "data", 3);
+    let node = &mut small.node;
+    node.start();
+    node.cli(&["image", "import", image_archive(BUSYBOX).to_str().unwrap()]).ok();
+    let plain = node.run(&with_volume("plain"));
+    // Its copies of layers have other owners, and other paths.
+    let mut own = with_volume("own");
+    own["spec"]["hostUsers"] = json!(false);
+    let own = node.run(&own);
+    let size = |pod: &str| node.sh(pod, "wc -c < /data/content");
+    assert_eq!((size("plain"), size("own")), ((2 * MIB).to_string(), (2 * MIB).to_string()));
+
+    // The name means another image now; what the pods have mounted is the one before.
+    node.cli(&["image", "import", newer.to_str().unwrap()]).ok();
+    assert_eq!(images(node), ["<none>", "busybox:1", "data:1"]);
+    assert_eq!(node.cli(&["image", "prune", "--dry-run"]).ok(), "0B would be freed\n");
+    assert_eq!(node.cli(&["image", "prune", "--all"]).ok(), "0B freed\n");
+    let refusal = node.cli(&["image", "rm", "--force", &data[7..20]]).fails(1);
+    let users = [format!("default/own-{}", node.name), format!("default/plain-{}", node.name)];
+    assert!(refusal.contains(&format!("is used by {}", users.join(", "))), "{refusal}");
+    let old = listed(node, &data);
+    assert_eq!(
+        (&old["usedBy"], &old["inUse"], old["unique"].as_u64()),
+        (&json!(users), &json!(true), Some(2 * MIB as u64))
+    );
+
+    // The worst case: the image's record is gone, and no run says that it had it. Only the mounts tell.
+    node.stop();
+    for end in ["json", "config"] {
+        let path = root.join("store/images").join(format!("{}.{end}", &data[7..]));
+        let _ = fs::remove_file(path);
+    }
+    let forget = |uid: &str| {
+        let path = root.join("pods").join(uid).join("containers/main/0.json");
+        let mut run: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(run["volumeImages"], json!([&data]));
+        run["volumeImages"] = json!([]);
+        fs::write(&path, run.to_string()).unwrap();
+    };
+    forget(plain.uid());
+    forget(own.uid());
+    node.start();
+    node.wait_up("own");
+    assert_eq!(listed(node, &data), Value::Null);
+    node.remove("plain.yaml");
+    node.wait_gone("plain");
+    node.cli(&["image", "prune"]).ok();
+    assert_eq!(layers(&root), 3, "the layer is mounted by the pod with its own users");
+    assert_eq!(node.sh("own", "wc -c < /data/content"), (2 * MIB).to_string());
+    node.remove("own.yaml");
+    node.wait_gone("own");
+    let freed = node.cli(&["image", "prune"]).ok();
+    assert_eq!((layers(&root), entries(&root.join("store/staging"))), (0, Vec::new()), "{freed}");
+    small.node.finish();
+}
+
+#[test]
+fn what_pods_wait_for_stays_and_before_the_manifests_are_read_everything_does() {
+    let mut small = Small::new(96);
+    let later = small.put("later", 2, false, None);
+    let twice = small.put_as(&["twice", "other-name"], 2, false, None);
+    small.put("spare", 2, false, None);
+    let ends = small.put("ends", 1, false, None);
+    let manifests = small.node.dir.join("manifests");
+    let away = small.node.dir.join("away");
+    let node = &mut small.node;
+    // Everything may go, and has to.
+    node.configure(
+        json!({ "imageGCHighThresholdPercent": 2, "imageGCLowThresholdPercent": 1, "imageMinimumGCAge": "1ms",
+        "evictionHard": { "memory.available": "1Mi" } }),
+    );
+    fs::rename(&manifests, &away).unwrap();
+    node.start();
+    let log = node.dir.join("agent.log");
+    eventually("the collection is put off", secs(30), || {
+        fs::read_to_string(&log).unwrap().contains("the manifests have not been read yet")
+    });
+    let refusal = node.cli(&["image", "prune"]).fails(1);
+    assert!(refusal.contains("cannot tell which images are in use: the manifests have not been read yet"), "{refusal}");
+    assert!(node.cli(&["image", "rm", "spare:1"]).fails(1).contains("have not been read yet"));
+    assert_eq!(images(node), ["ends:1", "later:1", "other-name:1", "spare:1"]);
+    node.stop();
+    let mut on: Value = serde_json::from_slice(&fs::read(node.dir.join("config.yaml")).unwrap()).unwrap();
+    on["imageGCHighThresholdPercent"] = json!(100);
+    node.reconfigure(on);
+
+    // One waits for its init container, one cannot start, one has ended; a manifest is broken.
+    let mut waits = resting("waits");
+    waits["spec"]["initContainers"] = json!([waits["spec"]["containers"][0].clone()]);
+    waits["spec"]["initContainers"][0]["name"] = json!("first");
+    waits["spec"]["containers"][0]["image"] = json!("later:1");
+    let mut stuck = resting("stuck");
+    stuck["spec"]["containers"][0]["image"] = json!("twice:1");
+    stuck["spec"]["containers"][0]["imagePullPolicy"] = json!("Never");
+    let mut ended = resting("ended");
+    ended["spec"]["restartPolicy"] = json!("Never");
+    ended["spec"]["containers"][0]["image"] = json!("ends:1");
+    for pod in [&waits, &stuck, &ended] {
+        let name = pod["metadata"]["name"].as_str().unwrap();
+        fs::write(away.join(format!("{name}.yaml")), pod.to_string()).unwrap();
+    }
+    fs::write(away.join("broken.yaml"), "kind: [").unwrap();
+    fs::rename(&away, &manifests).unwrap();
+    node.start();
+    node.cli(&["image", "import", image_archive(BUSYBOX).to_str().unwrap()]).ok();
+    node.wait_pod("waits", "waits", |pod| pod.running("first"));
+    // There is no program in these images.
+    node.wait_pod("ended", "ended", |pod| pod.phase() == "Failed");
+    node.wait_pod("stuck", "tried", |pod| {
+        pod.restarts("main") > 0 || !pod.terminated("main").is_null() || !pod.last("main").is_null()
+    });
+    let would = node.cli(&["image", "prune", "--dry-run", "--all"]).ok();
+    assert_eq!(would, "docker.io/library/spare:1 would be removed (2.10MB)\n2.10MB would be freed\n");
+
+    // Several at a time: what is wrong with one does not keep the others.
+    let full = |name: &str| format!("default/{name}-{}", node.name);
+    let out = node.cli(&["image", "rm", "twice:1", "nowhere:1", "other-name:1", "ends:1", &later[7..19], "spare:1"]);
+    assert_eq!(out.code, Some(1));
+    assert_eq!(
+        out.stdout,
+        "docker.io/library/other-name:1 removed, the image stays as docker.io/library/twice:1\n\
+         docker.io/library/spare:1 removed (2.10MB freed)\n"
+    );
+    let errors: Vec<&str> = out.stderr.lines().collect();
+    let used = |name: &str, pod: &str| format!("image docker.io/library/{name}:1 is used by {}", full(pod));
+    assert_eq!(
+        errors,
+        [
+            format!("error: cannot remove twice:1: {}", used("twice", "stuck")),
+            "error: cannot remove nowhere:1: no such image".to_owned(),
+            format!("error: cannot remove ends:1: {}", used("ends", "ended")),
+            format!("error: cannot remove {}: {}", &later[7..19], used("later", "waits")),
+        ]
+    );
+    assert_eq!(images(node), ["busybox:1", "ends:1", "later:1", "twice:1"]);
+    for id in [&later, &twice, &ends] {
+        assert_eq!(listed(node, id)["inUse"], true);
+    }
+    assert!(node.cli(&["image", "rm"]).fails(2).contains("Usage"));
+
+    // A power cut, and nothing of the last boot in memory: what is recorded and wanted stays.
+    node.kill9();
+    node.start();
+    node.cli(&["image", "prune", "--all"]).ok();
+    assert_eq!(images(node), ["busybox:1", "ends:1", "later:1", "twice:1"]);
+    small.node.finish();
+}
+
+#[test]
+fn an_archive_that_did_not_fit_comes_in_once_it_does() {
+    let mut small = Small::new(96);
+    let root = small.root.clone();
+    let dir = small.node.dir.join("share");
+    let pack = |name: &str, mib: usize| {
+        let packed = dir.join(format!("{name}.tar.gz"));
+        let mut encoder =
+            flate2::write::GzEncoder::new(fs::File::create(&packed).unwrap(), flate2::Compression::fast());
+        std::io::copy(&mut fs::File::open(archive(&dir, name, mib)).unwrap(), &mut encoder).unwrap();
+        encoder.finish().unwrap();
+        packed
+    };
+    let node = &mut small.node;
+    node.configure(json!({ "imageGCHighThresholdPercent": 100, "imageMinimumGCAge": "1ms",
+        "evictionHard": { "memory.available": "1Mi" } }));
+    fs::write(root.join("ballast"), vec![1; 40 * MIB]).unwrap();
+    node.start();
+    // Nothing may go: it is told once, and the store is clean.
+    let part = root.join("images/.part");
+    fs::copy(pack("dropped", 60), &part).unwrap();
+    fs::rename(part, root.join("images/dropped.tar.gz")).unwrap();
+    node.wait_event("there is no room", |reason, message| {
+        reason == "ImageImportFailed" && message.contains("dropped.tar.gz: not enough space on ")
+    });
+    assert_eq!((images(node).len(), entries(&root.join("store/staging"))), (0, Vec::new()));
+    fs::remove_file(root.join("ballast")).unwrap();
+    let nudge = root.join("images/.nudge");
+    eventually("it comes in", secs(30), || {
+        // What happens in the folder makes the agent look.
+        fs::write(&nudge, "").unwrap();
+        images(node) == ["dropped:1"]
+    });
+    fs::remove_file(&nudge).unwrap();
+
+    // What comes through a pipe can be read only once: room is made while it is unpacked.
+    fs::remove_file(root.join("images/dropped.tar.gz")).unwrap();
+    eventually("it is not held any more", secs(30), || !node.cli(&["image", "ls"]).ok().contains(" yes "));
+    let piped = fs::read(pack("piped", 50)).unwrap();
+    let did = node.cli_with(&["image", "import", "-"], &piped).ok();
+    assert!(did.contains("piped:1 imported"), "{did}");
+    assert_eq!(images(node), ["piped:1"]);
+    node.wait_event("room was made", |reason, message| reason == "ImageDeleted" && message.contains("dropped:1"));
+    assert_eq!((layers(&root), entries(&root.join("store/staging"))), (1, Vec::new()));
+    small.node.finish();
+}
+
+#[test]
+fn what_nothing_uses_for_long_goes_by_a_clock_that_nobody_sets() {
+    let mut small = Small::new(64);
+    let future = small.put("future", 1, false, None);
+    small.put("spare", 1, false, None);
+    small.put("kept", 1, true, None);
+    small.put("wanted", 1, false, None);
+    // It came in by a clock that was wrong, and was used by one.
+    let record = small.root.join("store/images").join(format!("{}.json", &future[7..]));
+    let mut image: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    image["added"] = json!(4_000_000_000_i64);
+    fs::write(&record, image.to_string()).unwrap();
+    let node = &mut small.node;
+    let mut pod = resting("waits");
+    pod["spec"]["containers"][0]["image"] = json!("wanted:1");
+    pod["spec"]["initContainers"] = json!([{ "name": "never", "image": "nowhere:1", "imagePullPolicy": "Never" }]);
+    node.apply("waits.yaml", &pod);
+    node.configure(json!({ "imageGCHighThresholdPercent": 100, "imageMinimumGCAge": "1ms", "imageMaximumGCAge": "1s",
+        "evictionHard": { "memory.available": "1Mi" } }));
+    node.start();
+    for name in ["spare:1", "future:1"] {
+        node.wait_event("unused for long", |reason, message| {
+            reason == "ImageDeleted" && message.contains(name) && message.contains("nothing has used it for long")
+        });
+    }
+    assert_eq!(images(node), ["kept:1", "wanted:1"]);
+    assert_eq!(metric(node, "kubelet_image_garbage_collected_total{reason=\"age\"}"), 2);
     small.node.finish();
 }

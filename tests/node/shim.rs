@@ -92,6 +92,7 @@ impl Pod {
                 attempt,
                 image: "busybox".into(),
                 image_id: "sha256:0".into(),
+                volume_images: Vec::new(),
                 round: 0,
                 backoff_ms: 0,
                 created: Timestamp::UNIX_EPOCH,

@@ -151,6 +151,7 @@ fn is_local(error: &Error) -> bool {
                     | image::Error::InvalidImageName { .. }
                     | image::Error::Record(_)
                     | image::Error::Io { .. }
+                    | image::Error::NoSpace { .. }
                     | image::Error::Apply { .. }
             )
     )
