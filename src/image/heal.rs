@@ -228,6 +228,11 @@ impl ImageStore {
                 reasons.push(format!("what is left of it: {}", chain(&error)));
             }
         }
+        // One that no origin has: it is made of the others.
+        let mend = || ingest::restore_unlisted(self, &entry.image, &missing());
+        if let Err(error) = mend() {
+            reasons.push(format!("attributes of folders: {}", chain(&error)));
+        }
         for origin in entry.image.origins.iter().rev() {
             let wanted = missing();
             if wanted.is_empty() {
@@ -242,7 +247,7 @@ impl ImageStore {
                     (format!("{repository}@{digest}"), refetch(self, &entry.image, origin))
                 }
             };
-            match result {
+            match result.and_then(|()| mend().map_err(|e| chain(&e))) {
                 Err(reason) => reasons.push(format!("{place}: {reason}")),
                 Ok(()) if !missing().is_empty() => reasons.push(format!("{place}: does not have it any more")),
                 Ok(()) => {}

@@ -213,6 +213,9 @@ impl ImageStore {
                 entries: header.entries,
                 sealed: true,
                 complete: header.complete,
+                // Marks are looked for then.
+                unlisted: true,
+                blob: None,
             };
             self.write_layer(diff_id, &record)?;
             tracing::warn!(%diff_id, "the record of a layer was missing or damaged; it is written anew");
