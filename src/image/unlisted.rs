@@ -116,11 +116,18 @@ impl<W: Write> Walk<W> {
             }
         }
         let Some((top, marked)) = top else { return Ok(()) };
-        let seen = listed.unwrap_or_else(|| top.clone());
-        // The time of the root is that of the container's own folder anyway.
-        let differs = match path.is_empty() {
-            true => seen != Attributes { modified: seen.modified, ..top },
-            false => seen != top,
+        let (seen, differs) = match listed {
+            // The time of the root is that of the container's own folder anyway.
+            Some(listed) if path.is_empty() => {
+                let differs = listed != Attributes { modified: listed.modified, ..top };
+                (listed, differs)
+            }
+            Some(listed) => {
+                let differs = listed != top;
+                (listed, differs)
+            }
+            // Nobody lists it: it was made just now, at another time on every machine.
+            None => (Attributes { modified: Time::default(), ..top }, false),
         };
         self.line.push((path.clone(), seen, false));
         if marked && differs {
