@@ -95,6 +95,8 @@ pub(super) enum Place {
     Unpacked(Digests),
     /// Nowhere: by its name it is this layer, which the store has.
     Skipped(Digest),
+    /// Nowhere yet: a layer that was left for another pass.
+    Later,
     /// Nowhere: it was not usable.
     Broken(Mutex<Option<Error>>),
 }
@@ -149,16 +151,37 @@ impl Archive {
         }
     }
 
-    /// Where a member is, at the end of its links.
-    fn place<'a>(members: &'a HashMap<String, Place>, member: &str) -> Result<&'a Place, Error> {
+    /// A member's own name and where it is, at the end of its links.
+    fn place<'a>(members: &'a HashMap<String, Place>, member: &str) -> Result<(&'a str, &'a Place), Error> {
         let mut name = member;
         for _ in 0..=MOST_LINKS {
-            match members.get(name).ok_or(Error::Missing)? {
-                Place::Link(target) => name = target,
-                place => return Ok(place),
+            match members.get_key_value(name).ok_or(Error::Missing)? {
+                (_, Place::Link(target)) => name = target,
+                (name, place) => return Ok((name.as_str(), place)),
             }
         }
         Err(Error::Document("links in a circle".into()))
+    }
+
+    /// Whether layers were left for another pass.
+    pub(super) fn is_unfinished(&self) -> bool {
+        matches!(&self.content, Content::Read(members) if members.values().any(|place| matches!(place, Place::Later)))
+    }
+
+    /// The name of the member that another pass has to bring for `member`, if it has to.
+    pub(super) fn awaited(&self, member: &str) -> Option<&str> {
+        let Content::Read(members) = &self.content else { return None };
+        match Archive::place(members, member) {
+            Ok((name, Place::Later)) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Takes in what another pass has brought.
+    pub(super) fn finish(&mut self, more: HashMap<String, Place>) {
+        if let Content::Read(members) = &mut self.content {
+            members.extend(more);
+        }
     }
 
     /// The member as a layer.
@@ -171,7 +194,7 @@ impl Archive {
             Content::Plain { file, members } => (Some(file), members),
             Content::Read(members) => (None, members),
         };
-        match (Archive::place(members, member)?, file) {
+        match (Archive::place(members, member)?.1, file) {
             (Place::Data { offset, size }, Some(file)) => {
                 Ok(Found::Stream(Box::new(Member { file: file.clone(), offset: *offset, remaining: *size })))
             }
@@ -179,7 +202,7 @@ impl Archive {
             (Place::Unpacked(digests), _) => Ok(Found::Unpacked(digests)),
             (Place::Skipped(diff_id), _) => Ok(Found::Skipped(diff_id)),
             (Place::Broken(error), _) => Ok(Found::Broken(error)),
-            (Place::Data { .. } | Place::Link(_), _) => Err(Error::Missing),
+            (Place::Data { .. } | Place::Link(_) | Place::Later, _) => Err(Error::Missing),
         }
     }
 
@@ -187,7 +210,7 @@ impl Archive {
     pub(super) fn size(&self, member: &str) -> Option<u64> {
         match &self.content {
             Content::Layout(dir) => Some(in_layout(dir, member).ok()?.remaining),
-            Content::Plain { members, .. } => match Archive::place(members, member).ok()? {
+            Content::Plain { members, .. } => match Archive::place(members, member).ok()?.1 {
                 Place::Data { size, .. } => Some(*size),
                 _ => None,
             },
@@ -208,10 +231,10 @@ impl Archive {
                 (Box::new(member), size)
             }
             Content::Plain { members, .. } | Content::Read(members) => {
-                let size = match Archive::place(members, member)? {
+                let size = match Archive::place(members, member)?.1 {
                     Place::Data { size, .. } => *size,
                     Place::Document(content) => content.len() as u64,
-                    Place::Unpacked(_) | Place::Skipped(_) => {
+                    Place::Unpacked(_) | Place::Skipped(_) | Place::Later => {
                         return Err(Error::Document("a layer, not a document".into()));
                     }
                     Place::Broken(error) => return Err(taken(error)),

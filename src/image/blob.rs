@@ -132,18 +132,57 @@ pub fn stream<T>(
     cancelled: &AtomicBool,
     consume: impl FnOnce(&mut Pieces) -> Result<T, Error>,
 ) -> Result<(T, Digests), Error> {
+    let produce = |full: &SyncSender<Piece>, empty: &Receiver<Vec<u8>>| produce(source, limit, cancelled, full, empty);
+    beside("image-stream", produce, |pieces| {
+        let value = consume(pieces)?;
+        pieces.drain().map_err(|source| Error::Stream { source })?;
+        Ok(value)
+    })
+}
+
+/// Reads `source` on another thread, ahead of `consume`, which uses the content on this one.
+///
+/// # Errors
+/// Those of `consume`, or else of reading.
+pub fn ahead<T>(
+    mut source: impl Read + Send,
+    consume: impl FnOnce(&mut Pieces) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let produce = |full: &SyncSender<Piece>, empty: &Receiver<Vec<u8>>| -> Result<(), Error> {
+        loop {
+            let piece = fill(&mut source, empty)?;
+            // A consumer that is gone has all it wants, or an error that counts more.
+            if piece.is_empty() || full.send(Some(piece)).is_err() {
+                return Ok(());
+            }
+        }
+    };
+    beside("image-read", produce, consume).map(|(value, ())| value)
+}
+
+/// Runs `produce` on another thread and `consume` on this one, with a stream of pieces from one to the other.
+fn beside<T, D: Send>(
+    name: &str,
+    produce: impl FnOnce(&SyncSender<Piece>, &Receiver<Vec<u8>>) -> Result<D, Error> + Send,
+    consume: impl FnOnce(&mut Pieces) -> Result<T, Error>,
+) -> Result<(T, D), Error> {
     let (full, pieces) = sync_channel(WAITING);
     let (recycle, empty) = sync_channel(WAITING + 2);
+    let work = move || {
+        let result = produce(&full, &empty);
+        if result.is_err() {
+            // A consumer that is gone needs no notice.
+            let _ = full.send(None);
+        }
+        result
+    };
     thread::scope(|scope| {
         let producer = thread::Builder::new()
-            .name("image-stream".into())
-            .spawn_scoped(scope, move || produce(source, limit, cancelled, &full, &empty))
+            .name(name.into())
+            .spawn_scoped(scope, work)
             .map_err(|source| Error::Stream { source })?;
         let mut pieces = Pieces { pieces, recycle, current: Vec::new(), at: 0, failed: false };
-        let consumed = consume(&mut pieces).and_then(|value| {
-            pieces.drain().map_err(|source| Error::Stream { source })?;
-            Ok(value)
-        });
+        let consumed = consume(&mut pieces);
         // Lets the producer see that nobody listens any more.
         let broken = pieces.failed;
         drop(pieces);
@@ -155,7 +194,7 @@ pub fn stream<T>(
             // What the consumer saw of a broken stream is only its end: the producer knows why.
             (Err(_), Err(error)) if broken => Err(error),
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
-            (Ok(value), Ok(digests)) => Ok((value, digests)),
+            (Ok(value), Ok(produced)) => Ok((value, produced)),
         }
     })
 }
@@ -163,22 +202,22 @@ pub fn stream<T>(
 /// A piece of a stream, or its failure.
 type Piece = Option<Vec<u8>>;
 
-fn produce(
-    source: impl Read + Send,
-    limit: u64,
-    cancelled: &AtomicBool,
-    full: &SyncSender<Piece>,
-    empty: &Receiver<Vec<u8>>,
-) -> Result<Digests, Error> {
-    let result = produce_pieces(source, limit, cancelled, full, empty);
-    if result.is_err() {
-        // A consumer that is gone needs no notice.
-        let _ = full.send(None);
+/// The next piece of a stream, in a buffer that was used before if there is one; empty at the end.
+fn fill(content: &mut impl Read, empty: &Receiver<Vec<u8>>) -> Result<Vec<u8>, Error> {
+    let mut piece = empty.try_recv().unwrap_or_default();
+    piece.resize(PIECE, 0);
+    let mut filled = 0;
+    while filled < PIECE {
+        match read_some(content, &mut piece[filled..]).map_err(|source| Error::Stream { source })? {
+            0 => break,
+            count => filled += count,
+        }
     }
-    result
+    piece.truncate(filled);
+    Ok(piece)
 }
 
-fn produce_pieces(
+fn produce(
     source: impl Read + Send,
     limit: u64,
     cancelled: &AtomicBool,
@@ -193,24 +232,15 @@ fn produce_pieces(
         if cancelled.load(Ordering::Relaxed) {
             return Err(Error::Stream { source: io::Error::other("cancelled") });
         }
-        let mut piece = empty.try_recv().unwrap_or_default();
-        piece.resize(PIECE, 0);
-        let mut filled = 0;
-        while filled < PIECE {
-            match read_some(&mut content, &mut piece[filled..]).map_err(|source| Error::Stream { source })? {
-                0 => break,
-                count => filled += count,
-            }
-        }
-        piece.truncate(filled);
-        size += filled as u64;
+        let piece = fill(&mut content, empty)?;
+        size += piece.len() as u64;
         if size > limit {
             return Err(Error::Limit { what: "bytes in a layer's tar stream", limit });
         }
         if compression != Compression::None {
             inner.update(&piece);
         }
-        if filled == 0 {
+        if piece.is_empty() {
             break;
         }
         if full.send(Some(piece)).is_err() {
@@ -343,6 +373,26 @@ mod tests {
             pieces.fill_buf().map(drop).map_err(|source| Error::Stream { source })
         });
         assert!(matches!(cancelled, Err(Error::Stream { .. })));
+    }
+
+    #[test]
+    fn what_is_read_ahead_is_whole_or_an_error() {
+        let content = content();
+        let all = |pieces: &mut Pieces| {
+            let mut all = Vec::new();
+            pieces.read_to_end(&mut all).map(|_| all).map_err(|source| Error::Stream { source })
+        };
+        assert!(ahead(&content[..], all).unwrap() == content);
+        let packed = gzip(&content);
+        let broken = flate2::read::GzDecoder::new(&packed[..packed.len() / 2]);
+        let error = ahead(broken, all).unwrap_err();
+        // The reason, not only that it broke off.
+        assert!(
+            matches!(&error, Error::Stream { source } if source.kind() == io::ErrorKind::UnexpectedEof),
+            "{error:?}"
+        );
+        // Who has enough leaves the rest.
+        assert_eq!(ahead(&content[..], |pieces| Ok(pieces.fill_buf().unwrap()[..9].to_vec())).unwrap(), content[..9]);
     }
 
     #[test]

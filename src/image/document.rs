@@ -160,6 +160,30 @@ pub fn candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
     Ok(found)
 }
 
+/// Whether a document, of whatever kind, is about other machines: an index that lists images for them, or the
+/// configuration of one.
+pub(super) fn is_about_others(content: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Listed {
+        platform: Option<Platform>,
+    }
+    #[derive(Deserialize)]
+    struct Any {
+        #[serde(default)]
+        manifests: Option<Vec<Listed>>,
+        #[serde(default)]
+        os: String,
+        #[serde(default)]
+        architecture: String,
+    }
+    let Ok(Any { manifests, os, architecture: machine }) = serde_json::from_slice(content) else { return false };
+    let own = Platform { os, architecture: machine };
+    // Attestations are for no machine.
+    let named = |platform: &Platform| !platform.architecture.is_empty() && platform.architecture != "unknown";
+    let listed = manifests.into_iter().flatten().filter_map(|listed| listed.platform);
+    listed.chain([own]).any(|platform| named(&platform) && platform.name() != platform_name("linux", architecture()))
+}
+
 fn runs_here(config: &ImageConfiguration) -> bool {
     config.os().to_string() == "linux" && config.architecture().to_string() == architecture()
 }
@@ -400,6 +424,27 @@ fn strip_nulls(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn documents_about_other_machines() {
+        let here = architecture();
+        let config = |os: &str, machine: &str| format!(r#"{{"os":"{os}","architecture":"{machine}","rootfs":{{}}}}"#);
+        let index = |machine: &str| {
+            let here = format!(r#"{{"digest":"x","platform":{{"os":"linux","architecture":"{here}"}}}}"#);
+            format!(
+                r#"{{"manifests":[{here},{{"digest":"y","platform":{{"os":"linux","architecture":"{machine}"}}}}]}}"#
+            )
+        };
+        for other in [config("linux", "s390x"), config("windows", here), index("s390x")] {
+            assert!(is_about_others(other.as_bytes()), "{other}");
+        }
+        let plain = r#"{"manifests":[{"digest":"x"}]}"#.to_owned();
+        for own in
+            [config("linux", here), index(here), index("unknown"), plain, "[]".into(), "{}".into(), "\u{0}".into()]
+        {
+            assert!(!is_about_others(own.as_bytes()), "{own}");
+        }
+    }
     use proptest::prelude::*;
 
     #[test]

@@ -310,6 +310,14 @@ impl ImageStore {
         refetch: &dyn Fn(&ImageStore, &Image, &Origin) -> Result<(), String>,
     ) -> Vec<String> {
         let mut reasons = Vec::new();
+        // One that no origin has: it is made of the others.
+        let mend = || match wanted() {
+            Some(missing) => ingest::restore_unlisted(self, &entry.image, &missing).map_err(|e| chain(&e)),
+            None => Ok(()),
+        };
+        if let Err(reason) = mend() {
+            reasons.push(format!("attributes of folders: {reason}"));
+        }
         for origin in entry.image.origins.iter().rev() {
             let Some(layers) = wanted() else { break };
             let (place, result) = match origin {
@@ -321,7 +329,7 @@ impl ImageStore {
                     (format!("{repository}@{digest}"), refetch(self, &entry.image, origin))
                 }
             };
-            match result {
+            match result.and_then(|()| mend()) {
                 Err(reason) => reasons.push(format!("{place}: {reason}")),
                 Ok(()) if wanted().is_some() => reasons.push(format!("{place}: does not have it any more")),
                 Ok(()) => {}

@@ -4,21 +4,27 @@
 //! A layer without a record, and everything in staging, is nothing; the next [`open`](super::ImageStore::open) removes
 //! it. This is all a source of images needs to know: archives use it, and so can a registry.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{Read, Write};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{io, thread};
 
+use oci_spec::image::ImageConfiguration;
+
 use super::archive::{self, Archive, Found, Opened};
-use super::blob::Digests;
+use super::blob::{Digests, Hashing};
 use super::document::Layer;
+use super::pass::Take;
 use super::space::Guarded;
 use super::store::{ImageRecord, LayerRecord};
 use super::trust::Vetting;
+use super::unlisted::{self, Stacked};
 use super::unpack::{self, Limits};
 use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, pass, seal};
+use crate::store;
 use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
@@ -43,6 +49,8 @@ pub struct Ingest<'a> {
     /// The staging folder, open from the beginning: errors of writing back are told to who had something open by then.
     opened: Dir,
     staged: Mutex<BTreeMap<Digest, (PathBuf, LayerRecord)>>,
+    /// Read when it is asked for.
+    packed: OnceLock<HashMap<Digest, Digest>>,
     /// Set to make all layers of this image stop.
     cancelled: AtomicBool,
 }
@@ -79,7 +87,8 @@ impl<'a> Ingest<'a> {
             }
         };
         let (claimed, staged) = (Mutex::default(), Mutex::default());
-        Ok(Ingest { store, claimed, staging, opened, staged, cancelled: AtomicBool::new(false) })
+        let (packed, cancelled) = (OnceLock::new(), AtomicBool::new(false));
+        Ok(Ingest { store, claimed, staging, opened, staged, packed, cancelled })
     }
 
     /// Whether the layer is in the store, or staged here, and need not be fetched.
@@ -99,7 +108,17 @@ impl<'a> Ingest<'a> {
     /// The layer of the store that a blob with this digest unpacks to, if that is known without reading it.
     pub(super) fn known(&self, blob: &Digest) -> Option<Digest> {
         // A blob that is not packed has the digest of what is in it.
-        self.has(blob).map(|layer| layer.diff_id)
+        let known = self.has(blob).or_else(|| self.has(self.packed().get(blob)?));
+        known.map(|layer| layer.diff_id)
+    }
+
+    /// What the packed blobs that layers of the store came as unpack to.
+    fn packed(&self) -> &HashMap<Digest, Digest> {
+        self.packed.get_or_init(|| {
+            let records = store::list(&self.store.layers_dir()).unwrap_or_default();
+            let records = records.iter().filter_map(|path| store::read::<LayerRecord>(path).ok()?);
+            records.filter_map(|record| Some((record.blob?, record.diff_id))).collect()
+        })
     }
 
     /// Makes sure that `needed` more bytes fit on the disk, so that it is not filled up for nothing; unused images may
@@ -206,15 +225,16 @@ impl<'a> Ingest<'a> {
         // Headers and padding come on top of the content.
         let stream_limit = limits.bytes.saturating_add(limits.entries.saturating_mul(2048)).saturating_add(1 << 20);
         let recipe = folder.with_extension("recipe");
-        let (learnt, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
+        let (mut learnt, digests) = blob::stream(source, stream_limit, &self.cancelled, |pieces| {
             unpack::layer_recorded(&mut Guarded::new(pieces, self.store)?, folder, limits, &recipe)
         })?;
         let (summary, complete) = (learnt.summary, learnt.complete);
         let length = std::fs::metadata(&recipe).map_err(Error::io("look at", &recipe))?.len();
         let header = seal::Header { recipe: length, complete, size: summary.bytes, entries: summary.entries };
         let sealed = folder.with_extension("seal");
-        let bytes = seal::make(folder, &header, learnt.hashes).map_err(Error::io("seal", folder))?;
-        let written = std::fs::File::create_new(&sealed).and_then(|mut file| file.write_all(&bytes));
+        let bytes =
+            seal::make(folder, &header, std::mem::take(&mut learnt.hashes)).map_err(Error::io("seal", folder))?;
+        let written = File::create_new(&sealed).and_then(|mut file| file.write_all(&bytes));
         written.map_err(Error::io("write", &sealed))?;
         let record = LayerRecord {
             diff_id: digests.diff_id.clone(),
@@ -222,6 +242,8 @@ impl<'a> Ingest<'a> {
             entries: summary.entries,
             sealed: true,
             complete,
+            unlisted: learnt.unlisted,
+            blob: (digests.blob != digests.diff_id).then(|| digests.blob.clone()),
         };
         Ok((record, digests))
     }
@@ -304,18 +326,12 @@ impl<'a> Ingest<'a> {
     fn commit_checked(&self, image: NewImage) -> Result<Arc<Image>, Error> {
         // It may be here already, and about to be removed.
         let _expected = self.store.expect(&image.id);
-        let mut layers: Vec<Digest> = Vec::new();
+        let mut layers = chain(&image.config)?;
         let mut size = 0;
-        for diff_id in image.config.rootfs().diff_ids() {
-            let diff_id: Digest = diff_id.parse()?;
-            let layer = self.has(&diff_id).ok_or(Error::Missing)?;
-            // A layer that comes again covers its first appearance completely.
-            match layers.iter().position(|other| *other == diff_id) {
-                Some(earlier) => drop(layers.remove(earlier)),
-                None => size += layer.size,
-            }
-            layers.push(diff_id);
+        for diff_id in &layers {
+            size += self.has(diff_id).ok_or(Error::Missing)?.size;
         }
+        layers.extend(self.unlisted(&layers)?);
         self.publish_layers(&layers).map_err(|error| self.explain(error))?;
         let configuration = self.configuration_of(&image.id)?;
         let record = ImageRecord {
@@ -331,6 +347,40 @@ impl<'a> Ingest<'a> {
             verified: image.verified,
         };
         self.store.publish(record, configuration.as_deref()).map_err(|error| self.explain(error))
+    }
+
+    /// The layer that shows, on top of `layers`, attributes that they hide from each other, staged if it is not here;
+    /// `None` if there are no such attributes.
+    fn unlisted(&self, layers: &[Digest]) -> Result<Option<Digest>, Error> {
+        if layers.len() < 2 {
+            return Ok(None);
+        }
+        let layers = layers.iter().map(|diff_id| self.stacked(diff_id).ok_or(Error::Missing));
+        let layers: Vec<Stacked> = layers.collect::<Result<_, _>>()?;
+        let path = self.staging.join(format!("{}.tar", SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let any = unlisted::write(&layers, BufWriter::new(file)).map_err(Error::io("read the folders above", &path))?;
+        let layer = match any {
+            false => None,
+            true => {
+                let open = || File::open(&path).map_err(Error::io("open", &path));
+                let digest = Hashing::new(open()?).finish().map_err(Error::io("read", &path))?;
+                match self.has(&digest) {
+                    Some(known) => Some(known.diff_id),
+                    None => Some(self.layer(open()?, None, None, self.store.limits())?.diff_id),
+                }
+            }
+        };
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        Ok(layer)
+    }
+
+    fn stacked(&self, diff_id: &Digest) -> Option<Stacked> {
+        if let Some((folder, record)) = self.staged.lock().unwrap_or_else(PoisonError::into_inner).get(diff_id) {
+            return Some(Stacked { folder: folder.clone(), unlisted: record.unlisted });
+        }
+        let folder = self.store.layers_dir().join(diff_id.hex());
+        self.store.layer(diff_id).map(|record| Stacked { folder, unlisted: record.unlisted })
     }
 
     /// What was kept for the image.
@@ -404,6 +454,17 @@ impl<'a> Ingest<'a> {
     }
 }
 
+/// The layers of an image, bottom first, each once: one that comes again covers its first appearance completely.
+fn chain(config: &ImageConfiguration) -> Result<Vec<Digest>, Error> {
+    let mut layers: Vec<Digest> = Vec::new();
+    for diff_id in config.rootfs().diff_ids() {
+        let diff_id: Digest = diff_id.parse()?;
+        layers.retain(|other| *other != diff_id);
+        layers.push(diff_id);
+    }
+    Ok(layers)
+}
+
 /// What [`Ingest::commit`] makes an image of.
 #[derive(Debug, Clone)]
 pub struct NewImage {
@@ -411,7 +472,7 @@ pub struct NewImage {
     /// Normalised.
     pub names: Vec<String>,
     pub digests: Vec<Digest>,
-    pub config: oci_spec::image::ImageConfiguration,
+    pub config: ImageConfiguration,
     /// Where it can be had again.
     pub origin: Option<Origin>,
     pub verified: Vec<Verification>,
@@ -452,8 +513,28 @@ fn read(ingest: &Ingest<'_>, path: &Path, opened: Opened, limits: &Limits) -> Re
     match opened {
         Opened::Layout(dir) => Ok(Archive::layout(path, dir)),
         Opened::Plain(file) => Archive::plain(path, file),
-        Opened::Packed(file) => pass::read(ingest, path, file, limits),
+        Opened::Packed(file) => {
+            let members = pass::read(ingest, path, &file, limits, Take::UntilForeign)?;
+            let mut archive = Archive::read_through(path, members);
+            let awaited = awaited(ingest, &archive)?;
+            if !awaited.is_empty() {
+                (&file).rewind().map_err(Error::io("read", path))?;
+                archive.finish(pass::read(ingest, path, &file, limits, Take::Only(&awaited))?);
+            }
+            Ok(archive)
+        }
     }
+}
+
+/// The members with layers that are not here and that the first pass has left to a second one.
+fn awaited(ingest: &Ingest<'_>, archive: &Archive) -> Result<HashSet<String>, Error> {
+    if !archive.is_unfinished() {
+        return Ok(HashSet::new());
+    }
+    let candidates = document::candidates(archive)?;
+    let layers = candidates.iter().flat_map(|candidate| &candidate.layers);
+    let missing = layers.filter(|layer| ingest.has(&layer.diff_id).is_none());
+    Ok(missing.filter_map(|layer| archive.awaited(&layer.member)).map(str::to_owned).collect())
 }
 
 /// Imports all images of an archive that arrives as a stream. `name` is for messages.
@@ -465,7 +546,7 @@ pub(super) fn stream(
 ) -> Result<Vec<Arc<Image>>, Error> {
     let vetting = Vetting::begin(store.trust(), name, None)?;
     let ingest = store.ingest()?;
-    let archive = pass::read(&ingest, name, source, limits)?;
+    let archive = Archive::read_through(name, pass::read(&ingest, name, source, limits, Take::All)?);
     images(&ingest, &archive, limits, None, Manner::default(), vetting)
 }
 
@@ -534,4 +615,18 @@ pub(super) fn restore(store: &ImageStore, path: &Path, wanted: &[Digest], id: &D
         ingest.archive_layers(&archive, &layers, store.limits())?;
     }
     ingest.publish_layers(wanted)
+}
+
+/// Brings back, of a damaged image, the layer that is made of its other layers, if all of these are there and it is among
+/// the `missing`.
+pub(super) fn restore_unlisted(store: &ImageStore, image: &Image, missing: &[Digest]) -> Result<(), Error> {
+    let layers = chain(&image.config)?;
+    if missing.is_empty() || layers.iter().any(|diff_id| missing.contains(diff_id)) {
+        return Ok(());
+    }
+    let ingest = store.ingest()?;
+    match ingest.unlisted(&layers)? {
+        Some(layer) => ingest.publish_layers(&[layer]),
+        None => Ok(()),
+    }
 }

@@ -33,6 +33,7 @@ mod space;
 mod store;
 pub mod tarball;
 pub mod trust;
+mod unlisted;
 pub mod unpack;
 mod verify;
 
@@ -65,7 +66,8 @@ pub struct Image {
     /// Digests of its manifest, and of the indexes that listed it, where the source had them.
     pub digests: Vec<String>,
     pub config: ImageConfiguration,
-    /// Unpacked layers, bottom first, each once: overlayfs takes no folder twice.
+    /// Unpacked layers, bottom first, each once: overlayfs takes no folder twice. There may be one on top that the
+    /// configuration does not have ([`unlisted`]).
     pub layers: Vec<PathBuf>,
     /// Bytes of file content in all layers.
     pub size: u64,

@@ -3,18 +3,19 @@
 //! What the members mean is only known when all have gone by: manifests come last, and in any order. So each is judged by
 //! its first bytes. What looks like a layer is unpacked into the staging folder at once, links are remembered, and small
 //! rest is kept in memory. Which of the layers become part of an image is decided afterwards; staging goes, and with it
-//! what no image wants.
+//! what no image wants. An archive of images for several machines is the exception: once that is seen, its layers wait for
+//! a second pass, if there can be one.
 
-use std::collections::HashMap;
-use std::io::{self, BufReader, Cursor, Read};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
-use super::archive::{self, Archive, LARGEST_DOCUMENT, MOST_DOCUMENTS, MOST_MEMBERS, Place};
+use super::archive::{self, LARGEST_DOCUMENT, MOST_DOCUMENTS, MOST_MEMBERS, Place};
 use super::blob::{self, Compression};
 use super::ingest::Ingest;
 use super::tarball::{Forward, Reader};
 use super::unpack::Limits;
-use super::{Digest, Error};
+use super::{Digest, Error, document};
 
 /// Most bytes of the archive, unpacked once.
 const LARGEST_ARCHIVE: u64 = 256 << 30;
@@ -26,7 +27,19 @@ const BUFFER: usize = 256 << 10;
 /// A tar header.
 const BLOCK: usize = 512;
 
-/// Reads an archive, plain or packed. `path` is for messages.
+/// What a pass unpacks.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Take<'a> {
+    /// All layers: there is no second pass.
+    All,
+    /// All layers until a document is about other machines than this one. From there on they are left for a second pass,
+    /// which knows which of them are wanted; most archives need none.
+    UntilForeign,
+    /// These members, and nothing else.
+    Only(&'a HashSet<String>),
+}
+
+/// Reads an archive, plain or packed: its members. `path` is for messages.
 ///
 /// # Errors
 /// [`Error::Member`] and [`Error::Archive`] for what is wrong with the archive as a whole; [`Error::NoSpace`] and other
@@ -36,42 +49,18 @@ pub(super) fn read(
     path: &Path,
     source: impl Read + Send,
     limits: &Limits,
-) -> Result<Archive, Error> {
+    take: Take<'_>,
+) -> Result<HashMap<String, Place>, Error> {
     let broken = |error: Error| error.within(path, "archive");
     let (_, content) = blob::decompress(BufReader::with_capacity(BUFFER, source)).map_err(broken)?;
     let bounded = Bounded { inner: content, left: LARGEST_ARCHIVE };
-    let mut reader = Reader::new(Forward(BufReader::with_capacity(BUFFER, bounded)));
-    let mut pass = Pass {
-        ingest,
-        documents: 0,
-        left: Limits { entries: limits.entries.saturating_mul(MANY_LAYERS), ..limits.clone() },
-        limits,
-    };
-    let mut members = HashMap::new();
-    while let Some(member) = reader.next_member().map_err(broken)? {
-        let (name, place) = match archive::classify(&member) {
-            None => continue,
-            Some((name, Some(target))) => (name, Place::Link(target)),
-            Some((name, None)) => {
-                let place = pass.member(&name, member.stored, &mut reader).map_err(|e| e.within(path, &name))?;
-                (name, place)
-            }
-        };
-        members.insert(name, place);
-        if members.len() > MOST_MEMBERS {
-            return Err(Error::Archive { archive: path.into(), reason: format!("more than {MOST_MEMBERS} members") });
-        }
-    }
-    // The check sum of a packed stream is at its end, and so is what tells a whole stream from a broken one.
-    let mut rest = reader.into_source().take(LARGEST_REST + 1);
-    let rest = io::copy(&mut rest, &mut io::sink()).map_err(|source| broken(Error::Stream { source }))?;
-    if rest > LARGEST_REST {
-        return Err(broken(Error::Limit { what: "bytes after the end of an archive", limit: LARGEST_REST }));
-    }
-    if members.is_empty() {
-        return Err(Error::Archive { archive: path.into(), reason: "nothing in it".into() });
-    }
-    Ok(Archive::read_through(path, members))
+    let left = Limits { entries: limits.entries.saturating_mul(MANY_LAYERS), ..limits.clone() };
+    let mut pass = Pass { ingest, documents: 0, left, limits, take, foreign: false };
+    // Unpacking the archive, hashing a layer and writing its files: a thread for each.
+    blob::ahead(bounded, |pieces| pass.members(path, pieces)).map_err(|error| match error {
+        error @ Error::Stream { .. } => broken(error),
+        error => error,
+    })
 }
 
 struct Pass<'a> {
@@ -82,9 +71,48 @@ struct Pass<'a> {
     left: Limits,
     /// What one may.
     limits: &'a Limits,
+    take: Take<'a>,
+    /// Whether a document was about other machines.
+    foreign: bool,
 }
 
 impl Pass<'_> {
+    fn members(&mut self, path: &Path, content: impl BufRead + Send) -> Result<HashMap<String, Place>, Error> {
+        let broken = |error: Error| error.within(path, "archive");
+        let mut reader = Reader::new(Forward(content));
+        let mut members = HashMap::new();
+        while let Some(member) = reader.next_member().map_err(broken)? {
+            let (name, place) = match archive::classify(&member) {
+                None => continue,
+                Some((name, _)) if self.leaves(&name) => continue,
+                Some((name, Some(target))) => (name, Place::Link(target)),
+                Some((name, None)) => {
+                    let place = self.member(&name, member.stored, &mut reader).map_err(|e| e.within(path, &name))?;
+                    (name, place)
+                }
+            };
+            members.insert(name, place);
+            if members.len() > MOST_MEMBERS {
+                let reason = format!("more than {MOST_MEMBERS} members");
+                return Err(Error::Archive { archive: path.into(), reason });
+            }
+        }
+        // The check sum of a packed stream is at its end, and so is what tells a whole stream from a broken one.
+        let mut rest = reader.into_source().take(LARGEST_REST + 1);
+        let rest = io::copy(&mut rest, &mut io::sink()).map_err(|source| broken(Error::Stream { source }))?;
+        if rest > LARGEST_REST {
+            return Err(broken(Error::Limit { what: "bytes after the end of an archive", limit: LARGEST_REST }));
+        }
+        if members.is_empty() {
+            return Err(Error::Archive { archive: path.into(), reason: "nothing in it".into() });
+        }
+        Ok(members)
+    }
+
+    fn leaves(&self, name: &str) -> bool {
+        matches!(self.take, Take::Only(wanted) if !wanted.contains(name))
+    }
+
     /// Takes in the data of the member `name`, which has `size` bytes.
     fn member(&mut self, name: &str, size: u64, data: &mut (impl Read + Send)) -> Result<Place, Error> {
         let mut start = Vec::with_capacity(BLOCK);
@@ -102,6 +130,7 @@ impl Pass<'_> {
         self.documents += size;
         start.reserve_exact((size as usize).saturating_sub(start.len()));
         data.read_to_end(&mut start).map_err(|source| Error::Stream { source })?;
+        self.foreign |= document::is_about_others(&start);
         Ok(Place::Document(start))
     }
 
@@ -111,6 +140,9 @@ impl Pass<'_> {
             && let Some(diff_id) = self.ingest.known(&digest)
         {
             return Ok(Place::Skipped(diff_id));
+        }
+        if self.foreign && matches!(self.take, Take::UntilForeign) {
+            return Ok(Place::Later);
         }
         self.ingest.room(size)?;
         let limits = Limits {

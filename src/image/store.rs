@@ -80,6 +80,12 @@ pub(super) struct LayerRecord {
     /// Whether its tar stream can be had again from folder and recipe.
     #[serde(default)]
     pub complete: bool,
+    /// Whether it may have marked folders besides its root; see [`unlisted`](super::unlisted).
+    #[serde(default)]
+    pub unlisted: bool,
+    /// Digest of the packed blob it came as, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Digest>,
 }
 
 /// A record that could not be used and was set aside.

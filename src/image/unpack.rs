@@ -18,17 +18,17 @@ use std::rc::Rc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::Error;
 use super::recipe::{Recorder, Shared, Tap};
 use super::seal::{ContentHash, Hashes};
 use super::tarball::{Forward, Kind, Member, Reader, Sparse};
+use super::{Error, unlisted};
 use crate::sys::fs::{self, Dir, Node, Status, Time};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Names of AUFS' own bookkeeping, which docker leaves out too.
 const AUFS: &[u8] = b".wh..wh.";
-const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
+pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// Most symlinks followed to find one folder, as the kernel does.
 const MOST_LINKS: u32 = 40;
 /// Largest numbers of a device that Linux has: 12 and 20 bits.
@@ -72,7 +72,7 @@ pub fn layer(reader: impl Read, dest: &Path, limits: &Limits) -> Result<Summary,
 
 /// As [`layer`], without another copy of what is buffered already.
 pub(super) fn layer_buffered(reader: &mut impl BufRead, dest: &Path, limits: &Limits) -> Result<Summary, Error> {
-    unpack(reader, dest, limits, None).map(|(summary, _)| summary)
+    unpack(reader, dest, limits, None).map(|learnt| learnt.summary)
 }
 
 /// What is learnt of a layer while it is unpacked, to be able to prove later that it is still the same.
@@ -82,6 +82,8 @@ pub(super) struct Learnt {
     pub hashes: Hashes,
     /// Whether the tar stream can be had again from the folder and the recipe.
     pub complete: bool,
+    /// Whether it puts files in folders, besides its root, that it does not list.
+    pub unlisted: bool,
 }
 
 /// As [`layer_buffered`], with a recipe of the whole stream, up to its end, written to the file `recipe`.
@@ -93,18 +95,13 @@ pub(super) fn layer_recorded(
 ) -> Result<Learnt, Error> {
     let recorder = std::fs::File::create_new(recipe).and_then(Recorder::new).map_err(Error::io("write", recipe))?;
     let recorder = Rc::new(RefCell::new(recorder));
-    let (summary, hashes) = unpack(reader, dest, limits, Some(recorder.clone()))?;
+    let learnt = unpack(reader, dest, limits, Some(recorder.clone()))?;
     let recorder = Rc::into_inner(recorder).map(RefCell::into_inner);
     let complete = recorder.map_or(Ok(false), Recorder::finish).map_err(Error::io("write", recipe))?;
-    Ok(Learnt { summary, hashes, complete })
+    Ok(Learnt { complete, ..learnt })
 }
 
-fn unpack(
-    reader: &mut impl BufRead,
-    dest: &Path,
-    limits: &Limits,
-    recorder: Option<Shared>,
-) -> Result<(Summary, Hashes), Error> {
+fn unpack(reader: &mut impl BufRead, dest: &Path, limits: &Limits, recorder: Option<Shared>) -> Result<Learnt, Error> {
     let root = Dir::open(dest).map_err(Error::io("open", dest))?;
     let base = root.real_path().map_err(Error::io("find", dest))?;
     let mut unpacker = Unpacker {
@@ -126,12 +123,12 @@ fn unpack(
     while let Some(member) = archive.next_member()? {
         unpacker.entry(&member, &mut archive)?;
     }
-    unpacker.finish()?;
+    let unlisted = unpacker.finish()?;
     if recorded {
         // What follows the end of the archive is part of the stream.
         io::copy(&mut archive.into_source(), &mut io::sink()).map_err(|source| Error::Stream { source })?;
     }
-    Ok((unpacker.summary, unpacker.hashes))
+    Ok(Learnt { summary: unpacker.summary, hashes: unpacker.hashes, complete: false, unlisted })
 }
 
 /// What is set on a folder once everything is in it.
@@ -140,6 +137,16 @@ struct Folder {
     mode: u32,
     modified: Option<Time>,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether no entry is about it; see [`unlisted`].
+    unlisted: bool,
+}
+
+impl Folder {
+    /// One that no entry is about.
+    fn unlisted(path: Vec<u8>) -> Folder {
+        let path = path.into_boxed_slice();
+        Folder { path, mode: 0o755, modified: None, xattrs: Vec::new(), unlisted: true }
+    }
 }
 
 struct Unpacker<'a> {
@@ -219,7 +226,7 @@ fn classify(name: &OsStr) -> Result<Name<'_>, &'static str> {
 
 /// Attributes that are the host's business: overlayfs would take its own for instructions (redirects to other folders),
 /// and labels of another system's policy are wrong on this one.
-fn is_foreign(xattr: &[u8]) -> bool {
+pub(super) fn is_foreign(xattr: &[u8]) -> bool {
     xattr.starts_with(b"trusted.overlay.") || xattr.starts_with(b"user.overlay.") || xattr == b"security.selinux"
 }
 
@@ -231,7 +238,7 @@ fn join(components: &[&OsStr]) -> Vec<u8> {
 impl Unpacker<'_> {
     fn implicit_root(&mut self) -> io::Result<()> {
         let inode = self.root.own_status()?.inode;
-        self.folders.insert(inode, Folder { path: Box::default(), mode: 0o755, modified: None, xattrs: Vec::new() });
+        self.folders.insert(inode, Folder::unlisted(Vec::new()));
         Ok(())
     }
 
@@ -262,7 +269,7 @@ impl Unpacker<'_> {
         let dir = self.parent(above).map_err(failed(member, "open the folder of"))?;
         match meaning {
             Name::Opaque => return make_opaque(&dir).map_err(failed(member, "mark opaque")),
-            Name::Whiteout(hidden) => return whiteout(&dir, hidden).map_err(failed(member, "create whiteout")),
+            Name::Whiteout(hidden) => return self.whiteout(&dir, hidden).map_err(failed(member, "create whiteout")),
             Name::Plain | Name::Ignored => {}
         }
         match member.kind {
@@ -423,7 +430,7 @@ impl Unpacker<'_> {
             dir.chown(name, member.uid, member.gid)?;
         }
         let inode = dir.status(name)?.inode;
-        self.remember(inode, join(parts), member.mode, Some(member.modified), &member.xattrs)
+        self.remember_listed(inode, join(parts), member)
     }
 
     /// Makes sure `name` is a folder, and says whether it was one.
@@ -445,23 +452,22 @@ impl Unpacker<'_> {
         Ok(false)
     }
 
-    fn remember(
-        &mut self,
-        inode: u64,
-        path: Vec<u8>,
-        mode: u32,
-        modified: Option<Time>,
-        xattrs: &[(Vec<u8>, Vec<u8>)],
-    ) -> io::Result<()> {
-        let xattrs: Vec<_> = xattrs.iter().filter(|(key, _)| !is_foreign(key)).cloned().collect();
-        let attributes: usize = xattrs.iter().map(|(key, value)| key.len() + value.len() + 48).sum();
-        self.folder_bytes += path.len() + attributes + size_of::<(u64, Folder)>();
+    /// Sets the attributes of a folder later, when all is in it.
+    fn remember(&mut self, inode: u64, folder: Folder) -> io::Result<()> {
+        let attributes: usize = folder.xattrs.iter().map(|(key, value)| key.len() + value.len() + 48).sum();
+        self.folder_bytes += folder.path.len() + attributes + size_of::<(u64, Folder)>();
         if self.folder_bytes > self.limits.folders {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many folders in one layer"));
         }
-        let folder = Folder { path: path.into_boxed_slice(), mode, modified, xattrs };
         self.folders.insert(inode, folder);
         Ok(())
+    }
+
+    /// As [`Unpacker::remember`], with what its entry says.
+    fn remember_listed(&mut self, inode: u64, path: Vec<u8>, member: &Member) -> io::Result<()> {
+        let xattrs = member.xattrs.iter().filter(|(key, _)| !is_foreign(key)).cloned().collect();
+        let (path, modified) = (path.into_boxed_slice(), Some(member.modified));
+        self.remember(inode, Folder { path, mode: member.mode, modified, xattrs, unlisted: false })
     }
 
     fn root_folder(&mut self, member: &Member) -> Result<(), Error> {
@@ -470,7 +476,7 @@ impl Unpacker<'_> {
             if (status.uid, status.gid) != (member.uid, member.gid) {
                 self.root.chown(OsStr::new("."), member.uid, member.gid)?;
             }
-            self.remember(status.inode, Vec::new(), member.mode, Some(member.modified), &member.xattrs)
+            self.remember_listed(status.inode, Vec::new(), member)
         };
         apply().map_err(failed(member, "set the attributes of"))
     }
@@ -558,23 +564,43 @@ impl Unpacker<'_> {
                 }
                 Some(Status { kind: FileType::Directory, .. }) => done.push(name),
                 Some(status) if !status.is_whiteout() => return Err(Errno::NOTDIR.into()),
-                _ => {
+                hidden => {
                     self.make_folder(&dir, &name)?;
                     let inode = dir.status(&name)?.inode;
                     done.push(name);
                     let parts: Vec<&OsStr> = done.iter().map(OsString::as_os_str).collect();
-                    self.remember(inode, join(&parts), 0o755, None, &[])?;
+                    // Deleted and made anew, it has nothing to do with that of the layers below.
+                    let unlisted = hidden.is_none();
+                    self.remember(inode, Folder { unlisted, ..Folder::unlisted(join(&parts)) })?;
                 }
             }
         }
         open(self, &done)
     }
 
-    /// Sets what changes while a folder is filled, or would change how.
-    fn finish(&mut self) -> Result<(), Error> {
+    /// Hides `name` of the layers below. What this layer has of that name stays: a whiteout is only about layers below.
+    fn whiteout(&mut self, dir: &Dir, name: &OsStr) -> io::Result<()> {
+        match dir.mknod(name, Node::Char { major: 0, minor: 0 }, 0) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+        let status = dir.status(name)?;
+        if status.kind == FileType::Directory {
+            make_opaque(&dir.child(name)?)?;
+            if let Some(folder) = self.folders.get_mut(&status.inode) {
+                folder.unlisted = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets what changes while a folder is filled, or would change how; says whether there are unlisted ones besides the
+    /// root.
+    fn finish(&mut self) -> Result<bool, Error> {
         self.current = None;
+        let mut unlisted = false;
         for (inode, folder) in self.folders.drain() {
-            let apply = || -> io::Result<()> {
+            let mut apply = || -> io::Result<()> {
                 let dir = match self.root.in_root(OsStr::from_bytes(&folder.path)) {
                     Ok(dir) => dir,
                     // A later entry took its place.
@@ -589,6 +615,10 @@ impl Unpacker<'_> {
                 for (key, value) in &folder.xattrs {
                     tolerate(fs::set_file_xattr(&dir, OsStr::from_bytes(key), value))?;
                 }
+                if folder.unlisted {
+                    unlisted::mark(&dir)?;
+                    unlisted |= !folder.path.is_empty();
+                }
                 fs::chmod_file(&dir, folder.mode)?;
                 match folder.modified {
                     Some(modified) => fs::set_file_times(&dir, modified),
@@ -601,7 +631,7 @@ impl Unpacker<'_> {
                 source,
             })?;
         }
-        Ok(())
+        Ok(unlisted)
     }
 }
 
@@ -615,17 +645,6 @@ fn tolerate(result: io::Result<()>) -> io::Result<()> {
 
 fn make_opaque(dir: &Dir) -> io::Result<()> {
     fs::set_file_xattr(dir, OsStr::new(OPAQUE_XATTR), b"y")
-}
-
-/// Hides `name` of the layers below. What this layer has of that name stays: a whiteout is only about layers below.
-fn whiteout(dir: &Dir, name: &OsStr) -> io::Result<()> {
-    match dir.mknod(name, Node::Char { major: 0, minor: 0 }, 0) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match dir.status(name)?.kind {
-            FileType::Directory => make_opaque(&dir.child(name)?),
-            _ => Ok(()),
-        },
-        other => other,
-    }
 }
 
 /// Copies exactly `length` bytes, in the pieces that `data` has buffered.

@@ -250,6 +250,9 @@ impl ImageStore {
                 entries: header.entries,
                 sealed: true,
                 complete: header.complete,
+                // Marks are looked for then.
+                unlisted: true,
+                blob: None,
             };
             self.write_layer(diff_id, &record)?;
             self.tell_of_layer(diff_id, "its record was missing or damaged (written anew)");

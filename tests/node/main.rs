@@ -25,7 +25,7 @@
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
-//! | images of every shape, against another unpacker | [`shapes`] |
+//! | images of every shape, against another unpacker | [`shapes`]; [`unlisted`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
@@ -43,6 +43,7 @@ mod hostile_images;
 mod images;
 mod lifecycle;
 mod net;
+mod packed;
 mod pods;
 mod probes;
 mod published;
@@ -56,5 +57,6 @@ mod shim;
 mod sources;
 mod timeline;
 mod trust;
+mod unlisted;
 mod userns;
 mod volumes;
