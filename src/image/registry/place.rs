@@ -38,10 +38,9 @@ impl Place {
             return None;
         }
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().ok()?,
-            None if plain => 80,
-            None => 443,
+        let port = match authority.as_str().strip_prefix(authority.host())? {
+            "" => if plain { 80 } else { 443 },
+            port => port.strip_prefix(':')?.parse().ok()?,
         };
         Some(Place { plain, host, port })
     }
