@@ -192,7 +192,8 @@ fn misdeeds(counts: Arc<AtomicUsize>) -> Server {
             "greedy" => send(stream, "401 x", &[("WWW-Authenticate", "Basic realm=\"\x1b[2J\"")], PASSWORD.as_bytes()),
             "words" => {
                 let echoed = head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization"));
-                let body = json!({ "errors": [{ "message": format!("\u{1b}[2J\r\n{}", echoed.unwrap_or("nothing")) }] });
+                let body =
+                    json!({ "errors": [{ "message": format!("\u{1b}[2J\r\n{}", echoed.unwrap_or("nothing")) }] });
                 send(stream, "400 x", &[], body.to_string().as_bytes())
             }
             _ => honest(stream),
@@ -318,9 +319,8 @@ fn mirrors_that_lie_are_passed_over_and_learn_nothing() {
         true => send(stream, "200 OK", &[("Content-Type", MANIFEST)], other.manifest.as_bytes()),
         false => send(stream, "404 x", &[], b""),
     });
-    let greedy = Server::start(|_, _, stream| {
-        send(stream, "401 x", &[("WWW-Authenticate", "Basic realm=\"give\"")], b"")
-    });
+    let greedy =
+        Server::start(|_, _, stream| send(stream, "401 x", &[("WWW-Authenticate", "Basic realm=\"give\"")], b""));
     // Has the documents, but breaks off every layer.
     let torn = image.clone();
     let weak = Server::start(move |path, _, stream| match torn.blob(path) {

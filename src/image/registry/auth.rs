@@ -114,7 +114,8 @@ impl TokenService {
     /// Why nobody can be asked.
     pub fn of(challenge: &Challenge, repository: &str) -> Result<TokenService, String> {
         let realm = challenge.parameter("realm").ok_or("asks for a token, but does not say of whom (realm)")?;
-        let place = Place::of(realm).ok_or_else(|| format!("asks for a token of {:?}, which is no URL", show(realm)))?;
+        let place =
+            Place::of(realm).ok_or_else(|| format!("asks for a token of {:?}, which is no URL", show(realm)))?;
         let scope = challenge.parameter("scope").filter(|scope| !scope.is_empty());
         Ok(TokenService {
             realm: realm.to_owned(),

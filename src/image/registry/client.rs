@@ -40,6 +40,8 @@ pub(super) struct Session<'a> {
     no_tls: AtomicBool,
     /// Whether the endpoint has answered at all: then it speaks what it speaks.
     answered: AtomicBool,
+    /// When its documents have taken long enough.
+    end: OnceLock<Instant>,
     /// Told about everything that is tried again.
     pub retrying: &'a (dyn Fn(String) + Sync),
     state: Mutex<Authorisation>,
@@ -92,6 +94,7 @@ impl<'a> Session<'a> {
             plain: OnceLock::new(),
             no_tls: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            end: OnceLock::new(),
             retrying,
             state: Mutex::default(),
         })
@@ -177,8 +180,12 @@ impl<'a> Session<'a> {
         headers: &[(String, String)],
         limit: u64,
     ) -> Result<(Answer<'a>, Vec<u8>), Error> {
+        let end = *self.end.get_or_init(|| Instant::now() + self.patience.documents);
         let mut attempt = 1;
         loop {
+            if Instant::now() >= end {
+                return Err(unavailable(&self.now().0.base, "takes too long to say what the image is"));
+            }
             let mut answer = self.get(path, headers)?;
             match answer.document(limit, self.patience.document) {
                 Err(Error::Unavailable { url, reason }) if attempt < self.patience.attempts => {
@@ -276,6 +283,7 @@ impl<'a> Session<'a> {
         let mut agent = agent.clone();
         let mut url = url.to_owned();
         let mut elsewhere = false;
+        let end = Instant::now() + self.patience.answer();
         for _ in 0..=MOST_REDIRECTS {
             let mut ask = ask.clone();
             ask.headers.extend(private.iter().cloned());
@@ -291,6 +299,9 @@ impl<'a> Session<'a> {
             }
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
+            }
+            if Instant::now() >= end {
+                return Err(unavailable(&url, "the redirects take too long"));
             }
             let protocol = |reason: String| Error::Protocol { url: show(&url), reason };
             if ask.form.is_some() {

@@ -106,7 +106,10 @@ impl<'a> Download<'a> {
         self.skip = self.start(&answer)?;
         self.repeated = self.repeated.saturating_add(self.skip);
         if self.repeated > self.blob.size.saturating_mul(MOST_REPEATED) {
-            return Err(self.protocol(format!("begins from the start again and again (at {} of {} bytes)", self.at, self.blob.size)));
+            return Err(self.protocol(format!(
+                "begins from the start again and again (at {} of {} bytes)",
+                self.at, self.blob.size
+            )));
         }
         self.body = Some(answer.body);
         Ok(())
@@ -204,6 +207,7 @@ impl<'a> Download<'a> {
 
     /// Opens it, again and again if needed.
     fn reconnect(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
         loop {
             self.attempt += 1;
             self.connections += 1;
@@ -212,7 +216,9 @@ impl<'a> Download<'a> {
             }
             match self.open() {
                 Err(Error::Unavailable { url, reason })
-                    if self.attempt < self.session.patience.attempts && self.connections < MOST_CONNECTIONS =>
+                    if self.attempt < self.session.patience.attempts
+                        && self.connections < MOST_CONNECTIONS
+                        && self.waited + begun.elapsed() < self.session.patience.progress =>
                 {
                     (self.session.retrying)(format!("{url}: {reason}"));
                 }

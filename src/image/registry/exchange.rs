@@ -40,8 +40,9 @@ pub(super) struct Patience {
     pub stall: Duration,
     /// For [`PROGRESS`](super::download::PROGRESS) more bytes of a blob, over all connections and pauses.
     pub progress: Duration,
-    /// For a whole document.
+    /// For a whole document, and for all of one registry with their retries and pauses.
     pub document: Duration,
+    pub documents: Duration,
 }
 
 impl Default for Patience {
@@ -54,11 +55,17 @@ impl Default for Patience {
             // As long as containerd waits for any progress (image_pull_progress_timeout).
             progress: Duration::from_secs(300),
             document: Duration::from_secs(120),
+            documents: Duration::from_secs(600),
         }
     }
 }
 
 impl Patience {
+    /// For the head of an answer, with the way there.
+    pub fn answer(&self) -> Duration {
+        self.connect + self.stall * 4
+    }
+
     /// Before try `attempt`, the first being 1.
     pub fn pause_before(&self, attempt: u32) -> Duration {
         self.pause.saturating_mul(1 << attempt.saturating_sub(2).min(6)).min(LONGEST_PAUSE)
@@ -238,7 +245,7 @@ pub(super) fn exchange<'a>(
         .spawn(move || transfer(&agent, &address, ask, (connect, stall), &head, &full))
         .map_err(|e| failed(format!("cannot start a thread: {e}")))?;
     // The other thread has time-outs for each step; this one is for what they forget.
-    let end = Instant::now() + patience.connect + patience.stall * 4;
+    let end = Instant::now() + patience.answer();
     let answer = loop {
         halt.check()?;
         match answered.recv_timeout(GLANCE) {

@@ -39,7 +39,13 @@ impl Place {
         }
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
         let port = match authority.as_str().strip_prefix(authority.host())? {
-            "" => if plain { 80 } else { 443 },
+            "" => {
+                if plain {
+                    80
+                } else {
+                    443
+                }
+            }
             port => port.strip_prefix(':')?.parse().ok()?,
         };
         Some(Place { plain, host, port })

@@ -136,6 +136,7 @@ impl Client {
             stall: Duration::from_millis(500),
             progress: Duration::from_secs(20),
             document: Duration::from_secs(20),
+            documents: Duration::from_secs(60),
         };
         let store = ImageStore::open(&dir.join("store")).unwrap();
         Client { dir, registries, store }

@@ -58,7 +58,10 @@ fn documents_are_exactly_what_points_to_them() {
     type Make = fn(&Sample, &dyn Fn(&str, &str, usize) -> Value) -> Value;
     let cases: [(Make, &str); 9] = [
         (|s, point| json!({ "config": point(CONFIG, &s.config, s.config.len() + 1) }), "bytes, but the manifest says"),
-        (|s, point| json!({ "config": point(CONFIG, &s.config, (4 << 20) + 1) }), "more than 4194304 bytes in a document"),
+        (
+            |s, point| json!({ "config": point(CONFIG, &s.config, (4 << 20) + 1) }),
+            "more than 4194304 bytes in a document",
+        ),
         (
             |s, point| json!({ "manifests": [point(MANIFEST, &s.manifest, s.manifest.len() - 1)] }),
             "bytes, but the index says",
@@ -129,7 +132,10 @@ fn answers_that_make_no_sense_are_told_and_leave_nothing() {
         (raw(b"HTTP/1.1 307 x\r\nLocation: \xff\xfe", ""), "redirects to nowhere"),
         (raw(b"HTTP/1.1 307 x\r\nLocation: http://169.254.169.254/latest", ""), "an address of this machine's link"),
         (raw(b"HTTP/1.1 307 x\r\nLocation: //2852039166/", ""), "an address in an unusual form"),
-        (raw(b"HTTP/1.1 401 x\r\nWWW-Authenticate: \xff, =,,,\"\"\" Bearer", ""), "401 Unauthorized; there are no credentials"),
+        (
+            raw(b"HTTP/1.1 401 x\r\nWWW-Authenticate: \xff, =,,,\"\"\" Bearer", ""),
+            "401 Unauthorized; there are no credentials",
+        ),
         (raw(b"HTTP/1.1 401 x\r\nWWW-Authenticate: Negotiate", ""), "wants authentication by negotiate"),
         (raw(b"HTTP/1.1 403 x", "{\"errors\":[{\"message\":\"\\u001b[2J\\r\\nno\"}]}"), "403  [2J  no"),
         (raw(b"SSH-2.0-OpenSSH_9.2", ""), "/manifests/1: "),
@@ -284,7 +290,11 @@ fn token_servers_that_give_no_token_are_told() {
 fn a_refusal_without_a_question_leads_to_the_next_credential() {
     for bearer in [true, false] {
         let (registry, _) = server(move |_, seen, _| {
-            let asks = if bearer { format!("Bearer realm=\"http://{}/token\"", seen.header("host").unwrap()) } else { "Basic".into() };
+            let asks = if bearer {
+                format!("Bearer realm=\"http://{}/token\"", seen.header("host").unwrap())
+            } else {
+                "Basic".into()
+            };
             let known = |name| seen.header("authorization") == Some(&auth::basic("edge", name));
             if seen.path.starts_with("/token") {
                 let name = if known("weak") { "weak" } else { "right" };
@@ -314,8 +324,7 @@ fn mirrors_get_nothing_of_the_registry_and_decide_nothing() {
         (!open).then(|| Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"x\""))
     });
     // Asks for a password and is never content with it.
-    let (greedy, _) =
-        server(|_, _, _| Some(Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"x\"")));
+    let (greedy, _) = server(|_, _, _| Some(Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"x\"")));
     // Has something else under every name.
     let (wrong, _) = serve(Sample::new("s390x"), |sample, seen, _| {
         seen.path.contains("/manifests/").then(|| Reply::new(200, sample.manifest.as_bytes()))
@@ -327,7 +336,9 @@ fn mirrors_get_nothing_of_the_registry_and_decide_nothing() {
         wrong.address(),
     ));
     let secrets = [secret(&greedy, "ns/mirror", "of-the-mirror"), secret(&origin, "ns/registry", "of-the-registry")];
-    for name in [format!("{}/team/app:1", origin.address()), format!("{}/team/app@{}", origin.address(), sample.digest())] {
+    for name in
+        [format!("{}/team/app:1", origin.address()), format!("{}/team/app@{}", origin.address(), sample.digest())]
+    {
         let (pulled, _) = client.pull_with(&name, &secrets, &AtomicBool::new(false));
         let pulled = pulled.unwrap();
         assert_eq!(pulled.digest, sample.digest());

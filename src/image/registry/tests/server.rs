@@ -35,7 +35,16 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(status: u16, body: &[u8]) -> Reply {
-        Reply { status, headers: Vec::new(), body: body.to_vec(), cut: None, hang: false, endless: false, raw: false, drip: None }
+        Reply {
+            status,
+            headers: Vec::new(),
+            body: body.to_vec(),
+            cut: None,
+            hang: false,
+            endless: false,
+            raw: false,
+            drip: None,
+        }
     }
 
     /// These bytes and nothing else, head and all.
