@@ -194,12 +194,14 @@ fn misdeeds(sent: Arc<AtomicUsize>) -> Server {
             "greedy" => {
                 send(stream, "401 x", &[("WWW-Authenticate", "Basic realm=\"the basics\"")], PASSWORD.as_bytes())
             }
-            "words" => {
-                let echoed = head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization"));
-                let body =
-                    json!({ "errors": [{ "message": format!("\u{1b}[2J\r\n{}", echoed.unwrap_or("nothing")) }] });
-                send(stream, "400 x", &[], body.to_string().as_bytes())
-            }
+            // Repeats what it was told, with what a terminal would obey.
+            "words" => match head.lines().find(|line| line.to_ascii_lowercase().starts_with("authorization")) {
+                None => send(stream, "401 x", &[("WWW-Authenticate", "Basic realm=\"x\"")], b""),
+                Some(line) => {
+                    let body = json!({ "errors": [{ "message": format!("\u{1b}[2J\r\n{line} or {PASSWORD}") }] });
+                    send(stream, "400 x", &[], body.to_string().as_bytes())
+                }
+            },
             _ => honest(stream),
         }
     })
@@ -258,7 +260,7 @@ fn a_hostile_registry_gets_an_error_and_nothing_else() {
         ("file", "redirects to something that is no URL"),
         ("realm", "passwords are not sent without TLS"),
         ("greedy", "tried the credentials of the node"),
-        ("words", "400"),
+        ("words", "Basic *** or ***"),
     ];
     let image = |tag: &str| format!("{}/team/{tag}:1", server.address());
     thread::scope(|scope| {

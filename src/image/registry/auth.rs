@@ -179,6 +179,12 @@ pub(super) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
+/// The password of what [`basic`] sends, after the scheme; `None` where it is none.
+pub(super) fn password(sent: &str) -> Option<String> {
+    let pair = String::from_utf8(STANDARD.decode(sent).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
+}
+
 /// A token for some repositories, for a while.
 pub(super) struct Token {
     value: String,

@@ -22,6 +22,8 @@ use super::tls::Connections;
 
 /// Most redirects for one answer.
 const MOST_REDIRECTS: u32 = 10;
+/// Shortest text that is kept out of what servers say, in bytes.
+const SHORTEST_SECRET: usize = 6;
 /// Largest answer of a token server, in bytes.
 const LARGEST_TOKEN: u64 = 1 << 20;
 
@@ -294,6 +296,7 @@ impl<'a> Session<'a> {
                 fault.error
             })?;
             answer.elsewhere = elsewhere;
+            answer.secrets = secrets(&private, ask.form.as_deref());
             if !elsewhere {
                 self.answered.store(true, Ordering::Relaxed);
             }
@@ -502,6 +505,22 @@ fn source(credential: &Credential) -> String {
         Some(name) => format!("secret {name}"),
         None => "the node".into(),
     }
+}
+
+/// What is secret of headers and a form, as it is sent and as it is. What is as short as a word is left: it would be
+/// missing everywhere.
+fn secrets(private: &[(String, String)], form: Option<&str>) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for (_, value) in private {
+        let sent = value.rsplit(' ').next().unwrap_or_default();
+        let plain = auth::password(sent);
+        secrets.extend(plain);
+        secrets.push(sent.to_owned());
+    }
+    let token = form.and_then(|form| form.split('&').find_map(|field| field.strip_prefix("refresh_token=")));
+    secrets.extend(token.map(str::to_owned));
+    secrets.retain(|secret| secret.len() >= SHORTEST_SECRET);
+    secrets
 }
 
 /// How long a busy server wants to be left alone (RFC 9110 § 10.2.3); `None`: it says nothing that makes sense.

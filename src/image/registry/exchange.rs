@@ -113,6 +113,8 @@ pub(super) struct Answer<'a> {
     pub body: Incoming<'a>,
     /// Whether another host than the asked one answers.
     pub elsewhere: bool,
+    /// What was sent to it and must not be told, should it repeat that.
+    pub secrets: Vec<String>,
 }
 
 impl Answer<'_> {
@@ -126,7 +128,7 @@ impl Answer<'_> {
         let mut content = Vec::new();
         // What has come until an error counts.
         let _ = self.body.by_ref().take(LARGEST_COMPLAINT).read_to_end(&mut content);
-        complaint(self.status, &content)
+        complaint(self.status, &content, &self.secrets)
     }
 
     /// The body, which must be short and come within `time`.
@@ -151,16 +153,19 @@ impl Answer<'_> {
 }
 
 /// One line for a status and the registry's own words (`{"errors":[{"code":…,"message":…}]}`).
-fn complaint(status: u16, content: &[u8]) -> String {
+fn complaint(status: u16, content: &[u8], secrets: &[String]) -> String {
     let value: serde_json::Value = serde_json::from_slice(content).unwrap_or_default();
     let first = &value["errors"][0];
     let words = [&first["code"], &first["message"], &value["details"], &value["error_description"]];
     let words: Vec<&str> = words.iter().filter_map(|word| word.as_str()).filter(|word| !word.is_empty()).collect();
     let name = ureq::http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason());
-    let line = match words.is_empty() {
+    let mut line = match words.is_empty() {
         true => format!("{status} {}", name.unwrap_or("(unknown status)")),
         false => format!("{status} {}", words.join(": ")),
     };
+    for secret in secrets {
+        line = line.replace(secret.as_str(), "***");
+    }
     line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
@@ -257,7 +262,7 @@ pub(super) fn exchange<'a>(
     let (status, headers, length) =
         answer.map_err(|e| Fault { no_tls: tls::may_be_plain(&e), error: failed(explain(&e)) })?;
     let body = Incoming { pieces, current: Vec::new(), at: 0, length, halt, stall: patience.stall, end: None };
-    Ok(Answer { status, headers, url: shown, body, elsewhere: false })
+    Ok(Answer { status, headers, url: shown, body, elsewhere: false, secrets: Vec::new() })
 }
 
 /// Why there is no answer.

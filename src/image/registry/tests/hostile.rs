@@ -258,6 +258,25 @@ fn passwords_go_only_where_they_may() {
 }
 
 #[test]
+fn what_was_sent_is_not_told_though_a_server_repeats_it() {
+    let (registry, _) = server(|_, seen, _| {
+        Some(match seen.header("authorization") {
+            None => Reply::new(401, b"").with("WWW-Authenticate", "Basic realm=\"x\""),
+            Some(sent) => {
+                let message = format!("{sent} is the password copyright of {}", auth::password(&sent[6..]).unwrap());
+                Reply::new(403, json!({ "errors": [{ "message": message }] }).to_string().as_bytes())
+            }
+        })
+    });
+    let name = format!("{}/team/app:1", registry.address());
+    let secrets = [secret(&registry, "ns/a", "s3cret-of-ours")];
+    let (result, told) = Client::new().pull_with(&name, &secrets, &AtomicBool::new(false));
+    let said = format!("{} {told:?}", result.unwrap_err());
+    assert!(said.contains("403 Basic *** is the password copyright of ***"), "{said}");
+    assert!(!said.contains("s3cret"), "{said}");
+}
+
+#[test]
 fn token_servers_that_give_no_token_are_told() {
     let large = format!("{{\"token\":\"{}\"}}", "x".repeat(2 << 20));
     for (content, why) in [
