@@ -138,6 +138,9 @@ impl Error {
     }
 }
 
+/// Most bytes of an error's story: what manifests and servers say may be of any length.
+const LONGEST: usize = 4096;
+
 /// An error and its causes in one line.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -147,6 +150,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(": ");
         text.push_str(&error.to_string());
         cause = error.source();
+    }
+    if text.len() > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push('…');
     }
     text
 }

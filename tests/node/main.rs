@@ -25,6 +25,7 @@
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
+//! | what hostile registries, proxies and mirrors try | [`hostile_registry`] |
 //! | images of every shape, against another unpacker | [`shapes`]; [`unlisted`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
@@ -40,6 +41,7 @@ mod fields;
 mod harness;
 mod hostile;
 mod hostile_images;
+mod hostile_registry;
 mod images;
 mod lifecycle;
 mod net;

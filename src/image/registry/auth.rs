@@ -7,6 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::place::{Place, show};
+
 /// Longest header that is looked at, in bytes; most challenges in it, and parameters of one.
 const LONGEST: usize = 8192;
 const MOST: usize = 16;
@@ -101,27 +103,23 @@ impl<'a> Scanner<'a> {
 pub(super) struct TokenService {
     /// URL of the token server.
     pub realm: String,
+    /// Where that is.
+    pub place: Place,
     pub service: Option<String>,
     pub scope: String,
 }
 
 impl TokenService {
-    /// `secure`: the registry is spoken to by https.
-    ///
     /// # Errors
-    /// Why nothing is sent there.
-    pub fn of(challenge: &Challenge, repository: &str, secure: bool) -> Result<TokenService, String> {
+    /// Why nobody can be asked.
+    pub fn of(challenge: &Challenge, repository: &str) -> Result<TokenService, String> {
         let realm = challenge.parameter("realm").ok_or("asks for a token, but does not say of whom (realm)")?;
-        let plain = realm.starts_with("http://");
-        if !plain && !realm.starts_with("https://") {
-            return Err(format!("asks for a token of {realm:?}, which is no URL"));
-        }
-        if plain && secure {
-            return Err(format!("asks for a token of {realm}: credentials are not sent without TLS"));
-        }
+        let place =
+            Place::of(realm).ok_or_else(|| format!("asks for a token of {:?}, which is no URL", show(realm)))?;
         let scope = challenge.parameter("scope").filter(|scope| !scope.is_empty());
         Ok(TokenService {
             realm: realm.to_owned(),
+            place,
             service: challenge.parameter("service").map(str::to_owned),
             scope: scope.map_or_else(|| format!("repository:{repository}:pull"), str::to_owned),
         })
@@ -179,6 +177,12 @@ pub(super) fn encode(text: &str) -> String {
 /// The value of `Authorization` for user and password.
 pub(super) fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// The password of what [`basic`] sends, after the scheme; `None` where it is none.
+pub(super) fn password(sent: &str) -> Option<String> {
+    let pair = String::from_utf8(STANDARD.decode(sent).ok()?).ok()?;
+    pair.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 /// A token for some repositories, for a while.
@@ -271,23 +275,25 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_asked_only_where_it_is_safe() {
-        let of = |realm: &str, secure| {
+    fn a_token_is_asked_of_a_url() {
+        let of = |realm: &str| {
             let challenge = Challenge {
                 scheme: "bearer".into(),
                 parameters: vec![("realm".into(), realm.into()), ("service".into(), "a b".into())],
             };
-            TokenService::of(&challenge, "team/app", secure)
+            TokenService::of(&challenge, "team/app")
         };
-        let service = of("https://auth.example/token?x=1#y", true).unwrap();
+        let service = of("https://auth.example/token?x=1#y").unwrap();
         assert_eq!(service.url(), "https://auth.example/token?x=1&service=a%20b&scope=repository%3Ateam%2Fapp%3Apull");
         assert_eq!(
             service.form("s3&cret"),
             "grant_type=refresh_token&service=a%20b&client_id=coracle&scope=repository%3Ateam%2Fapp%3Apull&refresh_token=s3%26cret"
         );
-        assert!(of("http://auth.example/token", true).unwrap_err().contains("without TLS"));
-        assert!(of("http://auth.example/token", false).is_ok());
-        assert!(of("file:///etc/passwd", false).is_err());
+        assert!(of("http://auth.example/token").unwrap().place.plain);
+        for bad in ["file:///etc/passwd", "https://user:s3cret@auth.example/", "\u{1b}[2J", "", "/token"] {
+            let said = of(bad).unwrap_err();
+            assert!(said.ends_with("which is no URL") && !said.contains(['\u{1b}', '@']), "{said}");
+        }
     }
 
     #[test]

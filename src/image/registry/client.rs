@@ -1,391 +1,38 @@
-//! HTTP for registries: one request at a time that can be given up, redirects, authorisation, retries.
+//! What speaks with one registry for one pull: retries, redirects, authorisation.
 //!
-//! Nothing of ureq's own comfort is used: redirects are followed here, where it is known which headers may go along, and
-//! every wait ends when the pull is cancelled.
+//! What leaves this machine with a request is decided here. Authorisation and the headers of `hosts.toml` stay with the
+//! place they are for (scheme, host and port), and a password is sent in the clear only to a host that the node's own
+//! settings let be spoken to without TLS.
 
-use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use ureq::Agent;
-use ureq::http::{HeaderMap, Uri};
 
 use super::Error;
 use super::auth::{self, Challenge, Token, TokenService};
 use super::credentials::{Candidates, Credential, Login};
-use super::hosts::Endpoint;
-use super::tls::{self, Connections};
+use super::exchange::{Answer, Ask, Halt, LONGEST_PAUSE, Patience, exchange};
+use super::hosts::{Endpoint, Hosts};
+use super::place::{Place, redirect, show};
+use super::tls::Connections;
 
 /// Most redirects for one answer.
 const MOST_REDIRECTS: u32 = 10;
-/// Longest that a `Retry-After` is obeyed: who wants more gets what is left of the attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often a wait looks whether it is still wanted.
-const GLANCE: Duration = Duration::from_millis(50);
-/// Pieces that bodies are read in; some wait for who reads them.
-const PIECE: usize = 64 << 10;
-const WAITING: usize = 4;
-/// Largest answer of a token server, and so much of an error's body is read for its message. In bytes.
+/// Shortest text that is kept out of what servers say, in bytes.
+const SHORTEST_SECRET: usize = 6;
+/// Largest answer of a token server, in bytes.
 const LARGEST_TOKEN: u64 = 1 << 20;
-const LARGEST_COMPLAINT: u64 = 8 << 10;
-
-/// How long is waited for what.
-#[derive(Debug, Clone)]
-pub(super) struct Patience {
-    /// Tries of one request, or of one layer without progress in between.
-    pub attempts: u32,
-    /// Before the second try; doubled for each further one.
-    pub pause: Duration,
-    /// For a connection, for the head of an answer, and for the next byte of a body.
-    pub stall: Duration,
-    /// For a whole document.
-    pub document: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
-            attempts: 5,
-            pause: Duration::from_millis(500),
-            stall: Duration::from_secs(30),
-            document: Duration::from_secs(120),
-        }
-    }
-}
-
-impl Patience {
-    /// Before try `attempt`, the first being 1.
-    pub fn pause_before(&self, attempt: u32) -> Duration {
-        self.pause.saturating_mul(1 << attempt.saturating_sub(2).min(6)).min(LONGEST_PAUSE)
-    }
-}
-
-/// Says that nobody wants the result any more: a person, or another part of the same pull that failed.
-#[derive(Debug)]
-pub(super) struct Halt<'a> {
-    pub asked: &'a AtomicBool,
-    pub failed: AtomicBool,
-}
-
-impl Halt<'_> {
-    pub fn is_set(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
-    }
-
-    /// # Errors
-    /// [`Error::Cancelled`].
-    pub fn check(&self) -> Result<(), Error> {
-        if self.is_set() { Err(Error::Cancelled) } else { Ok(()) }
-    }
-
-    /// # Errors
-    /// [`Error::Cancelled`], soon after that is so.
-    pub fn sleep(&self, time: Duration) -> Result<(), Error> {
-        let end = Instant::now() + time;
-        loop {
-            self.check()?;
-            match end.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => thread::sleep(left.min(GLANCE)),
-                _ => return Ok(()),
-            }
-        }
-    }
-}
-
-/// The head of an answer, and its body.
-pub(super) struct Answer<'a> {
-    pub status: u16,
-    pub headers: HeaderMap,
-    /// Where it came from in the end, without what may be secret.
-    pub url: String,
-    pub body: Incoming<'a>,
-    /// Whether another host than the asked one answers.
-    elsewhere: bool,
-}
-
-impl Answer<'_> {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// What a registry says about an error, short and of one line.
-    fn complaint(&mut self) -> String {
-        let mut content = Vec::new();
-        // What has come until an error counts.
-        let _ = self.body.by_ref().take(LARGEST_COMPLAINT).read_to_end(&mut content);
-        complaint(self.status, &content)
-    }
-
-    /// The body, which must be short.
-    ///
-    /// # Errors
-    /// [`Error::Image`] with its limit, [`Error::Unavailable`] when it breaks off.
-    pub fn document(mut self, limit: u64) -> Result<Vec<u8>, Error> {
-        let too_large = || Error::Image(crate::image::Error::Limit { what: "bytes in a document", limit });
-        if self.body.length.is_some_and(|length| length > limit) {
-            return Err(too_large());
-        }
-        let mut content = Vec::new();
-        let read = self.body.by_ref().take(limit + 1).read_to_end(&mut content);
-        self.body.halt.check()?;
-        match read {
-            Ok(_) if content.len() as u64 > limit => Err(too_large()),
-            Ok(_) => Ok(content),
-            Err(error) => Err(Error::Unavailable { url: self.url, reason: error.to_string() }),
-        }
-    }
-}
-
-/// One line for a status and the registry's own words (`{"errors":[{"code":…,"message":…}]}`).
-fn complaint(status: u16, content: &[u8]) -> String {
-    let value: serde_json::Value = serde_json::from_slice(content).unwrap_or_default();
-    let first = &value["errors"][0];
-    let words = [&first["code"], &first["message"], &value["details"], &value["error_description"]];
-    let words: Vec<&str> = words.iter().filter_map(|word| word.as_str()).filter(|word| !word.is_empty()).collect();
-    let name = ureq::http::StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason());
-    let line = match words.is_empty() {
-        true => format!("{status} {}", name.unwrap_or("(unknown status)")),
-        false => format!("{status} {}", words.join(": ")),
-    };
-    line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
-}
-
-/// A body on its way. Another thread reads it from the network, so that whoever waits for it can be told to stop.
-pub(super) struct Incoming<'a> {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    current: Vec<u8>,
-    at: usize,
-    /// As the head says; `None`: not said.
-    pub length: Option<u64>,
-    halt: &'a Halt<'a>,
-    stall: Duration,
-    /// After which nothing is waited for.
-    end: Option<Instant>,
-}
-
-impl Incoming<'_> {
-    /// Ends after `time` in any case.
-    pub fn within(&mut self, time: Duration) {
-        self.end = Some(Instant::now() + time);
-    }
-}
-
-impl Read for Incoming<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.current.len() {
-            let stalled = Instant::now() + self.stall + self.stall;
-            let end = self.end.map_or(stalled, |end| end.min(stalled));
-            loop {
-                if self.halt.is_set() {
-                    return Err(io::Error::other("cancelled"));
-                }
-                match self.pieces.recv_timeout(GLANCE) {
-                    Ok(piece) => {
-                        self.current = piece?;
-                        self.at = 0;
-                        break;
-                    }
-                    Err(RecvTimeoutError::Disconnected) => return Ok(0),
-                    Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
-                    Err(RecvTimeoutError::Timeout) => {
-                        return Err(io::Error::new(io::ErrorKind::TimedOut, "the rest does not come"));
-                    }
-                }
-            }
-        }
-        if self.end.is_some_and(|end| Instant::now() >= end) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "takes too long"));
-        }
-        let count = (self.current.len() - self.at).min(buf.len());
-        buf[..count].copy_from_slice(&self.current[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
-/// A request, to be sent to one URL after the other.
-#[derive(Clone, Default)]
-pub(super) struct Ask {
-    pub headers: Vec<(String, String)>,
-    /// A form to post; `None`: GET.
-    pub form: Option<String>,
-}
-
-/// Sends one request and waits for the head of its answer.
-fn exchange<'a>(
-    agent: &Agent,
-    url: &str,
-    ask: &Ask,
-    patience: &Patience,
-    halt: &'a Halt<'a>,
-) -> Result<Answer<'a>, Fault> {
-    halt.check()?;
-    let shown = show(url);
-    let failed = |reason: String| Error::Unavailable { url: shown.clone(), reason };
-    let (head, answered) = sync_channel(1);
-    let (full, pieces) = sync_channel(WAITING);
-    let (agent, address, ask, stall) = (agent.clone(), url.to_owned(), ask.clone(), patience.stall);
-    thread::Builder::new()
-        .name("registry".into())
-        .spawn(move || transfer(&agent, &address, ask, stall, &head, &full))
-        .map_err(|e| failed(format!("cannot start a thread: {e}")))?;
-    // The other thread has time-outs for each step; this one is for what they forget.
-    let end = Instant::now() + patience.stall * 5;
-    let answer = loop {
-        halt.check()?;
-        match answered.recv_timeout(GLANCE) {
-            Ok(answer) => break answer,
-            Err(RecvTimeoutError::Timeout) if Instant::now() < end => {}
-            Err(_) => return Err(failed("no answer".into()).into()),
-        }
-    };
-    let (status, headers, length) =
-        answer.map_err(|e| Fault { no_tls: tls::may_be_plain(&e), error: failed(explain(&e)) })?;
-    let body = Incoming { pieces, current: Vec::new(), at: 0, length, halt, stall: patience.stall, end: None };
-    Ok(Answer { status, headers, url: shown, body, elsewhere: false })
-}
-
-/// Why there is no answer.
-struct Fault {
-    error: Error,
-    /// Whether it looks as if the other side spoke no TLS.
-    no_tls: bool,
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Fault {
-        Fault { error, no_tls: false }
-    }
-}
-
-type Head = Result<(u16, HeaderMap, Option<u64>), ureq::Error>;
-
-/// Runs on a thread of its own until the body is complete, or nobody reads it any more.
-fn transfer(
-    agent: &Agent,
-    url: &str,
-    ask: Ask,
-    stall: Duration,
-    head: &SyncSender<Head>,
-    full: &SyncSender<io::Result<Vec<u8>>>,
-) {
-    macro_rules! prepared {
-        ($request:expr) => {{
-            let mut request = $request
-                .config()
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .timeout_resolve(Some(stall))
-                .timeout_connect(Some(stall))
-                .timeout_send_request(Some(stall))
-                .timeout_recv_response(Some(stall))
-                .timeout_per_read(Some(stall))
-                .timeout_per_write(Some(stall))
-                .user_agent(concat!("coracle/", env!("CARGO_PKG_VERSION")))
-                // A proxy on the way must not pack what has a digest.
-                .accept_encoding("identity")
-                .build();
-            for (name, value) in ask.headers {
-                request = request.header(name, value);
-            }
-            request
-        }};
-    }
-    let answer = match ask.form {
-        Some(form) => prepared!(agent.post(url)).content_type("application/x-www-form-urlencoded").send(form.as_str()),
-        None => prepared!(agent.get(url)).call(),
-    };
-    // Whoever asked may be gone: then there is nothing left to do.
-    let response = match answer {
-        Ok(response) => response,
-        Err(error) => return drop(head.send(Err(error))),
-    };
-    let (parts, body) = response.into_parts();
-    if head.send(Ok((parts.status.as_u16(), parts.headers, body.content_length()))).is_err() {
-        return;
-    }
-    let mut reader = body.into_reader();
-    loop {
-        let mut piece = vec![0; PIECE];
-        let piece = match reader.read(&mut piece) {
-            Ok(0) => return,
-            Ok(count) => {
-                piece.truncate(count);
-                Ok(piece)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => Err(error),
-        };
-        let last = piece.is_err();
-        if full.send(piece).is_err() || last {
-            return;
-        }
-    }
-}
-
-/// An error of the HTTP library with all its causes, in one line.
-fn explain(error: &ureq::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
-}
-
-/// A URL for people: queries hold signatures.
-pub(super) fn show(url: &str) -> String {
-    url.split(['?', '#']).next().unwrap_or_default().to_owned()
-}
-
-/// Scheme and `host[:port]` of a URL that can be asked.
-fn place(url: &str) -> Option<(&str, &str)> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    // Credentials in URLs would become a header.
-    let usable = matches!(scheme, "http" | "https") && !authority.is_empty() && !authority.contains('@');
-    usable.then_some((scheme, authority))
-}
-
-/// Where a redirect from `from` leads.
-///
-/// # Errors
-/// Why it is not followed.
-fn redirect(from: &str, location: &str) -> Result<String, String> {
-    let (scheme, authority) = place(from).ok_or("is no URL")?;
-    let whole = match location {
-        _ if location.contains("://") && !location.starts_with(['/', '?', '.']) => location.to_owned(),
-        _ if location.starts_with("//") => format!("{scheme}:{location}"),
-        _ if location.starts_with('/') => format!("{scheme}://{authority}{location}"),
-        _ => {
-            let path = from.split(['?', '#']).next().unwrap_or(from);
-            let folder = path.rfind('/').filter(|at| *at > scheme.len() + 2).map_or(path, |at| &path[..at]);
-            format!("{folder}/{location}")
-        }
-    };
-    let whole = whole.split('#').next().unwrap_or_default().to_owned();
-    // Not shown: there may be a password in it.
-    let no_url = || "redirects to something that is no URL".to_owned();
-    let (target, _) = place(&whole).ok_or_else(no_url)?;
-    whole.parse::<Uri>().map_err(|_| no_url())?;
-    if scheme == "https" && target == "http" {
-        return Err(format!("redirects from https to {}", show(&whole)));
-    }
-    Ok(whole)
-}
 
 /// What speaks with one endpoint for one pull: keeps its authorisation.
 pub(super) struct Session<'a> {
     pub endpoint: Endpoint,
     pub patience: Patience,
     pub halt: &'a Halt<'a>,
+    hosts: &'a Hosts,
     connections: &'a Connections,
     candidates: Candidates,
     /// For the endpoint itself.
@@ -393,6 +40,10 @@ pub(super) struct Session<'a> {
     /// By which plain HTTP is spoken instead, where that is allowed and TLS was tried in vain.
     plain: OnceLock<(Endpoint, Agent)>,
     no_tls: AtomicBool,
+    /// Whether the endpoint has answered at all: then it speaks what it speaks.
+    answered: AtomicBool,
+    /// When its documents have taken long enough.
+    end: OnceLock<Instant>,
     /// Told about everything that is tried again.
     pub retrying: &'a (dyn Fn(String) + Sync),
     state: Mutex<Authorisation>,
@@ -406,8 +57,9 @@ struct Authorisation {
     generation: u64,
     /// Which of the credentials is in use.
     credential: usize,
-    /// Whether anything was asked for.
+    /// Whether anything was asked for, and what it was.
     begun: bool,
+    challenges: Vec<Challenge>,
     /// Whether a request with this grant succeeded.
     worked: bool,
 }
@@ -426,6 +78,7 @@ impl<'a> Session<'a> {
     pub fn new(
         endpoint: Endpoint,
         candidates: Candidates,
+        hosts: &'a Hosts,
         connections: &'a Connections,
         patience: Patience,
         halt: &'a Halt<'a>,
@@ -436,11 +89,14 @@ impl<'a> Session<'a> {
             endpoint,
             patience,
             halt,
+            hosts,
             connections,
             candidates,
             agent,
             plain: OnceLock::new(),
             no_tls: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            end: OnceLock::new(),
             retrying,
             state: Mutex::default(),
         })
@@ -451,9 +107,26 @@ impl<'a> Session<'a> {
         self.plain.get().map_or((&self.endpoint, &self.agent), |(endpoint, agent)| (endpoint, agent))
     }
 
-    /// Goes over to plain HTTP, if that may help; whether it did.
+    /// Where the endpoint is, by the protocol that it speaks.
+    fn place(&self) -> Result<Place, Error> {
+        let base = &self.now().0.base;
+        Place::of(base).ok_or_else(|| Error::Protocol { url: show(base), reason: "is no URL".into() })
+    }
+
+    /// For requests to a place that the endpoint named.
+    fn agent_for(&self, target: &Place) -> Result<Agent, Error> {
+        let (endpoint, agent) = self.now();
+        match self.place()? == *target {
+            true => Ok(agent.clone()),
+            false => self.connections.agent_for(endpoint, self.hosts.named(&target.authority()).as_ref(), target),
+        }
+    }
+
+    /// Goes over to plain HTTP, if that may help; whether it did. Never once TLS was spoken: whoever breaks a connection
+    /// then would have the rest in the clear.
     fn use_plain(&self) -> Result<bool, Error> {
-        if !self.no_tls.load(Ordering::Relaxed) || self.plain.get().is_some() {
+        let vain = self.no_tls.load(Ordering::Relaxed) && !self.answered.load(Ordering::Relaxed);
+        if !vain || self.plain.get().is_some() {
             return Ok(false);
         }
         let Some(endpoint) = self.endpoint.plain() else { return Ok(false) };
@@ -499,17 +172,46 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// As [`Session::get`], with the whole body, which must be short: also an answer that breaks off is tried again.
+    ///
+    /// # Errors
+    /// As [`Error`] says; [`Error::Image`] with the limit in bytes.
+    pub fn document(
+        &self,
+        path: &str,
+        headers: &[(String, String)],
+        limit: u64,
+    ) -> Result<(Answer<'a>, Vec<u8>), Error> {
+        let end = *self.end.get_or_init(|| Instant::now() + self.patience.documents);
+        let mut attempt = 1;
+        loop {
+            if Instant::now() >= end {
+                return Err(unavailable(&self.now().0.base, "takes too long to say what the image is"));
+            }
+            let mut answer = self.get(path, headers)?;
+            match answer.document(limit, self.patience.document) {
+                Err(Error::Unavailable { url, reason }) if attempt < self.patience.attempts => {
+                    attempt += 1;
+                    (self.retrying)(format!("{url}: {reason}; trying again"));
+                    self.halt.sleep(self.patience.pause_before(attempt))?;
+                }
+                content => return Ok((answer, content?)),
+            }
+        }
+    }
+
     /// One `GET` with no authorisation at all, of a URL that somebody else than the registry may serve.
     ///
     /// # Errors
     /// As [`Session::get`]; there is no second try.
     pub fn get_foreign(&self, url: &str, headers: &[(String, String)]) -> Result<Answer<'a>, Error> {
         let refused = |reason: &str| Error::Protocol { url: show(url), reason: reason.into() };
-        let (scheme, _) = place(url).ok_or_else(|| refused("is no URL"))?;
-        if scheme != "https" {
+        let target = Place::of(url).ok_or_else(|| refused("is no URL"))?;
+        if target.plain {
             return Err(refused("layers of other places are fetched by https only"));
         }
-        let agent = self.connections.agent_for(&self.endpoint, url)?;
+        self.place()?.may_lead_to(&target).map_err(|what| refused(&format!("a layer may not be at {what}")))?;
+        let agent = self.agent_for(&target)?;
         let answer = self.follow(&agent, url, &Ask { headers: headers.to_vec(), form: None }, Vec::new())?;
         match self.judge(answer)? {
             Judged::Fine(answer) => Ok(answer),
@@ -520,13 +222,21 @@ impl<'a> Session<'a> {
     /// What a status means.
     fn judge(&self, mut answer: Answer<'a>) -> Result<Judged<'a>, Error> {
         match answer.status {
-            200 | 206 => Ok(Judged::Fine(answer)),
+            200 | 206 => match answer.header("content-encoding").map(str::trim) {
+                None | Some("" | "identity") => Ok(Judged::Fine(answer)),
+                // The digest is of what it stands for, or of what it is: nobody can tell.
+                Some(encoding) => {
+                    let encoding: String = encoding.chars().take(40).collect();
+                    let reason = format!("is encoded ({encoding}), though that was not asked for");
+                    Err(Error::Protocol { url: answer.url, reason })
+                }
+            },
             404 => Err(Error::NotFound { image: answer.url }),
             408 | 429 | 500..=599 => {
-                let pause = answer.header("retry-after").and_then(|value| value.trim().parse().ok());
+                let pause = answer.header("retry-after").and_then(|value| retry_after(value, Timestamp::now()));
                 let complaint = answer.complaint();
                 let reason = format!("{}: {complaint}", answer.url);
-                Ok(Judged::Later { reason, pause: pause.map(Duration::from_secs) })
+                Ok(Judged::Later { reason, pause })
             }
             401 | 403 => {
                 let reason = answer.complaint();
@@ -575,6 +285,7 @@ impl<'a> Session<'a> {
         let mut agent = agent.clone();
         let mut url = url.to_owned();
         let mut elsewhere = false;
+        let end = Instant::now() + self.patience.answer();
         for _ in 0..=MOST_REDIRECTS {
             let mut ask = ask.clone();
             ask.headers.extend(private.iter().cloned());
@@ -585,8 +296,15 @@ impl<'a> Session<'a> {
                 fault.error
             })?;
             answer.elsewhere = elsewhere;
+            answer.secrets = secrets(&private, ask.form.as_deref());
+            if !elsewhere {
+                self.answered.store(true, Ordering::Relaxed);
+            }
             if !matches!(answer.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
+            }
+            if Instant::now() >= end {
+                return Err(unavailable(&url, "the redirects take too long"));
             }
             let protocol = |reason: String| Error::Protocol { url: show(&url), reason };
             if ask.form.is_some() {
@@ -595,10 +313,15 @@ impl<'a> Session<'a> {
             }
             let location = answer.header("location").ok_or_else(|| protocol("redirects to nowhere".into()))?;
             let next = redirect(&url, location).map_err(protocol)?;
-            if place(&next) != place(&url) {
+            let target = Place::of(&next);
+            if target != Place::of(&url) {
+                // For good: a place that it leads back to would be told more than it asked for.
                 private.clear();
                 elsewhere = true;
-                agent = self.connections.agent_for(self.now().0, &next)?;
+                agent = match target {
+                    Some(target) => self.agent_for(&target)?,
+                    None => return Err(protocol("redirects to something that is no URL".into())),
+                };
             }
             url = next;
         }
@@ -643,6 +366,11 @@ impl<'a> Session<'a> {
             .filter_map(|value| value.to_str().ok())
             .flat_map(auth::challenges)
             .collect();
+        // Who refuses a token or password often does not ask again; the next credential answers what was asked before.
+        if !challenges.is_empty() {
+            state.challenges = challenges;
+        }
+        let challenges = state.challenges.clone();
         let again = state.worked && answer.status == 401 && matches!(state.grant, Grant::Bearer(..));
         if state.begun && !again {
             state.credential += 1;
@@ -673,7 +401,10 @@ impl<'a> Session<'a> {
                     return Ok(());
                 }
                 Err(Error::Unauthorized { url, reason }) => {
-                    refusal = format!("{url}: {reason}");
+                    // What the registry said itself counts for more than that it asked for nothing.
+                    if !challenges.is_empty() {
+                        refusal = format!("{url}: {reason}");
+                    }
                     state.credential += 1;
                 }
                 Err(other) => return Err(other),
@@ -687,8 +418,8 @@ impl<'a> Session<'a> {
         let unauthorized = |reason: &str| Error::Unauthorized { url: base.clone(), reason: reason.into() };
         let find = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme == scheme);
         if let Some(challenge) = find("bearer") {
-            let secure = base.starts_with("https://");
-            let service = TokenService::of(challenge, &self.endpoint.repository, secure)
+            let service = TokenService::of(challenge, &self.endpoint.repository)
+                .and_then(|service| self.admit(&service, credential.is_some()).map(|()| service))
                 .map_err(|reason| Error::Protocol { url: base.clone(), reason })?;
             return Ok(Grant::Bearer(self.token(&service, credential)?, service));
         }
@@ -708,14 +439,28 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether a token server may be asked, with a password or an identity token or without.
+    fn admit(&self, service: &TokenService, secret: bool) -> Result<(), String> {
+        let own = self.place().map_err(|e| e.to_string())?;
+        let (target, shown) = (&service.place, show(&service.realm));
+        own.may_lead_to(target).map_err(|what| format!("asks for a token of {what}: {shown}"))?;
+        // Stricter than docker, containerd and podman, which send a password wherever they are told to. The host's own
+        // settings, or those of this registry if it is the same host, let it be spoken to in the clear.
+        let declared = || self.hosts.named(&target.authority()).is_some_and(|named| named.insecure);
+        if secret && target.plain && target.host != own.host && !declared() {
+            return Err(format!(
+                "asks for a token of {shown}: passwords are not sent without TLS, unless registries.conf has a registry \
+                 {:?} that is insecure",
+                target.authority()
+            ));
+        }
+        Ok(())
+    }
+
     /// Asks a token server, as often as it takes.
     fn token(&self, service: &TokenService, credential: Option<&Credential>) -> Result<Token, Error> {
         let invalid = |reason: String| Error::Protocol { url: show(&service.realm), reason };
-        let (endpoint, own) = self.now();
-        let agent = match place(&service.realm) == place(&endpoint.base) {
-            true => own.clone(),
-            false => self.connections.agent_for(endpoint, &service.realm)?,
-        };
+        let agent = self.agent_for(&service.place)?;
         let (url, form, authorization) = match credential.map(|credential| &credential.login) {
             Some(Login::IdentityToken(identity)) => (service.realm.clone(), Some(service.form(identity)), None),
             Some(Login::Password { username, password }) => {
@@ -731,8 +476,7 @@ impl<'a> Session<'a> {
             let reason = match self.follow(&agent, &url, &ask, private.clone()) {
                 Ok(mut answer) => match answer.status {
                     200 | 201 => {
-                        answer.body.within(self.patience.document);
-                        let content = answer.document(LARGEST_TOKEN)?;
+                        let content = answer.document(LARGEST_TOKEN, self.patience.document)?;
                         return Token::parse(&content, asked).map_err(invalid);
                     }
                     408 | 429 | 500..=599 => answer.complaint(),
@@ -763,6 +507,33 @@ fn source(credential: &Credential) -> String {
     }
 }
 
+/// What is secret of headers and a form, as it is sent and as it is. What is as short as a word is left: it would be
+/// missing everywhere.
+fn secrets(private: &[(String, String)], form: Option<&str>) -> Vec<String> {
+    let mut secrets = Vec::new();
+    for (_, value) in private {
+        let sent = value.rsplit(' ').next().unwrap_or_default();
+        let plain = auth::password(sent);
+        secrets.extend(plain);
+        secrets.push(sent.to_owned());
+    }
+    let token = form.and_then(|form| form.split('&').find_map(|field| field.strip_prefix("refresh_token=")));
+    secrets.extend(token.map(str::to_owned));
+    secrets.retain(|secret| secret.len() >= SHORTEST_SECRET);
+    secrets
+}
+
+/// How long a busy server wants to be left alone (RFC 9110 § 10.2.3); `None`: it says nothing that makes sense.
+fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = rfc2822::parse(value).ok()?.timestamp();
+    // In the past: now. A clock that is wrong costs no more than the longest pause.
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
+}
+
 enum Judged<'a> {
     Fine(Answer<'a>),
     Later { reason: String, pause: Option<Duration> },
@@ -773,4 +544,40 @@ fn unavailable(url: &str, reason: &str) -> Error {
     let url = show(url);
     let reason = reason.strip_prefix(&format!("{url}: ")).unwrap_or(reason).to_owned();
     Error::Unavailable { url, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn servers_say_when_to_come_back() {
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
+        let secs = Duration::from_secs;
+        for (value, pause) in [
+            ("0", Some(secs(0))),
+            (" 120 ", Some(secs(120))),
+            ("18446744073709551615", Some(secs(u64::MAX))),
+            ("18446744073709551616", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+            ("Fri, 02 Jan 2026 03:05:05 GMT", Some(secs(60))),
+            ("Fri, 02 Jan 2026 03:00:00 GMT", Some(secs(0))),
+            // Beyond what a clock here can tell.
+            ("Fri, 31 Dec 9999 23:59:59 GMT", None),
+            ("Fri, 99 Jan 2026 03:05:05 GMT", None),
+        ] {
+            assert_eq!(retry_after(value, now), pause, "{value:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_retry_after_makes_anybody_panic(value in "\\PC{0,40}|-?[0-9]{0,25}|[A-Z][a-z]{2}, [0-9]{2} Jan [0-9]{4} [0-9:]{8} GMT") {
+            let _ = retry_after(&value, Timestamp::UNIX_EPOCH);
+        }
+    }
 }

@@ -4,15 +4,23 @@ use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::client::{Answer, Incoming, Session};
+use super::client::Session;
+use super::exchange::{Answer, Incoming};
 use super::manifest::Descriptor;
 use super::{Error, LayerState, Progress};
 
 /// How often progress is told.
 const TELL: Duration = Duration::from_millis(100);
 /// So many bytes are progress that earns new attempts, and so often that happens at most for one blob.
-const PROGRESS: u64 = 64 << 10;
+///
+/// They also have to come within [`Patience::progress`](super::exchange::Patience::progress), or else the blob is given
+/// up: a server that trickles would hold a pull, and all that wait behind it, for ever. With 64 KiB in five minutes that
+/// is 218 bytes a second, a tenth of what the slowest radio link that carries images at all gives each of three layers.
+/// Counted is the time spent on the network; a slow disk here is not the server's fault.
+pub(super) const PROGRESS: u64 = 64 << 10;
 const MOST_CONNECTIONS: u32 = 1000;
+/// A server that cannot go on in the middle sends the beginning again; so many times the blob is listened to at most.
+const MOST_REPEATED: u64 = 8;
 
 /// The bytes of a blob, from the first to the last and no more. A connection that breaks is replaced by another one that
 /// goes on where it ended.
@@ -34,6 +42,12 @@ pub(super) struct Download<'a> {
     attempt: u32,
     advanced: u64,
     connections: u32,
+    /// Bytes of the body that are here already, and all that were.
+    skip: u64,
+    repeated: u64,
+    /// Time spent waiting, and what came, since there was progress of either kind.
+    waited: Duration,
+    came: u64,
     failure: &'a Mutex<Option<Error>>,
 }
 
@@ -58,6 +72,10 @@ impl<'a> Download<'a> {
             attempt: 0,
             advanced: 0,
             connections: 0,
+            skip: 0,
+            repeated: 0,
+            waited: Duration::ZERO,
+            came: 0,
             failure,
         }
     }
@@ -83,22 +101,18 @@ impl<'a> Download<'a> {
             None => self.session.get(&format!("blobs/{}", self.blob.digest), &headers)?,
         };
         self.shown.clone_from(&answer.url);
-        if let Some(encoding) = answer.header("content-encoding").filter(|encoding| *encoding != "identity") {
-            return Err(self.protocol(format!("is encoded ({encoding}), though that was not asked for")));
-        }
         // Only strong ones name the very bytes.
         self.etag = answer.header("etag").filter(|etag| etag.starts_with('"')).map(str::to_owned);
-        let skip = self.start(&answer)?;
-        let mut body = answer.body;
-        let skipped = io::copy(&mut body.by_ref().take(skip), &mut io::sink());
-        match skipped {
-            Ok(count) if count == skip => {
-                self.body = Some(body);
-                Ok(())
-            }
-            Ok(_) => Err(Error::Unavailable { url: self.shown.clone(), reason: "the connection ended".into() }),
-            Err(error) => Err(Error::Unavailable { url: self.shown.clone(), reason: error.to_string() }),
+        self.skip = self.start(&answer)?;
+        self.repeated = self.repeated.saturating_add(self.skip);
+        if self.repeated > self.blob.size.saturating_mul(MOST_REPEATED) {
+            return Err(self.protocol(format!(
+                "begins from the start again and again (at {} of {} bytes)",
+                self.at, self.blob.size
+            )));
         }
+        self.body = Some(answer.body);
+        Ok(())
     }
 
     /// How much of the answer's body comes before the byte that is wanted.
@@ -127,11 +141,14 @@ impl<'a> Download<'a> {
     fn advance(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
         loop {
             self.session.halt.check()?;
+            let begun = Instant::now();
             if self.body.is_none() {
-                self.reconnect()?;
+                let opened = self.reconnect();
+                self.waited += begun.elapsed();
+                opened?;
             }
             let Some(body) = self.body.as_mut() else { continue };
-            if self.at == self.blob.size {
+            if self.at == self.blob.size && self.skip == 0 {
                 // Exactly this many, or the digest would be of something else than was announced.
                 let mut more = [0];
                 return match body.read(&mut more) {
@@ -142,10 +159,19 @@ impl<'a> Download<'a> {
                     _ => Ok(0),
                 };
             }
-            let wanted = (self.blob.size - self.at).min(buf.len() as u64) as usize;
-            let reason = match body.read(&mut buf[..wanted]) {
+            let left = if self.skip > 0 { self.skip } else { self.blob.size - self.at };
+            let wanted = left.min(buf.len() as u64) as usize;
+            let begun = Instant::now();
+            let read = body.read(&mut buf[..wanted]);
+            self.waited += begun.elapsed();
+            let reason = match read {
                 Ok(0) => format!("ended after {} of {} bytes", self.at, self.blob.size),
                 Ok(count) => {
+                    self.count(count as u64)?;
+                    if self.skip > 0 {
+                        self.skip -= count as u64;
+                        continue;
+                    }
                     self.at += count as u64;
                     return Ok(count);
                 }
@@ -153,6 +179,7 @@ impl<'a> Download<'a> {
             };
             self.body = None;
             self.session.halt.check()?;
+            self.count(0)?;
             (self.session.retrying)(format!("{}: {reason}", self.shown));
             if self.at >= self.advanced + PROGRESS {
                 self.advanced = self.at;
@@ -164,8 +191,23 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// So many bytes have come: whether that is enough for the time that it took.
+    fn count(&mut self, bytes: u64) -> Result<(), Error> {
+        self.came += bytes;
+        if self.came >= PROGRESS {
+            (self.came, self.waited) = (0, Duration::ZERO);
+        }
+        if self.waited <= self.session.patience.progress {
+            return Ok(());
+        }
+        let (came, time) = (self.came, self.session.patience.progress);
+        let reason = format!("too slow: {came} bytes in {time:?} (after {} of {} bytes)", self.at, self.blob.size);
+        Err(Error::Unavailable { url: self.shown.clone(), reason })
+    }
+
     /// Opens it, again and again if needed.
     fn reconnect(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
         loop {
             self.attempt += 1;
             self.connections += 1;
@@ -174,7 +216,9 @@ impl<'a> Download<'a> {
             }
             match self.open() {
                 Err(Error::Unavailable { url, reason })
-                    if self.attempt < self.session.patience.attempts && self.connections < MOST_CONNECTIONS =>
+                    if self.attempt < self.session.patience.attempts
+                        && self.connections < MOST_CONNECTIONS
+                        && self.waited + begun.elapsed() < self.session.patience.progress =>
                 {
                     (self.session.retrying)(format!("{url}: {reason}"));
                 }

@@ -20,6 +20,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use registries_conf::Registry;
 
@@ -72,6 +73,8 @@ pub struct Endpoint {
     /// The registry a mirror is asked for: containerd's mirrors expect it as `?ns=`.
     pub namespace: Option<String>,
     pub capabilities: Capabilities,
+    /// How long a connection may take, TLS included; `None`: nothing said.
+    pub dial_timeout: Option<Duration>,
 }
 
 impl Endpoint {
@@ -100,6 +103,7 @@ impl fmt::Debug for Endpoint {
             .field("host", &self.host)
             .field("namespace", &self.namespace)
             .field("capabilities", &self.capabilities)
+            .field("dial_timeout", &self.dial_timeout)
             .finish()
     }
 }
@@ -222,6 +226,13 @@ impl Hosts {
         }
     }
 
+    /// What the settings say of a place that a registry led to, as of a registry at that `host[:port]`; `None`: that
+    /// there is none.
+    pub fn named(&self, authority: &str) -> Option<Endpoint> {
+        let mut endpoints = self.endpoints(&format!("{authority}/x"), true).ok()?;
+        endpoints.pop().filter(|endpoint| endpoint.authority() == authority)
+    }
+
     /// The registry with the longest prefix, the file that has it, and how much of the name it takes.
     fn registry(&self, repository: &str) -> Result<Option<(PathBuf, Registry, usize)>, Error> {
         let mut files = vec![self.registries_conf.clone()];
@@ -318,6 +329,7 @@ impl Hosts {
             }
             endpoint.headers = host.headers.clone();
             endpoint.capabilities = host.capabilities;
+            endpoint.dial_timeout = host.dial_timeout;
             endpoints.push(endpoint);
         }
         Ok(endpoints)
@@ -343,6 +355,7 @@ impl Hosts {
             host: authority.known_as().to_owned(),
             namespace: None,
             capabilities: Capabilities { pull: true, resolve: true },
+            dial_timeout: None,
         })
     }
 }

@@ -14,6 +14,8 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 
 /// Most layers of an image, as of archives.
 const MOST_LAYERS: usize = 512;
+/// Most characters of a platform's name.
+const LONGEST_PLATFORM: usize = 60;
 /// Most manifests that an index may list.
 const MOST_MANIFESTS: usize = 1024;
 
@@ -54,10 +56,12 @@ pub(super) struct Platform {
 
 impl Platform {
     fn name(&self) -> String {
-        match self.variant.as_deref().unwrap_or_default() {
+        let name = match self.variant.as_deref().unwrap_or_default() {
             "" => format!("{}/{}", self.os, self.architecture),
             variant => format!("{}/{}/{variant}", self.os, self.architecture),
-        }
+        };
+        // Whoever made the index chose it.
+        name.chars().map(|c| if c.is_control() { '?' } else { c }).take(LONGEST_PLATFORM).collect()
     }
 }
 
@@ -142,10 +146,17 @@ pub(super) fn check_image(config: &Descriptor, layers: &[Descriptor]) -> Result<
     if !CONFIGS.contains(&config.media_type.as_str()) {
         return Err(Error::Document(format!("not a container image, but {:?}", config.media_type)));
     }
-    match layers.iter().find(|layer| layer.media_type.contains("+encrypted")) {
-        Some(layer) => Err(Error::Document(format!("layer {} is encrypted, which is not supported", layer.digest))),
-        None => Ok(()),
+    for layer in layers {
+        if layer.media_type.contains("+encrypted") {
+            return Err(Error::Document(format!("layer {} is encrypted, which is not supported", layer.digest)));
+        }
+        // How it is packed is seen in its first bytes; a file system it must be.
+        if !matches!(layer.media_type.as_str(), "" | "application/octet-stream") && !layer.media_type.contains(".tar") {
+            let reason = format!("layer {} is {:?}, not of a container image", layer.digest, layer.media_type);
+            return Err(Error::Document(reason));
+        }
     }
+    Ok(())
 }
 
 /// Those of an index's manifests that may run on this machine, the best first, and the names of the others' platforms.

@@ -9,9 +9,11 @@ mod client;
 pub mod credentials;
 mod download;
 mod environment;
+mod exchange;
 pub mod hosts;
 mod kept;
 mod manifest;
+mod place;
 mod pull;
 #[cfg(test)]
 mod scratch;
@@ -23,8 +25,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use client::Patience;
 use credentials::Credentials;
+use exchange::Patience;
 use hosts::Hosts;
 use oci_spec::distribution::Reference;
 use pull::Pull;
@@ -226,6 +228,7 @@ impl Registries {
             trust: &self.trust,
             reference,
             endpoints,
+            hosts: &self.hosts,
             patience: self.patience.clone(),
             connections: &self.connections,
             credentials: &self.credentials,

@@ -10,10 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use oci_spec::distribution::Reference;
 use oci_spec::image::ImageConfiguration;
 
-use super::client::{Halt, Patience, Session};
+use super::client::Session;
 use super::credentials::Credentials;
 use super::download::Download;
-use super::hosts::Endpoint;
+use super::exchange::{Halt, Patience};
+use super::hosts::{Endpoint, Hosts};
 use super::manifest::{self, Descriptor, Manifest};
 use super::tls::Connections;
 use super::{Error, LayerState, Progress, PullSecret, Pulled};
@@ -33,6 +34,10 @@ const LARGEST_PAYLOAD: u64 = 64 << 10;
 /// Bytes of fetched layers after which they are made durable: what a power cut may cost. Less would have small layers wait
 /// for the disk one by one.
 const KEEP_EVERY: u64 = 16 << 20;
+/// Most characters of what people are told of a retry: some of it is a server's.
+const LONGEST_MESSAGE: usize = 1000;
+/// Most platforms that are named where none is for this machine.
+const MOST_PLATFORMS: usize = 16;
 /// Where cosign keeps the signature of a payload, in base64.
 const COSIGN_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
 const COSIGN_PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -44,6 +49,8 @@ pub(super) struct Pull<'a> {
     pub reference: &'a Reference,
     /// In the order in which they are to be asked; the last is the registry itself.
     pub endpoints: Vec<Endpoint>,
+    /// What is known of other places, where those may lead to.
+    pub hosts: &'a Hosts,
     pub patience: Patience,
     pub connections: &'a Connections,
     pub credentials: &'a Credentials,
@@ -70,7 +77,10 @@ impl Pull<'_> {
     pub fn run(self) -> Result<Pulled, Error> {
         let Pull { store, trust, reference, endpoints, patience, cancelled, progress, .. } = self;
         let halt = Halt { asked: cancelled, failed: AtomicBool::new(false) };
-        let retrying = |message: String| progress(Progress::Retry { message });
+        let retrying = |message: String| {
+            let message = message.chars().take(LONGEST_MESSAGE).collect();
+            progress(Progress::Retry { message });
+        };
         let last = endpoints.len().saturating_sub(1);
         let sessions = endpoints.into_iter().enumerate().map(|(index, endpoint)| {
             let mut patience = patience.clone();
@@ -78,8 +88,11 @@ impl Pull<'_> {
                 // There is another place to try.
                 patience.attempts = patience.attempts.min(2);
             }
+            if let Some(time) = endpoint.dial_timeout {
+                patience.connect = time;
+            }
             let candidates = self.credentials.candidates(&endpoint.host, &endpoint.repository, self.secrets);
-            Session::new(endpoint, candidates, self.connections, patience, &halt, &retrying)
+            Session::new(endpoint, candidates, self.hosts, self.connections, patience, &halt, &retrying)
         });
         let sessions = sessions.collect::<Result<Vec<_>, Error>>()?;
         let sources = Sources { sessions, reference, retrying: &retrying };
@@ -147,11 +160,10 @@ fn is_local(error: &Error) -> bool {
             | Error::Refused(_)
             | Error::Settings { .. }
             | Error::Image(
-                image::Error::Platform { .. }
-                    | image::Error::InvalidImageName { .. }
+                image::Error::InvalidImageName { .. }
+                    | image::Error::NoSpace { .. }
                     | image::Error::Record(_)
                     | image::Error::Io { .. }
-                    | image::Error::NoSpace { .. }
                     | image::Error::Apply { .. }
             )
     )
@@ -207,7 +219,7 @@ impl<'a> Sources<'a> {
             if pinned.is_some() { endpoint.capabilities.pull } else { endpoint.capabilities.resolve }
         };
         let result = self.each(0, usable, |session| {
-            let (content, content_type) = document(session, &named, pinned.as_ref())?;
+            let (content, content_type) = document(session, &named, pinned.as_ref(), None)?;
             let mut search = Search { session, looked_at: 0, elsewhere: Vec::new() };
             let digest = Digest::of(&content);
             match search.follow(digest, content, &content_type, &[], 0)? {
@@ -239,20 +251,29 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// A manifest or index by tag or digest, with its content type.
-fn document(session: &Session<'_>, name: &str, expected: Option<&Digest>) -> Result<(Vec<u8>, String), Error> {
+/// A manifest or index by tag or digest, with its content type. `size`: as the index above it says.
+fn document(
+    session: &Session<'_>,
+    name: &str,
+    expected: Option<&Digest>,
+    size: Option<u64>,
+) -> Result<(Vec<u8>, String), Error> {
     let accept = [("accept".to_owned(), manifest::ACCEPT.to_owned())];
-    let mut answer = session.get(&format!("manifests/{name}"), &accept)?;
-    answer.body.within(session.patience.document);
+    let (answer, content) = session.document(&format!("manifests/{name}"), &accept, LARGEST_DOCUMENT)?;
+    let protocol = |reason: String| Err(Error::Protocol { url: answer.url.clone(), reason });
     let content_type = answer.header("content-type").unwrap_or_default().to_owned();
-    let claimed = answer.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
-    let url = answer.url.clone();
-    let content = answer.document(LARGEST_DOCUMENT)?;
+    if content_type.starts_with("text/html") || content.trim_ascii_start().starts_with(b"<") {
+        return protocol("a web page instead of a manifest: is there a proxy or a login page on the way?".into());
+    }
+    if let Some(size) = size.filter(|size| *size != content.len() as u64) {
+        return protocol(format!("has {} bytes, but the index says {size}", content.len()));
+    }
     let actual = Digest::of(&content);
+    let claimed = answer.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
     if let Some(expected) = expected {
         check("manifest", expected, actual)?;
     } else if let Some(claimed) = claimed.filter(|claimed| *claimed != actual) {
-        return Err(Error::Protocol { url, reason: format!("says it is {claimed}, but it is {actual}") });
+        return protocol(format!("says it is {claimed}, but it is {actual}"));
     }
     Ok((content, content_type))
 }
@@ -262,10 +283,12 @@ fn small_blob(session: &Session<'_>, what: &'static str, blob: &Descriptor, limi
     if blob.size > limit {
         return Err(image::Error::Limit { what: "bytes in a document", limit }.into());
     }
-    let mut answer = session.get(&format!("blobs/{}", blob.digest), &[])?;
-    answer.body.within(session.patience.document);
-    let content = answer.document(limit)?;
+    let (answer, content) = session.document(&format!("blobs/{}", blob.digest), &[], limit)?;
     check(what, &blob.digest, Digest::of(&content))?;
+    if content.len() as u64 != blob.size {
+        let reason = format!("has {} bytes, but the manifest says {}", content.len(), blob.size);
+        return Err(Error::Protocol { url: answer.url, reason });
+    }
     Ok(content)
 }
 
@@ -311,7 +334,8 @@ impl Search<'_> {
                 self.elsewhere.extend(elsewhere);
                 for descriptor in chosen {
                     let name = descriptor.digest.to_string();
-                    let (content, content_type) = document(self.session, &name, Some(&descriptor.digest))?;
+                    let (content, content_type) =
+                        document(self.session, &name, Some(&descriptor.digest), Some(descriptor.size))?;
                     let found = self.follow(descriptor.digest, content, &content_type, &path, depth + 1)?;
                     if found.is_some() {
                         return Ok(found);
@@ -333,7 +357,8 @@ impl Search<'_> {
         let parsed = image::configuration(&content)?;
         let (os, machine) = (parsed.os().to_string(), parsed.architecture().to_string());
         if os != "linux" || machine != architecture() {
-            self.elsewhere.push(format!("{os}/{machine}"));
+            let name = format!("{os}/{machine}");
+            self.elsewhere.push(name.chars().map(|c| if c.is_control() { '?' } else { c }).take(60).collect());
             return Ok(None);
         }
         let diff_ids = parsed.rootfs().diff_ids();
@@ -351,6 +376,11 @@ impl Search<'_> {
     fn nothing(mut self) -> image::Error {
         self.elsewhere.sort();
         self.elsewhere.dedup();
+        let more = self.elsewhere.len().saturating_sub(MOST_PLATFORMS);
+        if more > 0 {
+            self.elsewhere.truncate(MOST_PLATFORMS);
+            self.elsewhere.push(format!("{more} more"));
+        }
         match self.elsewhere.is_empty() {
             true => image::Error::Document("the index lists no images".into()),
             false => image::Error::Platform { wanted: architecture().into(), found: self.elsewhere.join(", ") },
@@ -360,7 +390,7 @@ impl Search<'_> {
 
 /// What cosign has stored beside the image: a manifest under a tag made of the digest, a layer for each signature.
 fn cosign_signatures(session: &Session<'_>, digest: &Digest) -> Result<Vec<Signature>, Error> {
-    let (content, content_type) = document(session, &format!("sha256-{}.sig", digest.hex()), None)?;
+    let (content, content_type) = document(session, &format!("sha256-{}.sig", digest.hex()), None, None)?;
     let Manifest::Image { layers, .. } = manifest::parse(&content, &content_type)? else { return Ok(Vec::new()) };
     let mut signatures = Vec::new();
     for layer in layers.iter().filter(|layer| layer.media_type == COSIGN_PAYLOAD).take(MOST_SIGNATURES) {

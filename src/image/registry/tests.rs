@@ -1,5 +1,6 @@
 //! Pulls from registries that misbehave.
 
+mod hostile;
 mod parts;
 mod server;
 
@@ -132,8 +133,11 @@ impl Client {
         registries.patience = Patience {
             attempts: 3,
             pause: Duration::from_millis(1),
+            connect: Duration::from_secs(20),
             stall: Duration::from_millis(500),
+            progress: Duration::from_secs(20),
             document: Duration::from_secs(20),
+            documents: Duration::from_secs(60),
         };
         let store = ImageStore::open(&dir.join("store")).unwrap();
         Client { dir, registries, store }
@@ -344,12 +348,12 @@ fn a_busy_registry_is_asked_again_and_a_broken_one_not_for_ever() {
 #[test]
 fn what_is_not_there_or_not_for_us_is_said() {
     let foreign = Sample::new("s390x");
-    let digest = foreign.digest();
+    let (digest, size) = (foreign.digest(), foreign.manifest.len());
     let (server, _) = serve(foreign, move |_, seen, _| {
-        let entry = |os: &str, machine: &str, digest: &Digest| json!({ "mediaType": MANIFEST, "digest": digest, "size": 1, "platform": { "os": os, "architecture": machine } });
+        let entry = |os: &str, machine: &str, digest: &Digest| json!({ "mediaType": MANIFEST, "digest": digest, "size": size, "platform": { "os": os, "architecture": machine } });
         let list = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [
             entry("windows", "amd64", &digest), entry("linux", "mips64le", &digest),
-            entry("unknown", "unknown", &digest), { "mediaType": MANIFEST, "digest": digest, "size": 1 },
+            entry("unknown", "unknown", &digest), { "mediaType": MANIFEST, "digest": digest, "size": size },
         ]});
         let old = json!({ "schemaVersion": 1, "name": "team/app", "fsLayers": [] });
         let both = json!({ "schemaVersion": 2, "manifests": [], "layers": [] });

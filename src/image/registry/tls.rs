@@ -20,6 +20,7 @@ use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use super::environment::Environment;
 use super::hosts::{ClientPair, Endpoint, TlsSettings};
 use super::kept::{self, Stamp};
+use super::place::Place;
 use super::{Error, Settings};
 use crate::sys;
 
@@ -75,22 +76,28 @@ impl Connections {
         self.get(endpoint.tls.clone(), !plain && !endpoint.insecure, plain, endpoint.authority())
     }
 
-    /// For requests to another URL that an endpoint named: of a redirect or a token server. It is trusted as the
-    /// endpoint is, but on another host does not see the client certificate; plain HTTP only where the endpoint may.
+    /// For requests to another place that an endpoint led to: of a redirect or a token server. What the settings say of
+    /// that place itself (`named`) counts, and the endpoint's authorities, as who has one of his own has it sign all of
+    /// his servers. That a certificate is not looked at goes for other ports of the same host, not for other hosts; the
+    /// client certificate is shown to nobody else. Plain HTTP is spoken only by who is spoken to by it.
     ///
     /// # Errors
-    /// As [`Connections::agent`]; [`Error::Protocol`] for what is no URL.
-    pub fn agent_for(&self, endpoint: &Endpoint, url: &str) -> Result<ureq::Agent, Error> {
-        let wrong = || Error::Protocol { url: endpoint.base.clone(), reason: "names something that is no URL".into() };
-        let uri: ureq::http::Uri = url.parse().map_err(|_| wrong())?;
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(wrong()) };
-        let authority = authority.as_str().rsplit('@').next().unwrap_or_default();
-        let mut tls = endpoint.tls.clone();
-        if authority != endpoint.authority() {
-            tls.clients.clear();
+    /// As [`Connections::agent`].
+    pub(super) fn agent_for(
+        &self,
+        endpoint: &Endpoint,
+        named: Option<&Endpoint>,
+        target: &Place,
+    ) -> Result<ureq::Agent, Error> {
+        let own = Place::of(&endpoint.base);
+        let mut tls = named.map(|named| named.tls.clone()).unwrap_or_default();
+        tls.ca.extend(endpoint.tls.ca.iter().filter(|ca| !tls.ca.contains(ca)).cloned().collect::<Vec<_>>());
+        tls.skip_verify |= endpoint.tls.skip_verify && own.as_ref().is_some_and(|own| own.host == target.host);
+        if own.as_ref() == Some(target) {
+            tls.clients.clone_from(&endpoint.tls.clients);
         }
-        let https_only = !endpoint.base.starts_with("http://") && !endpoint.insecure;
-        self.get(tls, https_only, scheme == "http", authority)
+        let https_only = !endpoint.base.starts_with("http://");
+        self.get(tls, https_only, target.plain, &target.authority())
     }
 
     fn get(&self, tls: TlsSettings, https_only: bool, plain: bool, authority: &str) -> Result<ureq::Agent, Error> {

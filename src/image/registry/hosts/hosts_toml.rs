@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::super::kept;
 use super::{Authority, Capabilities, ClientPair, TlsSettings};
+use crate::config;
 
 /// One place to ask, as the file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(super) struct Host {
     /// Whether the file says anything of TLS.
     pub(super) own_tls: bool,
     pub(super) headers: Vec<(String, String)>,
+    /// For a connection; `None`: the file says nothing, or zero.
+    pub(super) dial_timeout: Option<Duration>,
 }
 
 /// Where a host is.
@@ -44,6 +48,7 @@ struct Table {
     ca: Option<OneOrMany<String>>,
     client: Option<Clients>,
     skip_verify: Option<bool>,
+    dial_timeout: Option<Spanned<String>>,
     #[serde(default)]
     override_path: bool,
     #[serde(default)]
@@ -143,7 +148,15 @@ fn host(
             headers.push((name.clone(), value));
         }
     }
-    Ok(Host { url, capabilities, tls, own_tls, headers })
+    let dial_timeout = match table.dial_timeout {
+        None => None,
+        Some(given) => {
+            let time = config::duration(given.get_ref());
+            let time = time.map_err(|reason| format!("{}: dial_timeout: {reason}", at(given.span())))?;
+            Some(time).filter(|time| !time.is_zero())
+        }
+    };
+    Ok(Host { url, capabilities, tls, own_tls, headers, dial_timeout })
 }
 
 /// As containerd: `https` where no scheme is; `/v2` is added unless it is there or not wanted.

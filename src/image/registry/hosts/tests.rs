@@ -53,6 +53,9 @@ impl Bench {
                     for (name, value) in &e.headers {
                         write!(text, " {name}={value:?}").unwrap();
                     }
+                    if let Some(time) = e.dial_timeout {
+                        write!(text, " dial={time:?}").unwrap();
+                    }
                     match e.capabilities {
                         Capabilities { pull: true, resolve: true } => {}
                         other => write!(text, " {other:?}").unwrap(),
@@ -302,6 +305,7 @@ ca = "upstream.pem"
 
 [host."https://proxy.example/v2/hub"]
   override_path = true
+  dial_timeout = "1m30.5s"
   skip_verify = true
   client = "pair.pem"
 
@@ -316,7 +320,7 @@ fn hosts_toml_in_the_order_of_the_file() {
         expect![[r#"
             https://zeta.example/v2/library/nginx as zeta.example ns=docker.io ca=/etc/ca/a.pem ca=/certs.d/docker.io/b.pem client=/certs.d/docker.io/client.cert+/certs.d/docker.io/client.key client=/certs.d/docker.io/both.pem+/certs.d/docker.io/both.pem authorization="Basic c2VjcmV0" x-team="edge" x-team="fleet" Capabilities { pull: true, resolve: false }
             http://alpha.lan:5000/v2/library/nginx as alpha.lan:5000 ns=docker.io insecure
-            https://proxy.example/v2/hub/library/nginx as proxy.example ns=docker.io skip-verify client=/certs.d/docker.io/pair.pem+/certs.d/docker.io/pair.pem
+            https://proxy.example/v2/hub/library/nginx as proxy.example ns=docker.io skip-verify client=/certs.d/docker.io/pair.pem+/certs.d/docker.io/pair.pem dial=90.5s
             https://mirror.example/cache/v2/library/nginx as mirror.example ns=docker.io
             https://registry-1.docker.io/v2/library/nginx as docker.io ca=/certs.d/docker.io/upstream.pem
         "#]],
@@ -350,6 +354,31 @@ fn hosts_toml_without_a_server_ends_with_the_registry_itself() {
         bench.show("localhost:5002/app", false),
         "https://localhost:5002/v2/app as localhost:5002 insecure skip-verify\n"
     );
+}
+
+#[test]
+fn places_that_registries_lead_to_are_known_by_their_own_settings() {
+    let bench = Bench::new(&[
+        (
+            "registries.conf",
+            "[[registry]]\nlocation = \"tokens.lan:5001\"\ninsecure = true\n[[registry]]\nprefix = \"moved.lan\"\nlocation = \"other.lan\"\n",
+        ),
+        ("certs.d/cdn.example/hosts.toml", "ca = \"cdn.pem\"\n"),
+        ("docker/blobs.example:8443/ca.crt", ""),
+    ]);
+    let named = |authority: &str| bench.hosts.named(authority);
+    assert!(named("tokens.lan:5001").is_some_and(|place| place.insecure && place.tls.skip_verify));
+    assert!(named("tokens.lan").is_some_and(|place| !place.insecure && !place.tls.skip_verify));
+    for (authority, ca) in
+        [("cdn.example", "/certs.d/cdn.example/cdn.pem"), ("blobs.example:8443", "/docker/blobs.example:8443/ca.crt")]
+    {
+        let place = named(authority).unwrap();
+        assert_eq!(bench.scratch.blank(&place.tls.ca[0].display().to_string()), ca);
+        assert!(!place.tls.skip_verify);
+    }
+    assert!(named("127.0.0.1:9000").is_some_and(|place| place.insecure));
+    // What is elsewhere is not that place.
+    assert!(named("moved.lan").is_none() && named("docker.io").is_none() && named("").is_none());
 }
 
 #[test]
@@ -399,6 +428,10 @@ fn damaged_hosts_toml_is_told_with_its_line() {
         (
             "[host.\"https://a\".header]\nx = \"hunter2\\n\"\n",
             expect!["line 1: the value of header x has a control character"],
+        ),
+        (
+            "\n[host.\"https://a\"]\ndial_timeout = \"soon\"\n",
+            expect![[r#"line 3: dial_timeout: "soon" is not a duration such as 300ms, 20s, 1h30m"#]],
         ),
         ("skip_verify = \"yes\"\n", expect![[r#"line 1: invalid type: string "yes", expected a boolean"#]]),
     ] {

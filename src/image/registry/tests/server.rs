@@ -29,11 +29,33 @@ pub struct Reply {
     cut: Option<usize>,
     hang: bool,
     endless: bool,
+    raw: bool,
+    drip: Option<Duration>,
 }
 
 impl Reply {
     pub fn new(status: u16, body: &[u8]) -> Reply {
-        Reply { status, headers: Vec::new(), body: body.to_vec(), cut: None, hang: false, endless: false }
+        Reply {
+            status,
+            headers: Vec::new(),
+            body: body.to_vec(),
+            cut: None,
+            hang: false,
+            endless: false,
+            raw: false,
+            drip: None,
+        }
+    }
+
+    /// These bytes and nothing else, head and all.
+    pub fn raw(bytes: &[u8]) -> Reply {
+        Reply { raw: true, ..Reply::new(0, bytes) }
+    }
+
+    /// One byte of the body after the other, with such pauses in between.
+    pub fn drip(mut self, pause: Duration) -> Reply {
+        self.drip = Some(pause);
+        self
     }
 
     pub fn with(mut self, name: &str, value: &str) -> Reply {
@@ -60,6 +82,9 @@ impl Reply {
     }
 
     fn write(&self, stream: &mut TcpStream) -> std::io::Result<()> {
+        if self.raw {
+            return stream.write_all(&self.body);
+        }
         write!(stream, "HTTP/1.1 {} x\r\nConnection: close\r\n", self.status)?;
         for (name, value) in &self.headers {
             write!(stream, "{name}: {value}\r\n")?;
@@ -73,6 +98,13 @@ impl Reply {
             }
         }
         write!(stream, "Content-Length: {}\r\n\r\n", self.body.len())?;
+        if let Some(pause) = self.drip {
+            for byte in &self.body {
+                stream.write_all(&[*byte])?;
+                thread::sleep(pause);
+            }
+            return Ok(());
+        }
         stream.write_all(&self.body[..self.cut.unwrap_or(usize::MAX).min(self.body.len())])
     }
 }

@@ -9,6 +9,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::super::hosts::Capabilities;
+use super::super::place::Place;
 use super::super::scratch::Scratch;
 use super::*;
 
@@ -89,6 +90,7 @@ fn endpoint(base: &str, tls: TlsSettings) -> Endpoint {
         host: "host.example".into(),
         namespace: None,
         capabilities: Capabilities { pull: true, resolve: true },
+        dial_timeout: None,
     }
 }
 
@@ -167,8 +169,9 @@ fn a_server_may_ask_for_a_client_certificate() {
 
     // The same place by another URL of its own sees it, another host does not.
     let own = with(&[&pair]);
-    assert_eq!(ask(&connections.agent_for(&own, &format!("{base}/token")).unwrap(), &base).unwrap(), 200);
-    assert!(ask(&connections.agent_for(&own, "https://localhost:1/").unwrap(), &base).is_err());
+    let led = |target: &str| connections.agent_for(&own, None, &Place::of(target).unwrap()).unwrap();
+    assert_eq!(ask(&led(&format!("{base}/token")), &base).unwrap(), 200);
+    assert!(ask(&led("https://localhost:1/"), &base).is_err());
 
     // What cannot be used is told with the file, before anything is sent; ureq would panic.
     for (name, content, reason) in [
@@ -186,6 +189,31 @@ fn a_server_may_ask_for_a_client_certificate() {
         let error = connections.agent(&with(&[&pair])).unwrap_err().to_string();
         assert!(scratch.blank(&error).starts_with(&format!("/{name}: {reason}")), "{error}");
     }
+}
+
+#[test]
+fn a_place_that_a_registry_leads_to_is_trusted_for_what_it_is() {
+    let scratch = Scratch::new();
+    let (right, wrong) = (Authority::new("right"), Authority::new("wrong"));
+    let (ca, wrong) = (scratch.write("ca.crt", right.pem()), scratch.write("wrong.crt", wrong.pem()));
+    let base = format!("https://{}", serve_tls(&right, None));
+    let connections = connections(Environment::default());
+    let target = Place::of(&base).unwrap();
+    let skip = || TlsSettings { skip_verify: true, ..TlsSettings::default() };
+    let led = |from: &str, tls: TlsSettings, named: Option<&Endpoint>| {
+        let agent = connections.agent_for(&endpoint(from, tls), named, &target).unwrap();
+        ask(&agent, &base).map_err(|e| e.to_string())
+    };
+    // Nobody vouches for another host by not looking at his own certificate; another port is the same host.
+    let refused = led("https://registry.example", skip(), None).unwrap_err();
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
+    assert_eq!(led("https://127.0.0.1:1", skip(), None), Ok(200));
+    // An authority is one wherever it leads.
+    assert_eq!(led("https://registry.example", with_ca(&ca), None), Ok(200));
+    assert!(led("https://registry.example", with_ca(&wrong), None).is_err());
+    // What the settings say of the place itself.
+    assert_eq!(led("https://registry.example", with_ca(&wrong), Some(&endpoint(&base, with_ca(&ca)))), Ok(200));
+    assert_eq!(led("https://registry.example", TlsSettings::default(), Some(&endpoint(&base, skip()))), Ok(200));
 }
 
 #[test]
@@ -220,15 +248,17 @@ fn plain_http_is_spoken_only_where_allowed() {
     assert!(may_be_plain(&error), "{error:?}");
     let fallback = insecure.plain().unwrap();
     assert_eq!(ask(&connections.agent(&fallback).unwrap(), &plain).unwrap(), 200);
-    assert_eq!(ask(&connections.agent_for(&insecure, &plain).unwrap(), &plain).unwrap(), 200);
+    let target = Place::of(&plain).unwrap();
+    assert_eq!(ask(&connections.agent_for(&fallback, None, &target).unwrap(), &plain).unwrap(), 200);
 
     // An endpoint by TLS alone, and who leads it elsewhere.
     let strict = endpoint(&secure, skip);
-    for agent in [connections.agent(&strict).unwrap(), connections.agent_for(&strict, &plain).unwrap()] {
+    for agent in [&insecure, &strict]
+        .map(|endpoint| connections.agent_for(endpoint, None, &target).unwrap())
+        .into_iter()
+        .chain([connections.agent(&strict).unwrap()])
+    {
         assert!(matches!(ask(&agent, &plain), Err(ureq::Error::RequireHttpsOnly(_))));
-    }
-    for url in ["", "/v2/", "host", "http://", "https://a b/"] {
-        assert!(matches!(connections.agent_for(&strict, url), Err(Error::Protocol { .. })), "{url}");
     }
 
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -285,7 +315,8 @@ fn a_proxy_is_asked_for_what_is_not_excepted() {
 
     // So is what is excepted; the one URL of an endpoint may be by proxy and another not.
     let through = |url: &str| {
-        let agent = connections.agent_for(&endpoint("https://registry.example", with_ca(&ca)), url).unwrap();
+        let target = Place::of(url).unwrap();
+        let agent = connections.agent_for(&endpoint("https://registry.example", with_ca(&ca)), None, &target).unwrap();
         agent.config().proxy().is_some()
     };
     assert!(through("https://blobs.example/x"));
