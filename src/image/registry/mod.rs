@@ -15,6 +15,7 @@ mod manifest;
 mod pull;
 #[cfg(test)]
 mod scratch;
+mod signatures;
 #[cfg(test)]
 mod tests;
 pub mod tls;

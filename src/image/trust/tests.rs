@@ -78,7 +78,7 @@ fn sign(key: &KeyPair, reference: &str, digest: &Digest) -> Signature {
 }
 
 fn evidence<'a>(name: &'a str, digests: &'a [Digest], signatures: &'a [Signature]) -> Evidence<'a> {
-    Evidence { transport: Transport::Docker, name, digests, signatures, archive_keys: &[] }
+    Evidence { transport: Transport::Docker, name, digests, signatures, archive_keys: &[], problems: &[] }
 }
 
 fn signed_policy(keys: Value) -> Value {
