@@ -26,6 +26,7 @@
 //! | what hostile containers and servers try | [`hostile`] |
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
 //! | images of every shape, against another unpacker | [`shapes`] |
+//! | signatures of images: policy, keys, registries, archives | [`trust`], [`signatures`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
@@ -53,6 +54,7 @@ mod resize;
 mod resources;
 mod shapes;
 mod shim;
+mod signatures;
 mod sources;
 mod timeline;
 mod trust;

@@ -239,16 +239,24 @@ impl<'a> Sources<'a> {
                 }
             }
         }
-        match (admit(&attached), missing) {
-            (Ok(verified), _) => Ok(verified),
-            (Err(_), Some(error)) => Err(error),
-            (Err(refusal), None) => Err(refusal.into()),
+        match missing {
+            // Nobody has seen a signature, but it may be there.
+            Some(error) if attached.signatures.is_empty() && attached.problems.is_empty() => Err(error),
+            Some(error) => {
+                attached.problems.push(format!("and others may be where nobody answers: {error}"));
+                Ok(admit(&attached)?)
+            }
+            None => Ok(admit(&attached)?),
         }
     }
 }
 
 /// A manifest or index by tag or digest, with its content type.
-pub(super) fn document(session: &Session<'_>, name: &str, expected: Option<&Digest>) -> Result<(Vec<u8>, String), Error> {
+pub(super) fn document(
+    session: &Session<'_>,
+    name: &str,
+    expected: Option<&Digest>,
+) -> Result<(Vec<u8>, String), Error> {
     let accept = [("accept".to_owned(), manifest::ACCEPT.to_owned())];
     let mut answer = session.get(&format!("manifests/{name}"), &accept)?;
     answer.body.within(session.patience.document);

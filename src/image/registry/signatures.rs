@@ -33,55 +33,67 @@ impl Attached {
     /// When the registry does not answer, or lets nobody in. That it has none is none.
     pub fn fetch(&mut self, session: &Session<'_>, digest: &Digest) -> Result<(), Error> {
         let tag = signature_tag(digest);
-        let problem = |error: &Error| format!("signatures {tag}: {error}");
+        let said = |error: &Error| format!("signatures {tag}: {}", chain(error));
         let (content, content_type) = match document(session, &tag, None) {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => return self.look_for_bundle(session, digest),
             Err(error) if is_of_the_way(&error) => return Err(error),
             Err(error) => {
-                self.problems.push(problem(&error));
+                self.problem(said(&error));
                 return Ok(());
             }
         };
         let layers = match manifest::parse(&content, &content_type) {
             Ok(Manifest::Image { layers, .. }) => layers,
             Ok(Manifest::Index(_)) => {
-                self.problems.push(format!("signatures {tag}: an index, not a manifest of signatures"));
+                self.problem(format!("signatures {tag}: an index, not a manifest of signatures"));
                 return Ok(());
             }
             Err(error) => {
-                self.problems.push(problem(&error.into()));
+                self.problem(said(&error.into()));
                 return Ok(());
             }
         };
         let payloads: Vec<_> = layers.iter().filter(|layer| layer.media_type == PAYLOAD).collect();
         if payloads.is_empty() {
-            self.problems.push(format!("signatures {tag}: there is none in it"));
+            self.problem(format!("signatures {tag}: there is none in it"));
         }
         if payloads.len() > MOST_SIGNATURES {
-            self.problems.push(format!("signatures {tag}: only the first {MOST_SIGNATURES} were looked at"));
+            self.problem(format!("signatures {tag}: only the first {MOST_SIGNATURES} were looked at"));
         }
         for layer in payloads.into_iter().take(MOST_SIGNATURES) {
             let annotation = layer.annotations.as_ref().and_then(|annotations| annotations.get(ANNOTATION));
             // One that cannot be read signs nothing; another may.
             let Some(signature) = annotation.and_then(|text| STANDARD.decode(text.trim()).ok()) else {
-                self.problems.push(format!("signature of {}: not base64, or not there", layer.digest));
+                self.problem(format!("signature of {}: not base64, or not there", layer.digest));
                 continue;
             };
             match small_blob(session, "signature payload", layer, LARGEST_PAYLOAD) {
-                Ok(payload) => self.signatures.push(Signature { payload, signature }),
+                Ok(payload) => {
+                    let signature = Signature { payload, signature };
+                    // Mirrors have the same ones.
+                    if !self.signatures.contains(&signature) {
+                        self.signatures.push(signature);
+                    }
+                }
                 Err(error) if is_of_the_way(&error) => return Err(error),
-                Err(error) => self.problems.push(format!("signature of {}: {error}", layer.digest)),
+                Err(error) => self.problem(format!("signature of {}: {}", layer.digest, chain(&error))),
             }
         }
         Ok(())
+    }
+
+    fn problem(&mut self, what: String) {
+        if !self.problems.contains(&what) {
+            self.problems.push(what);
+        }
     }
 
     /// cosign 3 writes bundles under a tag of their own, unless it is told not to. They do not say what the image is
     /// called, so that no `signedIdentity` can be held against them; whoever made one wants to know why it does not count.
     fn look_for_bundle(&mut self, session: &Session<'_>, digest: &Digest) -> Result<(), Error> {
         match document(session, &format!("sha256-{}", digest.hex()), None) {
-            Ok(_) => self.problems.push(
+            Ok(_) => self.problem(
                 "there are attachments of the newer kind, and sigstore's bundles among them do not count, for they do not \
                  say what the image is called: sign with cosign sign --new-bundle-format=false --use-signing-config=false"
                     .into(),
@@ -92,6 +104,17 @@ impl Attached {
         }
         Ok(())
     }
+}
+
+/// An error with its causes.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 /// Whether an error says nothing of what was asked for.
