@@ -734,8 +734,11 @@ proptest! {
             let _ = keys::parse(bytes, "here");
             let _ = listed_signatures(bytes);
         }
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&bytes));
-        let _ = keys::parse(pem.as_bytes(), "here");
+        for kind in ["PUBLIC KEY", "RSA PUBLIC KEY"] {
+            let pem = format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(&bytes));
+            let _ = keys::parse(pem.as_bytes(), "here");
+        }
+        let _ = holds_signatures(&[("org.opencontainers.image.ref.name".to_owned(), text.clone())].into());
         let lines = minisign::Keys::new(&[text.clone(), STANDARD.encode(&bytes)]);
         let _ = lines.none();
         let _ = Named::parse(&text);
