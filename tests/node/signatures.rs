@@ -121,7 +121,7 @@ fn images_of_a_registry_run_only_with_a_good_signature_and_nothing_is_kept_of_ot
     node.wait_for_images();
     let bad = ["none", "strange", "digest", "repository", "payload", "base64", "garbage", "bundle", "closed", "gpg"];
     let mut names: Vec<String> = bad.iter().map(|name| format!("signed/{name}:1")).collect();
-    names.extend(["exact/bare:1".into(), "mirror/other:1".into()]);
+    names.extend(["exact/bare:1".to_owned(), "mirror/other:1".to_owned()]);
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     let (digest, mark) = push_image(&registry, &node.dir, "refused", &all);
     let sign = |content: &str, by: &Path| openssl_signature(&node.dir.join("scratch"), content.as_bytes(), by, &[]);
@@ -155,6 +155,7 @@ fn images_of_a_registry_run_only_with_a_good_signature_and_nothing_is_kept_of_ot
         request(&registry, "PUT", &path, "application/vnd.oci.image.index.v1+json", index.to_string().as_bytes());
     }
 
+    node.wait_event("all test images are in", |reason, _| reason == "ImageImported");
     let before = kept(&node);
     for name in &names {
         let pod = name.replace(['/', ':'], "-");
@@ -304,10 +305,11 @@ fn signatures_copied_into_a_layout_count_and_packed_archives_leave_nothing() {
     let copy = |from: &str, to: &str| {
         let (from, to) = (format!("docker://{}", registry.reference(from)), format!("oci:{}:{to}", layout.display()));
         let options = ["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "--src-no-creds"];
-        run("skopeo", &[&options[..], &["--preserve-digests", &from, &to]].concat());
+        run("skopeo", &[&options[..], &["--preserve-digests", from.as_str(), to.as_str()]].concat());
     };
     copy("signed/app:1", &name);
     policy(&node, json!({ registry.reference("signed"): signed(json!({ "type": "matchRepository" }), &public) }));
+    node.wait_event("all test images are in", |reason, _| reason == "ImageImported");
     let before = kept(&node);
     for (end, flag) in [("tar", "-cf"), ("tar.gz", "-czf"), ("tar.zst", "--zstd -cf")] {
         let archive = node.dir.join(format!("unsigned.{end}"));
@@ -355,8 +357,8 @@ fn keys_of_every_kind_that_cosign_makes_verify_what_openssl_signs() {
             Evidence { transport, name, digests: &digests, signatures: &signatures, archive_keys: &[], problems: &[] };
         trust.admit(&evidence).map_err(|refusal| refusal.to_string())
     };
-    let mut publics = Vec::new();
-    let mut last = Vec::new();
+    let mut publics: Vec<PathBuf> = Vec::new();
+    let mut last: Vec<u8> = Vec::new();
     for (kind, generate) in [
         ("p256", "-algorithm EC -pkeyopt ec_paramgen_curve:P-256"),
         ("p384", "-algorithm EC -pkeyopt ec_paramgen_curve:P-384"),
@@ -380,10 +382,10 @@ fn keys_of_every_kind_that_cosign_makes_verify_what_openssl_signs() {
                 vec![fs::read(out).expect("signature")]
             }
             _ if kind.starts_with("rsa") => {
-                let pss = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
-                [&[][..], &pss[..]]
-                    .map(|options| openssl_signature(&dir.join("rsa"), content.as_bytes(), &private, options))
-                    .into()
+                let pss: &[&str] = &["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"];
+                let signed =
+                    |options: &[&str]| openssl_signature(&dir.join("rsa"), content.as_bytes(), &private, options);
+                vec![signed(&[]), signed(pss)]
             }
             _ => vec![openssl_signature(&dir.join("ec"), content.as_bytes(), &private, &[])],
         };

@@ -604,7 +604,7 @@ fn keys_are_never_told() {
         (String::new(), "minisignPublicKeys[0]: no minisign public key in it"),
         ("/none/key.pub".into(), "minisign key /none/key.pub: cannot read it: No such file"),
     ] {
-        let keys = minisign::Keys::new(&[entry.clone()]);
+        let keys = minisign::Keys::new(std::slice::from_ref(&entry));
         let said = keys.unusable().join("\n");
         assert!(said.contains(why) && !said.contains(&secret) && !said.contains("U0VD"), "{entry}: {said}");
         assert!(!keys.none());
