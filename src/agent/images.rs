@@ -177,7 +177,11 @@ fn report(shared: &Shared, outcome: &Outcome, changed: &Notify) {
             let names: Vec<&str> = images.iter().flat_map(|i| i.names.iter().map(String::as_str)).collect();
             shared.metrics.image_imported();
             changed.notify_one();
-            Note::normal("ImageImported", format!("Imported {} from {path}", names.join(", ")))
+            let mut signed: Vec<&str> =
+                images.iter().flat_map(|i| i.verified.iter().filter_map(|by| by.comment.as_deref())).collect();
+            signed.dedup();
+            let signed = signed.iter().map(|comment| format!(", signed: {comment}")).collect::<String>();
+            Note::normal("ImageImported", format!("Imported {} from {path}{signed}", names.join(", ")))
         }
         Err(error) => {
             // Other images of the archive may have come in.

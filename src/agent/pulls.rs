@@ -9,7 +9,7 @@ use super::metrics::PullMetrics;
 use super::pulled::{Records, repository};
 use crate::config;
 use crate::image::registry::{self, Progress, PullSecret, Registries};
-use crate::image::trust::Trust;
+use crate::image::trust::{Refusal, Trust};
 use crate::image::{BUILTIN, Image, ImageStore, Origin, reference};
 use crate::pod::pull::{self, Backoff, Credentials, Decision, Local, Policy, Question};
 use crate::pod::{ImageState, Present, Spec};
@@ -190,7 +190,10 @@ impl Pulls {
         let asked = state.asked.get(container).filter(|asked| asked.attempt == attempt);
         let backoff = state.backoff.get(&(container.uid.clone(), image.to_owned()));
         match asked.and_then(|asked| asked.images.get(image)) {
-            Some(Step::Granted) if found.local != Local::Absent => return ImageState::Present,
+            // But for a policy that was changed since.
+            Some(Step::Granted) if !matches!(found.local, Local::Absent | Local::Refused(_) | Local::Unverified(_)) => {
+                return ImageState::Present;
+            }
             // It came in another way meanwhile: nobody has to wait for the pull.
             Some(Step::Pulling) if policy == Policy::IfNotPresent && found.local == Local::Usable => {
                 return ImageState::Present;
@@ -523,7 +526,12 @@ impl Pulls {
 
     fn judge(&self, full: &str, image: &Image, secrets: &[String]) -> Local {
         if let Err(refusal) = self.trust.admits_use(full, image) {
-            return Local::Refused(chain(&refusal));
+            let pulled = image.origins.iter().any(|origin| matches!(origin, Origin::Registry { .. }));
+            // What came in under another policy may be signed, where it is from.
+            return match &refusal {
+                Refusal::Unsigned { .. } if pulled => Local::Unverified(chain(&refusal)),
+                _ => Local::Refused(chain(&refusal)),
+            };
         }
         let rules = Credentials {
             verification: self.rules.credentials_verification,

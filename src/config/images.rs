@@ -68,7 +68,7 @@ pub struct Images {
     pub auth_files: Vec<PathBuf>,
     /// Which signatures images need: containers' `policy.json`. No such file: none.
     pub policy: PathBuf,
-    /// Public keys (minisign's one-line form) that sign archives.
+    /// Public keys that sign archives: minisign's one-line form, or absolute paths of its key files.
     pub minisign_public_keys: Vec<String>,
 }
 

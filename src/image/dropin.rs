@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::archive::is_layout;
 use super::ingest::{self, Manner};
 use super::space::Space;
-use super::trust;
+use super::trust::{self, Refusal};
 use super::{Error, Image, ImageStore, reference};
 use crate::store;
 use crate::sys::fs::{self, Status};
@@ -137,7 +137,8 @@ impl DropIn {
             Err(error) => return vec![Outcome { path: self.dir.clone(), result: Err(error) }],
         };
         let policy = self.store.trust().revision();
-        if self.policy != policy {
+        let revised = self.policy != policy;
+        if revised {
             // What it refused may be accepted now.
             self.policy = policy;
             self.failed.clear();
@@ -156,7 +157,8 @@ impl DropIn {
                 continue;
             }
             let same = self.imported.get(&name).is_some_and(|known| known.version == version);
-            if same && (self.imported.get(&name).is_none_or(|known| !self.has_lost(known, first)) || is_list(&name)) {
+            let due = |known: &Imported| self.has_lost(known, first) || (revised && self.lacks_signatures(known));
+            if same && (self.imported.get(&name).is_none_or(|known| !due(known)) || is_list(&name)) {
                 continue;
             }
             let path = self.dir.join(&name);
@@ -231,6 +233,16 @@ impl DropIn {
         known.images.iter().any(|id| {
             let gone = || self.store.resolve(id).is_none() && !self.store.was_removed(id);
             (first || self.store.is_damaged(id)) && gone()
+        })
+    }
+
+    /// Whether an image of a file lacks signatures that are wanted now: they may be in the file, or beside it, and nobody
+    /// looked for them when it came in.
+    fn lacks_signatures(&self, known: &Imported) -> bool {
+        let trust = self.store.trust();
+        known.images.iter().filter_map(|id| self.store.resolve(id)).any(|image| {
+            let unsigned = |name: &String| matches!(trust.admits_use(name, &image), Err(Refusal::Unsigned { .. }));
+            image.names.iter().any(unsigned)
         })
     }
 

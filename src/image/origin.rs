@@ -28,4 +28,7 @@ pub struct Verification {
     pub name: String,
     /// Digest (`sha256:…`) of the public key, of its DER form; of minisign keys, of the key's 42 bytes.
     pub key: Digest,
+    /// What the signer wrote into the signature of an archive (minisign's trusted comment), for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }

@@ -431,7 +431,10 @@ impl ImageStore {
             let newest = std::mem::replace(&mut record.origins, known.origins);
             record.origins.retain(|origin| !newest.contains(origin));
             record.origins.extend(newest);
-            record.verified.extend(known.verified);
+            // Signed anew by the same, only the comment is another.
+            let new = record.verified.clone();
+            let is_new = |old: &Verification| new.iter().any(|new| (&new.name, &new.key) == (&old.name, &old.key));
+            record.verified.extend(known.verified.into_iter().filter(|old| !is_new(old)));
         }
         record.names.sort();
         record.names.dedup();

@@ -70,6 +70,8 @@ pub enum Local {
     Inaccessible,
     /// An image without the signatures that are wanted now, and what is wrong with it.
     Refused(String),
+    /// As [`Local::Refused`], but the registry it is from may have the signatures.
+    Unverified(String),
 }
 
 /// All that a decision depends on, besides the time.
@@ -133,13 +135,21 @@ pub fn decide(question: &Question<'_>, now: Timestamp) -> Decision {
             return never("ErrImageNeverPull", message);
         }
         // It is here, so the network is not asked: the policy is what has to change, or the image, by hand.
-        (Policy::Never | Policy::IfNotPresent, Local::Refused(why)) => {
+        (Policy::Never | Policy::IfNotPresent, Local::Refused(why)) | (Policy::Never, Local::Unverified(why)) => {
             return never("SignatureValidationFailed", why.clone());
         }
         _ => {}
     }
     match question.backoff.filter(|backoff| backoff.holds(now)) {
-        Some(backoff) => Decision::Wait(backoff.waiting(image, now)),
+        Some(backoff) => {
+            let mut waiting = backoff.waiting(image, now);
+            // Not that a registry is away keeps it from starting, but that only there may be what it lacks.
+            if let Local::Unverified(why) = question.local {
+                waiting.reason = "SignatureValidationFailed";
+                waiting.message = format!("{why}; {}", waiting.message);
+            }
+            Decision::Wait(waiting)
+        }
         None => Decision::Pull,
     }
 }

@@ -32,6 +32,7 @@ fn every_policy_meets_every_state_of_the_store() {
         (Policy::Always, Local::Usable, Pull),
         (Policy::Always, Local::Inaccessible, Pull),
         (Policy::Always, refused.clone(), Pull),
+        (Policy::IfNotPresent, Local::Unverified("unsigned".into()), Pull),
         (Policy::IfNotPresent, Local::Absent, Pull),
         (Policy::IfNotPresent, Local::Usable, Use),
         (Policy::IfNotPresent, Local::Inaccessible, Pull),
@@ -40,6 +41,7 @@ fn every_policy_meets_every_state_of_the_store() {
         (Policy::Never, Local::Usable, Use),
         (Policy::Never, Local::Inaccessible, wait("ErrImageNeverPull", closed, None)),
         (Policy::Never, refused, wait("SignatureValidationFailed", "unsigned", None)),
+        (Policy::Never, Local::Unverified("unsigned".into()), wait("SignatureValidationFailed", "unsigned", None)),
     ] {
         let question = Question { image: "x", invalid: None, policy, local: &local, backoff: None };
         assert_eq!(decide(&question, at(0)), decision, "{policy:?} {local:?}");
@@ -47,7 +49,11 @@ fn every_policy_meets_every_state_of_the_store() {
         let backoff = failure(10, 0);
         let question = Question { backoff: Some(&backoff), ..question };
         let message = "Back-off pulling image \"x\": ErrImagePull: no such host";
-        let held = if decision == Pull { wait("ImagePullBackOff", message, Some(10)) } else { decision.clone() };
+        let held = match (&decision, &local) {
+            (Pull, Local::Unverified(why)) => wait("SignatureValidationFailed", &format!("{why}; {message}"), Some(10)),
+            (Pull, _) => wait("ImagePullBackOff", message, Some(10)),
+            _ => decision.clone(),
+        };
         assert_eq!(decide(&question, at(5)), held, "{policy:?} {local:?}");
         assert_eq!(decide(&question, at(10)), decision, "{policy:?} {local:?}");
     }

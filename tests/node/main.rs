@@ -27,6 +27,7 @@
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
 //! | what hostile registries, proxies and mirrors try | [`hostile_registry`] |
 //! | images of every shape, against another unpacker | [`shapes`]; [`unlisted`] |
+//! | signatures of images: policy, keys, registries, archives | [`trust`], [`signatures`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
@@ -56,6 +57,7 @@ mod resize;
 mod resources;
 mod shapes;
 mod shim;
+mod signatures;
 mod sources;
 mod timeline;
 mod trust;

@@ -12,41 +12,65 @@ use std::process::Command;
 /// What a signed image is called.
 const SIGNED: &str = "registry.example/signed/app:1";
 
-fn run(program: &str, args: &[&str]) -> String {
+pub(super) fn run(program: &str, args: &[&str]) -> String {
     output(Command::new(program).args(args), b"", secs(60)).ok()
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("plain path")
 }
 
 /// An ECDSA key of openssl; the second path is its public half.
-fn key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+pub(super) fn key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let (private, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
     run("openssl", &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", text(&private)]);
     run("openssl", &["ec", "-in", text(&private), "-pubout", "-out", text(&public)]);
     (private, public)
 }
 
+/// What cosign signs.
+pub(super) fn payload(digest: &str, reference: &str) -> String {
+    json!({
+        "critical": {
+            "identity": { "docker-reference": reference },
+            "image": { "docker-manifest-digest": digest },
+            "type": "cosign container image signature",
+        },
+        "optional": null,
+    })
+    .to_string()
+}
+
+/// As openssl signs, with more of its options. `scratch` is the beginning of names of files for it.
+pub(super) fn openssl_signature(scratch: &Path, content: &[u8], key: &Path, options: &[&str]) -> Vec<u8> {
+    let (file, signature) = (scratch.with_extension("payload"), scratch.with_extension("sig"));
+    fs::write(&file, content).expect("payload");
+    let mut args = vec!["dgst", "-sha256", "-sign", text(key), "-out", text(&signature)];
+    args.extend(options);
+    args.push(text(&file));
+    run("openssl", &args);
+    fs::read(&signature).expect("signature")
+}
+
 /// An OCI layout in the making.
-struct Layout {
-    dir: PathBuf,
-    manifests: Vec<Value>,
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+    pub(super) manifests: Vec<Value>,
 }
 
 impl Layout {
-    fn new(dir: PathBuf) -> Layout {
+    pub(super) fn new(dir: PathBuf) -> Layout {
         fs::create_dir_all(dir.join("blobs/sha256")).expect("layout");
         Layout { dir, manifests: Vec::new() }
     }
 
-    fn blob(&self, content: &[u8]) -> Value {
+    pub(super) fn blob(&self, content: &[u8]) -> Value {
         let hex: String = Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect();
         fs::write(self.dir.join("blobs/sha256").join(&hex), content).expect("blob");
         json!({ "digest": format!("sha256:{hex}"), "size": content.len() })
     }
 
-    fn manifest(&mut self, config: &Value, layers: &[Value], name: &str) -> String {
+    pub(super) fn manifest(&mut self, config: &Value, layers: &[Value], name: &str) -> String {
         let descriptor = |content: &[u8], media: &str| {
             let mut blob = self.blob(content);
             blob["mediaType"] = json!(media);
@@ -67,48 +91,50 @@ impl Layout {
     }
 
     /// An image with the layer of a docker-archive; gives the digest of its manifest.
-    fn image(&mut self, archive: &Path, name: &str) -> String {
+    pub(super) fn image(&mut self, archive: &Path, name: &str) -> String {
+        self.image_of(archive, name, &[])
+    }
+
+    /// As [`Layout::image`], with one more layer on it.
+    pub(super) fn image_above(&mut self, archive: &Path, name: &str, layer: &[u8]) -> String {
+        self.image_of(archive, name, &[layer])
+    }
+
+    fn image_of(&mut self, archive: &Path, name: &str, more: &[&[u8]]) -> String {
         let listed = run("tar", &["-tf", text(archive)]);
         let member = listed.lines().find(|line| line.ends_with("layer.tar")).expect("layer").to_owned();
         run("tar", &["-xf", text(archive), "-C", text(&self.dir), &member]);
         let content = fs::read(self.dir.join(&member)).expect("layer");
         fs::remove_dir_all(self.dir.join(member.split('/').next().expect("folder"))).expect("layer");
-        let mut layer = self.blob(&content);
-        layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+        let mut layers: Vec<Value> =
+            [content.as_slice()].iter().chain(more).map(|content| self.blob(content)).collect();
+        for layer in &mut layers {
+            layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+        }
+        let diff_ids: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
         let config = json!({
             "architecture": "amd64",
             "os": "linux",
             "config": { "Env": ["PATH=/bin"], "Cmd": ["sh"] },
-            "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
-            "history": [{ "created_by": name }],
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            "history": layers.iter().map(|_| json!({ "created_by": name })).collect::<Vec<_>>(),
         });
-        self.manifest(&config, &[layer], name)
+        self.manifest(&config, &layers, name)
     }
 
     /// A signature as cosign stores it: a manifest under a tag made of the digest.
-    fn sign(&mut self, digest: &str, reference: &str, key: &Path) {
-        let payload = json!({
-            "critical": {
-                "identity": { "docker-reference": reference },
-                "image": { "docker-manifest-digest": digest },
-                "type": "cosign container image signature",
-            },
-            "optional": null,
-        })
-        .to_string();
-        let (file, signature) = (self.dir.with_extension("payload"), self.dir.with_extension("sig"));
-        fs::write(&file, &payload).expect("payload");
-        run("openssl", &["dgst", "-sha256", "-sign", text(key), "-out", text(&signature), text(&file)]);
+    pub(super) fn sign(&mut self, digest: &str, reference: &str, key: &Path) {
+        let payload = payload(digest, reference);
         let mut layer = self.blob(payload.as_bytes());
         layer["mediaType"] = json!("application/vnd.dev.cosign.simplesigning.v1+json");
-        let signature = STANDARD.encode(fs::read(&signature).expect("signature"));
+        let signature = STANDARD.encode(openssl_signature(&self.dir, payload.as_bytes(), key, &[]));
         layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });
         let config = json!({ "architecture": "", "os": "", "config": {},
             "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] } });
         self.manifest(&config, &[layer], &format!("{}.sig", digest.replace(':', "-")));
     }
 
-    fn archive(&self) -> PathBuf {
+    pub(super) fn archive(&self) -> PathBuf {
         fs::write(self.dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("layout");
         let index = json!({ "schemaVersion": 2, "manifests": self.manifests });
         fs::write(self.dir.join("index.json"), index.to_string()).expect("layout");
@@ -119,7 +145,7 @@ impl Layout {
 }
 
 /// Writes a policy as careful editors do.
-fn policy(node: &Node, docker: Value) {
+pub(super) fn policy(node: &Node, docker: Value) {
     let staged = node.dir.join("etc/policy.staged");
     let policy = json!({
         "default": [{ "type": "insecureAcceptAnything" }],
@@ -129,13 +155,13 @@ fn policy(node: &Node, docker: Value) {
     fs::rename(staged, node.dir.join("etc/policy.json")).expect("policy");
 }
 
-fn signed_by(key: &Path) -> Value {
+pub(super) fn signed_by(key: &Path) -> Value {
     json!({ "registry.example/signed": [{
         "type": "sigstoreSigned", "keyPath": key, "signedIdentity": { "type": "matchRepository" },
     }] })
 }
 
-fn configured(minisign: &[String]) -> Node {
+pub(super) fn configured(minisign: &[String]) -> Node {
     let mut node = Node::new();
     fs::create_dir(node.dir.join("etc")).expect("etc");
     let path = node.dir.join("coracle.yaml");
@@ -149,7 +175,7 @@ fn configured(minisign: &[String]) -> Node {
     node
 }
 
-fn pod_of(name: &str, image: &str) -> Value {
+pub(super) fn pod_of(name: &str, image: &str) -> Value {
     let mut pod = pod(name, REST);
     pod["spec"]["containers"][0]["image"] = json!(image);
     pod["spec"]["containers"][0]["imagePullPolicy"] = json!("IfNotPresent");
@@ -205,6 +231,8 @@ fn images_run_only_with_the_signatures_that_the_policy_of_now_wants() {
     let late = node.wait_pod("late", "is refused", |p| p.waiting("main") == "SignatureValidationFailed");
     let message = late.waiting_message("main");
     assert!(message.contains(SIGNED) && message.contains("none of those verified"), "{message}");
+    let again = format!("coracle image import {}", node.dir.join("root/images/good.tar").display());
+    assert!(message.ends_with(&again), "{message}");
     assert!(node.pod("app").is_some_and(|app| app.running("main")), "what runs goes on");
     // Nor when the policy is damaged: not even what needed no signature.
     fs::write(node.dir.join("etc/policy.json"), "{").expect("policy");
@@ -226,7 +254,9 @@ fn archives_are_vouched_for_by_minisign() {
     let (public, secret) = (keys.join("a.pub"), keys.join("a.key"));
     run("minisign", &["-G", "-W", "-f", "-p", text(&public), "-s", text(&secret)]);
     let line = fs::read_to_string(&public).expect("key").lines().nth(1).expect("key").to_owned();
-    let mut node = configured(&[line]);
+    let (file, second) = (keys.join("b.pub"), keys.join("b.key"));
+    run("minisign", &["-G", "-W", "-f", "-p", text(&file), "-s", text(&second)]);
+    let mut node = configured(&[line, text(&file).to_owned()]);
     let (_, other) = key(&node.dir, "other");
     policy(&node, signed_by(&other));
     node.start();
@@ -270,11 +300,20 @@ fn archives_are_vouched_for_by_minisign() {
     // Signatures of minisign's old kind count, too.
     run("minisign", &["-S", "-l", "-s", text(&secret), "-m", text(&archive), "-x", text(&signature)]);
     import().ok();
+    // By the key of the file, too; what the signer says can be read. Until that key is taken away.
+    let sign = ["-S", "-t", "release 7\u{1b}[31m", "-s", text(&second), "-m", text(&archive), "-x", text(&signature)];
+    run("minisign", &sign);
+    import().ok();
+    let list = node.cli(&["image", "ls", "-o", "json"]).ok();
+    assert!(list.contains("release 7 [31m") && !list.contains("u001b"), "{list}");
+    fs::rename(&file, keys.join("away.pub")).expect("key");
+    let said = import().fails(1);
+    assert!(said.contains("is by a key that is not among minisignPublicKeys") && said.contains("b.pub"), "{said}");
     node.finish();
     fs::remove_dir_all(keys).expect("folder");
 }
 
-fn tempfile() -> PathBuf {
+pub(super) fn tempfile() -> PathBuf {
     let dir = std::env::temp_dir().join(format!("coracle-minisign-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("folder");
     dir

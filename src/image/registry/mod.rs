@@ -17,6 +17,7 @@ mod place;
 mod pull;
 #[cfg(test)]
 mod scratch;
+mod signatures;
 #[cfg(test)]
 mod tests;
 pub mod tls;

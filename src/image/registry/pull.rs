@@ -5,8 +5,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use oci_spec::distribution::Reference;
 use oci_spec::image::ImageConfiguration;
 
@@ -16,9 +14,10 @@ use super::download::Download;
 use super::exchange::{Halt, Patience};
 use super::hosts::{Endpoint, Hosts};
 use super::manifest::{self, Descriptor, Manifest};
+use super::signatures::Attached;
 use super::tls::Connections;
 use super::{Error, LayerState, Progress, PullSecret, Pulled};
-use crate::image::trust::{Evidence, Signature, Transport, Trust};
+use crate::image::trust::{Evidence, Transport, Trust};
 use crate::image::{self, Digest, ImageStore, Ingest, NewImage, Origin, Verification, architecture};
 
 /// Layers fetched side by side: enough to hide waiting, few enough for a small machine.
@@ -28,9 +27,6 @@ const LARGEST_DOCUMENT: u64 = 4 << 20;
 /// Most manifests looked at for one image, and how deep indexes may be nested.
 const MOST_DOCUMENTS: u32 = 32;
 const DEEPEST: u32 = 4;
-/// Most signatures of one digest that are looked at, and the largest payload of one in bytes.
-const MOST_SIGNATURES: usize = 32;
-const LARGEST_PAYLOAD: u64 = 64 << 10;
 /// Bytes of fetched layers after which they are made durable: what a power cut may cost. Less would have small layers wait
 /// for the disk one by one.
 const KEEP_EVERY: u64 = 16 << 20;
@@ -38,9 +34,6 @@ const KEEP_EVERY: u64 = 16 << 20;
 const LONGEST_MESSAGE: usize = 1000;
 /// Most platforms that are named where none is for this machine.
 const MOST_PLATFORMS: usize = 16;
-/// Where cosign keeps the signature of a payload, in base64.
-const COSIGN_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
-const COSIGN_PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
 /// All that one pull needs.
 pub(super) struct Pull<'a> {
@@ -233,26 +226,50 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// Asks the policy, with signatures if it wants any.
+    /// Asks the policy, with signatures if it wants any. Those of one digest or place may be enough: only when none is, an
+    /// answer that is missing matters.
     fn verify(&'a self, trust: &Trust, name: &str, digests: &[Digest]) -> Result<Vec<Verification>, Error> {
-        let mut signatures = Vec::new();
-        if trust.wants_signatures(name)? {
+        let mut attached = Attached::default();
+        let admit = |attached: &Attached| {
+            let Attached { signatures, problems } = attached;
+            let transport = Transport::Docker;
+            trust.admit(&Evidence { transport, name, digests, signatures, archive_keys: &[], problems })
+        };
+        if !trust.wants_signatures(name)? {
+            return Ok(admit(&attached)?);
+        }
+        let mut missing = None;
+        for session in self.sessions.iter().filter(|session| session.endpoint.capabilities.resolve) {
             for digest in digests {
-                let usable = |endpoint: &Endpoint| endpoint.capabilities.resolve;
-                match self.each(0, usable, |session| cosign_signatures(session, digest)) {
-                    Ok((found, _)) => signatures.extend(found),
-                    Err(Error::NotFound { .. }) => {}
-                    Err(other) => return Err(other),
+                match attached.fetch(session, digest) {
+                    Ok(()) if attached.signatures.is_empty() => {}
+                    Ok(()) => {
+                        if let Ok(verified) = admit(&attached) {
+                            return Ok(verified);
+                        }
+                    }
+                    Err(error @ Error::Cancelled) => return Err(error),
+                    Err(error) => {
+                        missing = Some(error);
+                        break;
+                    }
                 }
             }
         }
-        let transport = Transport::Docker;
-        Ok(trust.admit(&Evidence { transport, name, digests, signatures: &signatures, archive_keys: &[] })?)
+        match missing {
+            // Nobody has seen a signature, but it may be there.
+            Some(error) if attached.signatures.is_empty() && attached.problems.is_empty() => Err(error),
+            Some(error) => {
+                attached.problems.push(format!("and others may be where nobody answers: {error}"));
+                Ok(admit(&attached)?)
+            }
+            None => Ok(admit(&attached)?),
+        }
     }
 }
 
 /// A manifest or index by tag or digest, with its content type. `size`: as the index above it says.
-fn document(
+pub(super) fn document(
     session: &Session<'_>,
     name: &str,
     expected: Option<&Digest>,
@@ -279,7 +296,12 @@ fn document(
 }
 
 /// A small blob, in memory.
-fn small_blob(session: &Session<'_>, what: &'static str, blob: &Descriptor, limit: u64) -> Result<Vec<u8>, Error> {
+pub(super) fn small_blob(
+    session: &Session<'_>,
+    what: &'static str,
+    blob: &Descriptor,
+    limit: u64,
+) -> Result<Vec<u8>, Error> {
     if blob.size > limit {
         return Err(image::Error::Limit { what: "bytes in a document", limit }.into());
     }
@@ -386,24 +408,6 @@ impl Search<'_> {
             false => image::Error::Platform { wanted: architecture().into(), found: self.elsewhere.join(", ") },
         }
     }
-}
-
-/// What cosign has stored beside the image: a manifest under a tag made of the digest, a layer for each signature.
-fn cosign_signatures(session: &Session<'_>, digest: &Digest) -> Result<Vec<Signature>, Error> {
-    let (content, content_type) = document(session, &format!("sha256-{}.sig", digest.hex()), None, None)?;
-    let Manifest::Image { layers, .. } = manifest::parse(&content, &content_type)? else { return Ok(Vec::new()) };
-    let mut signatures = Vec::new();
-    for layer in layers.iter().filter(|layer| layer.media_type == COSIGN_PAYLOAD).take(MOST_SIGNATURES) {
-        let annotation = layer.annotations.as_ref().and_then(|annotations| annotations.get(COSIGN_ANNOTATION));
-        // One that cannot be read signs nothing; another may.
-        let Some(signature) = annotation.and_then(|text| STANDARD.decode(text.trim()).ok()) else { continue };
-        match small_blob(session, "signature payload", layer, LARGEST_PAYLOAD) {
-            Ok(payload) => signatures.push(Signature { payload, signature }),
-            Err(error @ (Error::Cancelled | Error::Unavailable { .. })) => return Err(error),
-            Err(error) => tracing::warn!(%digest, %error, "a signature cannot be used"),
-        }
-    }
-    Ok(signatures)
 }
 
 /// The layers of one image on their way.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::super::archive::Archive;
 use super::super::{Digest, Error, Verification};
-use super::minisign::{self, SignedFile};
+use super::minisign::{self, SignedFile, Signer};
 use super::{Evidence, Refusal, Signature, Transport, Trust};
 
 /// Where a layer of a signature manifest has the signature, in base64.
@@ -94,7 +94,7 @@ pub(in super::super) struct Vetting<'a> {
     path: PathBuf,
     /// The archive, if it is signed as a whole.
     signed: Option<SignedFile>,
-    archive_keys: Vec<Digest>,
+    archive_keys: Vec<Signer>,
     transport: Transport,
     signatures: Vec<Signature>,
     /// Why signatures in the archive could not be used.
@@ -121,7 +121,7 @@ impl<'a> Vetting<'a> {
         if let Some(file) = file {
             vetting.signed =
                 minisign::verify(&trust.minisign, path, file).map_err(|reason| vetting.refuse_all(reason))?;
-            vetting.archive_keys = vetting.signed.iter().map(|signed| signed.key.clone()).collect();
+            vetting.archive_keys = vetting.signed.iter().map(|signed| signed.signer.clone()).collect();
         }
         Ok(vetting)
     }
@@ -183,23 +183,21 @@ impl<'a> Vetting<'a> {
         let own: Vec<Signature> = self.signatures.iter().filter(about).cloned().collect();
         let signatures = if own.is_empty() { &self.signatures } else { &own };
         for name in asked {
-            let evidence =
-                Evidence { transport: self.transport, name, digests, signatures, archive_keys: &self.archive_keys };
+            let evidence = Evidence {
+                transport: self.transport,
+                name,
+                digests,
+                signatures,
+                archive_keys: &self.archive_keys,
+                problems: &self.problems,
+            };
             // As it is recorded where the image comes from; links to folders are followed by neither.
             match self.trust.admit_from(&evidence, Some(&self.path)) {
                 Ok(found) => {
                     verified.extend(found);
                     accepted.push(name.clone());
                 }
-                Err(mut refusal) => {
-                    if let Refusal::Unsigned { reason, .. } = &mut refusal {
-                        for problem in self.problems.iter().take(super::MOST_REASONS) {
-                            reason.push_str("; ");
-                            reason.push_str(problem);
-                        }
-                    }
-                    self.refused.push(refusal);
-                }
+                Err(refusal) => self.refused.push(refusal),
             }
         }
         if accepted.is_empty() {

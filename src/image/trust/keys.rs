@@ -1,9 +1,12 @@
 //! Public keys as cosign and openssl write them: PEM, SubjectPublicKeyInfo.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::{RawPublicKeyEntity, ring};
@@ -12,6 +15,8 @@ use super::super::Digest;
 
 /// A key is some hundred bytes; a file of many is still small.
 const LARGEST_FILE: u64 = 64 << 10;
+/// Opening does not wait.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 /// Most keys in one file.
 const MOST_KEYS: usize = 32;
 
@@ -95,6 +100,13 @@ pub fn parse(pem: &[u8], from: &str) -> Result<Vec<Key>, String> {
         }
         keys.push(Key::new(spki, from)?);
     }
+    for spki in pkcs1(pem) {
+        let spki = spki.ok_or("malformed PEM")?;
+        if keys.len() == MOST_KEYS {
+            return Err(format!("more than {MOST_KEYS} keys"));
+        }
+        keys.push(Key::new(spki, from)?);
+    }
     if keys.is_empty() {
         let private = pem.windows(11).any(|word| word == b"PRIVATE KEY");
         let hint = if private { ": a private key does not belong here" } else { "" };
@@ -103,20 +115,82 @@ pub fn parse(pem: &[u8], from: &str) -> Result<Vec<Key>, String> {
     Ok(keys)
 }
 
+/// The keys in the older form that is for RSA only (RFC 8017, A.1.1), made into the general one; `None`: malformed.
+fn pkcs1(pem: &[u8]) -> Vec<Option<SubjectPublicKeyInfoDer<'static>>> {
+    let text = String::from_utf8_lossy(pem);
+    let blocks = text.split("-----BEGIN RSA PUBLIC KEY-----").skip(1);
+    let key = |block: &str| {
+        let (body, _) = block.split_once("-----END RSA PUBLIC KEY-----")?;
+        let body: String = body.split_ascii_whitespace().collect();
+        let key = STANDARD.decode(body).ok()?;
+        let content = [&[0][..], &key].concat();
+        Some(der(0x30, &[RSA_ENCRYPTION, &der(0x03, &content)].concat()).into())
+    };
+    blocks.map(key).collect()
+}
+
+/// `AlgorithmIdentifier` of rsaEncryption, with its NULL.
+const RSA_ENCRYPTION: &[u8] = &[0x30, 13, 0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 0x05, 0];
+
+/// A DER value: tag, length, content.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut all = vec![tag];
+    let length = content.len().to_be_bytes();
+    let significant: Vec<u8> = length.into_iter().skip_while(|byte| *byte == 0).collect();
+    match content.len() {
+        short @ 0..128 => all.push(short as u8),
+        _ => {
+            all.push(0x80 | significant.len() as u8);
+            all.extend(significant);
+        }
+    }
+    all.extend_from_slice(content);
+    all
+}
+
 /// The keys of a PEM file. Read whenever they are needed, so that a rotated key counts at once.
 ///
 /// # Errors
 /// Why there is no key to be had.
 pub fn read(path: &Path) -> Result<Vec<Key>, String> {
-    let mut content = Vec::new();
-    File::open(path)
-        .and_then(|file| match file.metadata()?.is_file() {
-            true => file.take(LARGEST_FILE + 1).read_to_end(&mut content),
-            false => Err(std::io::Error::other("not a regular file")),
-        })
-        .map_err(|error| format!("cannot read it: {error}"))?;
-    if content.len() as u64 > LARGEST_FILE {
-        return Err(format!("larger than {LARGEST_FILE} bytes"));
+    parse(&content(path)?, &path.display().to_string())
+}
+
+/// Opens a file; a pipe does not keep everybody waiting.
+///
+/// # Errors
+/// As of opening.
+pub fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(NONBLOCK).open(path)
+}
+
+/// What is in a file of keys.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn content(path: &Path) -> Result<Vec<u8>, String> {
+    let unreadable = |error: io::Error| format!("cannot read it: {error}");
+    let file = open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err("not a regular file".into());
     }
-    parse(&content, &path.display().to_string())
+    check_mode(&metadata)?;
+    let mut content = Vec::new();
+    file.take(LARGEST_FILE + 1).read_to_end(&mut content).map_err(unreadable)?;
+    match content.len() as u64 > LARGEST_FILE {
+        true => Err(format!("larger than {LARGEST_FILE} bytes")),
+        false => Ok(content),
+    }
+}
+
+/// What anybody may write to says nothing of whom to trust.
+///
+/// # Errors
+/// What is wrong with the mode.
+pub fn check_mode(metadata: &Metadata) -> Result<(), String> {
+    match metadata.mode() & 0o002 {
+        0 => Ok(()),
+        _ => Err(format!("everybody may write to it (mode {:04o}): chmod o-w", metadata.mode() & 0o7777)),
+    }
 }

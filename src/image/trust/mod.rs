@@ -22,7 +22,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ const MOST_REASONS: usize = 8;
 pub struct Settings {
     /// `policy.json`; no such file: everything is accepted.
     pub policy: PathBuf,
-    /// minisign public keys, one line each.
+    /// minisign public keys, one line each, or absolute paths of files of them.
     pub minisign_public_keys: Vec<String>,
 }
 
@@ -90,7 +90,9 @@ pub struct Evidence<'a> {
     pub digests: &'a [Digest],
     pub signatures: &'a [Signature],
     /// Keys whose minisign signature of the whole archive was good.
-    pub archive_keys: &'a [Digest],
+    pub archive_keys: &'a [minisign::Signer],
+    /// Why what may have been a signature is not among them, for people.
+    pub problems: &'a [String],
 }
 
 /// Why an image is not accepted: kubelet's reason `SignatureValidationFailed`.
@@ -164,7 +166,11 @@ impl Trust {
 
     /// As [`Trust::admit`], of an image in the archive or folder at `archive`.
     fn admit_from(&self, evidence: &Evidence<'_>, archive: Option<&Path>) -> Result<Vec<Verification>, Refusal> {
-        let whole = |key: &Digest| Verification { name: String::new(), key: key.clone() };
+        let whole = |signer: &minisign::Signer| Verification {
+            name: String::new(),
+            key: signer.key.clone(),
+            comment: Some(signer.comment.clone()).filter(|comment| !comment.is_empty()),
+        };
         let mut verified: Vec<Verification> = evidence.archive_keys.iter().map(whole).collect();
         if let Some(policy) = self.policy()? {
             let name = Named::parse(evidence.name);
@@ -200,7 +206,7 @@ impl Trust {
         };
         let asked = reference::normalise(asked).unwrap_or_else(|_| asked.to_owned());
         // Asked for by its ID: by whatever name it is accepted.
-        let by_id = asked.ends_with(image.id.trim_start_matches("sha256:")) && !asked.contains('@');
+        let by_id = is_id(&asked, &image.id);
         let names = match by_id {
             true if image.names.is_empty() => vec![String::new()],
             true => image.names.clone(),
@@ -247,7 +253,7 @@ impl Trust {
             }
         }
         // There is a name at least, so there is an answer.
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(()), |refusal| Err(advise(refusal, &image.origins)))
     }
 
     /// Holds all requirements against what there is; gives what was found good.
@@ -298,7 +304,7 @@ impl Trust {
         let good = match proof {
             Proof::Fresh(evidence) => {
                 let signed_whole = evidence.transport != Transport::Docker
-                    && evidence.archive_keys.iter().any(|key| self.minisign.has(key));
+                    && evidence.archive_keys.iter().any(|signer| self.minisign.has(&signer.key));
                 let good = fresh(&keys, wanted, name, evidence, &mut reasons);
                 if signed_whole || !good.is_empty() {
                     return Ok(good);
@@ -322,7 +328,7 @@ impl Trust {
         if let Proof::Recorded(recorded) = proof {
             let tried: Vec<String> = keys.iter().map(Key::describe).collect();
             reasons.push(match recorded.is_empty() {
-                true => "none was verified when the image came in; pull or import it again".into(),
+                true => "none was verified when the image came in".into(),
                 false => format!("none of those verified when the image came in fits ({})", tried.join(", ")),
             });
         }
@@ -343,8 +349,9 @@ impl Trust {
     pub fn revision(&self) -> Revision {
         let of = |path: &Path| std::fs::metadata(path).ok().as_ref().map(version);
         let policy = self.policy().ok().flatten();
-        let keys = policy.iter().flat_map(|policy| policy.key_files()).map(of);
-        Revision([of(&self.settings.policy)].into_iter().chain(keys).collect())
+        let keys = policy.iter().flat_map(|policy| policy.key_files());
+        let files = [self.settings.policy.as_path()].into_iter().chain(keys).chain(self.minisign.files());
+        Revision(files.map(of).collect())
     }
 
     /// The policy of now; `None`: there is none.
@@ -353,9 +360,15 @@ impl Trust {
         let failed = |reason: String| Refusal::Policy { path: path.clone(), reason };
         let unreadable = |error: io::Error| failed(format!("cannot read it: {error}"));
         let mut cached = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = match File::open(path) {
+        let file = match keys::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                *cached = None;
+                // Whoever made the link wanted a policy: its disk may only not be there yet.
+                if std::fs::symlink_metadata(path).is_ok() {
+                    return Err(failed("it is a symbolic link to nothing".into()));
+                }
+                if cached.take().is_some() {
+                    tracing::warn!(policy = %path.display(), "the signature policy is gone: all images are accepted");
+                }
                 return Ok(None);
             }
             other => other.map_err(unreadable)?,
@@ -364,6 +377,7 @@ impl Trust {
         if !metadata.is_file() {
             return Err(failed("it is not a regular file".into()));
         }
+        keys::check_mode(&metadata).map_err(failed)?;
         let version = version(&metadata);
         if let Some(loaded) = cached.as_ref().filter(|loaded| loaded.version == version && !racy(metadata.ctime())) {
             return loaded.policy.clone().map(Some).map_err(failed);
@@ -391,6 +405,25 @@ impl Trust {
     }
 }
 
+/// Whether this (normalised) is how an image is asked for by its ID: all of it, for names may end in anything.
+fn is_id(asked: &str, id: &str) -> bool {
+    let hex = id.trim_start_matches("sha256:");
+    let asked = asked.strip_prefix("docker.io/library/").unwrap_or(asked);
+    asked == id || asked == hex || asked.strip_suffix(":latest") == Some(hex)
+}
+
+/// Says what to do about an image of the store whose signatures were not verified when it came in.
+fn advise(refusal: Refusal, origins: &[Origin]) -> Refusal {
+    let Refusal::Unsigned { name, mut reason } = refusal else { return refusal };
+    let again = match origins.iter().rev().find(|origin| !matches!(origin, Origin::BuiltIn)) {
+        Some(Origin::Registry { .. }) => format!("coracle image pull {name}"),
+        Some(Origin::Archive { path }) => format!("coracle image import {}", path.display()),
+        _ => "coracle image import FILE".to_owned(),
+    };
+    reason.push_str(&format!("; its signatures are looked at again by: {again}"));
+    Refusal::Unsigned { name, reason }
+}
+
 fn version(metadata: &Metadata) -> Version {
     let (modified, changed) = ((metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec()));
     (metadata.dev(), metadata.ino(), metadata.size(), modified, changed)
@@ -412,9 +445,10 @@ fn fresh(
     reasons: &mut Vec<String>,
 ) -> Vec<Verification> {
     let mut good = Vec::new();
-    if evidence.signatures.is_empty() {
+    if evidence.signatures.is_empty() && evidence.problems.is_empty() {
         reasons.push("the image comes with no signature".into());
     }
+    reasons.extend(evidence.problems.iter().cloned());
     if evidence.signatures.len() > MOST_SIGNATURES {
         reasons.push(format!("only the first {MOST_SIGNATURES} signatures were looked at"));
     }
@@ -432,7 +466,7 @@ fn fresh(
                 });
             };
             wanted.identity.check(name, &payload.reference)?;
-            Ok(Verification { name: payload.reference, key: key.fingerprint.clone() })
+            Ok(Verification { name: payload.reference, key: key.fingerprint.clone(), comment: None })
         });
         match outcome {
             Ok(verification) => good.push(verification),

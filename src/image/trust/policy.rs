@@ -14,6 +14,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::Transport;
 use super::identity::{Identity, Named};
@@ -219,8 +220,9 @@ struct RawRequirement {
     key_type: Option<de::IgnoredAny>,
     key_path: Option<PathBuf>,
     key_paths: Option<Vec<PathBuf>>,
-    key_data: Option<String>,
-    key_datas: Option<Vec<String>>,
+    // Not typed: serde's errors would say what it is, which may be a private key by mistake.
+    key_data: Option<Value>,
+    key_datas: Option<Value>,
     fulcio: Option<de::IgnoredAny>,
     pki: Option<de::IgnoredAny>,
     rekor_public_key_path: Option<de::IgnoredAny>,
@@ -283,7 +285,16 @@ impl RawRequirement {
             return Ok(Requirement::Unsupported("sigstoreSigned with rekor is not supported"));
         }
         let paths = self.key_path.map(|path| vec![path]).or(self.key_paths);
-        let data = self.key_data.map(|data| vec![data]).or(self.key_datas);
+        let text = |value: Value| match value {
+            Value::String(text) => Ok(text),
+            _ => Err("keyData must be text, keyDatas a list of texts"),
+        };
+        let data = match (self.key_data, self.key_datas) {
+            (Some(data), _) => Some(vec![text(data)?]),
+            (None, Some(Value::Array(list))) => Some(list.into_iter().map(text).collect::<Result<Vec<_>, _>>()?),
+            (None, Some(_)) => return Err("keyDatas must be a list of texts".into()),
+            (None, None) => None,
+        };
         let keys = match (paths, data) {
             (Some(paths), _) => {
                 if paths.is_empty() {

@@ -78,7 +78,7 @@ fn sign(key: &KeyPair, reference: &str, digest: &Digest) -> Signature {
 }
 
 fn evidence<'a>(name: &'a str, digests: &'a [Digest], signatures: &'a [Signature]) -> Evidence<'a> {
-    Evidence { transport: Transport::Docker, name, digests, signatures, archive_keys: &[] }
+    Evidence { transport: Transport::Docker, name, digests, signatures, archive_keys: &[], problems: &[] }
 }
 
 fn signed_policy(keys: Value) -> Value {
@@ -113,7 +113,7 @@ fn a_signature_by_any_of_the_keys_is_needed() {
             let good = sign(key, APP, digest);
             let other = sign(&stranger, APP, digest);
             let verified = trust.admit(&evidence(APP, &digests, &[other, good])).unwrap();
-            assert_eq!(verified, [Verification { name: APP.into(), key: fingerprint(key) }]);
+            assert_eq!(verified, [Verification { name: APP.into(), key: fingerprint(key), comment: None }]);
             trust.still_admits(APP, &verified).unwrap();
             assert!(trust.still_admits("registry.example/team/app:2", &verified).is_err());
             // The keys that are wanted may change: other files, or other content.
@@ -507,6 +507,167 @@ QKFH0Lsk7KHmQvO72wIDAQAB
 -----END PUBLIC KEY-----
 ";
 
+/// `openssl genrsa 2048`, its public half by `openssl rsa -pubout` and `openssl rsa -RSAPublicKey_out`.
+const RSA_BOTH: [&str; 2] = [
+    "-----BEGIN PUBLIC KEY-----
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAteoMkcbt9n+haay1xWDU
+bHGuFhl/Y69AXMaNZjdDkH0hbbGsYq2qCHUajM0lu/JwNLEsjAtctGRvcwy1MhFg
+wGbAiJIbhSqGCY+oRXmjAlq8Hzw1THE8uPFUkUDKzKFrf/00bo3fs4CxOmDyDARy
+DufefdfEGBXe71x46P0Ef4f/9hu6PW/1LnqDeDpY8EBxgbRZn5ybkq7KeLrlXwFl
+ehZ9C63QFLONfAHAHEQGWZBWQnoe72ZMnPiz7dHNG+k53sjW05J0cBcwaf9cgNQR
+qTuPsCDdvRBzME9LvBGDRaTp1xkoKtf5jkmAdAtQRmC7Q/bYs9t1qYHWcmor02sQ
+UQIDAQAB
+-----END PUBLIC KEY-----
+",
+    "-----BEGIN RSA PUBLIC KEY-----
+MIIBCgKCAQEAteoMkcbt9n+haay1xWDUbHGuFhl/Y69AXMaNZjdDkH0hbbGsYq2q
+CHUajM0lu/JwNLEsjAtctGRvcwy1MhFgwGbAiJIbhSqGCY+oRXmjAlq8Hzw1THE8
+uPFUkUDKzKFrf/00bo3fs4CxOmDyDARyDufefdfEGBXe71x46P0Ef4f/9hu6PW/1
+LnqDeDpY8EBxgbRZn5ybkq7KeLrlXwFlehZ9C63QFLONfAHAHEQGWZBWQnoe72ZM
+nPiz7dHNG+k53sjW05J0cBcwaf9cgNQRqTuPsCDdvRBzME9LvBGDRaTp1xkoKtf5
+jkmAdAtQRmC7Q/bYs9t1qYHWcmor02sQUQIDAQAB
+-----END RSA PUBLIC KEY-----
+",
+];
+
+#[test]
+fn an_rsa_key_is_the_same_in_both_forms() {
+    let [general, older] = RSA_BOTH.map(|pem| keys::parse(pem.as_bytes(), "here").unwrap());
+    assert_eq!(general, older);
+    assert_eq!(keys::parse(RSA_BOTH.concat().as_bytes(), "here").unwrap().len(), 2);
+    let cut = RSA_BOTH[1].replace("-----END RSA PUBLIC KEY-----", "");
+    assert_eq!(keys::parse(cut.as_bytes(), "here").unwrap_err(), "malformed PEM");
+    let short = "-----BEGIN RSA PUBLIC KEY-----\naGVsbG8=\n-----END RSA PUBLIC KEY-----\n";
+    assert!(keys::parse(short.as_bytes(), "here").is_err());
+}
+
+#[test]
+fn files_that_anybody_may_write_to_and_links_to_nothing_are_not_trusted() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let scene = Scene::new();
+    let pair = key(&rcgen::PKCS_ED25519);
+    let path = scene.write("key.pub", pair.public_key_pem());
+    let trust = scene.policy(&signed_policy(json!({ "keyPath": path })));
+    let digests = [Digest::of(b"manifest")];
+    let signatures = [sign(&pair, APP, &digests[0])];
+    trust.admit(&evidence(APP, &digests, &signatures)).unwrap();
+    let open = |name: &str, mode| fs::set_permissions(scene.0.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    open("key.pub", 0o646);
+    let said = scene.plain(trust.admit(&evidence(APP, &digests, &signatures)).unwrap_err());
+    assert!(said.contains("key DIR/key.pub: everybody may write to it (mode 0646): chmod o-w"), "{said}");
+    open("key.pub", 0o664);
+    trust.admit(&evidence(APP, &digests, &signatures)).unwrap();
+    open("policy.json", 0o666);
+    let said = scene.plain(trust.admit(&evidence(APP, &digests, &signatures)).unwrap_err());
+    assert_eq!(
+        said,
+        "cannot use the signature policy DIR/policy.json: everybody may write to it (mode 0666): chmod o-w"
+    );
+    // Where a policy is wanted, its absence is no policy.
+    fs::remove_file(scene.0.join("policy.json")).unwrap();
+    symlink(scene.0.join("not-mounted/policy.json"), scene.0.join("policy.json")).unwrap();
+    assert!(matches!(trust.still_admits(APP, &[]), Err(Refusal::Policy { reason, .. }) if reason.contains("symbolic")));
+    // Nobody waits for who writes to a pipe.
+    fs::remove_file(scene.0.join("policy.json")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        scene.0.join("policy.json"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    assert!(matches!(trust.still_admits(APP, &[]), Err(Refusal::Policy { reason, .. }) if reason.contains("regular")));
+}
+
+#[test]
+fn keys_are_never_told() {
+    for secret in [
+        json!([{ "type": "sigstoreSigned", "keyDatas": "SECRET" }]),
+        json!([{ "type": "sigstoreSigned", "keyData": ["SECRET"] }]),
+        json!([{ "type": "sigstoreSigned", "keyDatas": ["c2VjcmV0", { "SECRET": 1 }] }]),
+        json!([{ "type": "sigstoreSigned", "keyData": "SECRET!" }]),
+    ] {
+        let error = Policy::parse(json!({ "default": secret }).to_string().as_bytes()).unwrap_err();
+        assert!(error.contains("keyData") && !error.contains("SECRET"), "{error}");
+    }
+    let pem = STANDARD.encode(key(&rcgen::PKCS_ED25519).serialize_pem());
+    let error =
+        Policy::parse(json!({ "default": [{ "type": "sigstoreSigned", "keyData": pem }] }).to_string().as_bytes());
+    assert!(error.unwrap_err().contains("a private key does not belong here"));
+    let secret = STANDARD.encode([7; 158]);
+    for (entry, why) in [
+        (secret.clone(), "minisignPublicKeys[0]: a secret key does not belong here"),
+        (format!("untrusted comment: minisign encrypted secret key\n{secret}\n"), "a secret key does not belong here"),
+        ("U0VDUkVU".into(), "minisignPublicKeys[0]: not a minisign public key"),
+        ("not a key".into(), "minisignPublicKeys[0]: not a minisign public key: not base64"),
+        (String::new(), "minisignPublicKeys[0]: no minisign public key in it"),
+        ("/none/key.pub".into(), "minisign key /none/key.pub: cannot read it: No such file"),
+    ] {
+        let keys = minisign::Keys::new(std::slice::from_ref(&entry));
+        let said = keys.unusable().join("\n");
+        assert!(said.contains(why) && !said.contains(&secret) && !said.contains("U0VD"), "{entry}: {said}");
+        assert!(!keys.none());
+    }
+}
+
+/// The names of images may end in anything: whoever asks for one does not ask for an ID.
+#[test]
+fn only_a_whole_id_asks_for_an_image_under_any_of_its_names() {
+    let scene = Scene::new();
+    let trust = scene.policy(&json!({ "default": [{ "type": "reject" }], "transports": {
+        "docker": { "free.example": [{ "type": "insecureAcceptAnything" }] } } }));
+    let id = Digest::of(b"config");
+    let image = Image {
+        id: id.to_string(),
+        names: vec!["free.example/a:1".into()],
+        digests: Vec::new(),
+        config: super::super::configuration(b"{}").unwrap(),
+        layers: Vec::new(),
+        size: 0,
+        added: 0,
+        pinned: false,
+        origins: vec![Origin::Registry { repository: "free.example/a".into(), digest: id.clone() }],
+        verified: Vec::new(),
+    };
+    for asked in [id.as_str(), id.hex(), &format!("docker.io/library/sha256:{}", id.hex()), "free.example/a:1"] {
+        trust.admits_use(asked, &image).unwrap();
+    }
+    for asked in [format!("closed.example/a:{}", id.hex()), format!("closed.example/{}", id.hex())] {
+        assert_eq!(
+            trust.admits_use(&asked, &image).unwrap_err(),
+            Refusal::Rejected { name: reference::normalise(&asked).unwrap_or(asked) }
+        );
+    }
+    let trust =
+        scene.policy(&signed_policy(json!({ "keyData": STANDARD.encode(key(&rcgen::PKCS_ED25519).public_key_pem()) })));
+    let mut image = Image { names: vec![APP.into()], ..image };
+    for (origins, advice) in [
+        (image.origins.clone(), "by: coracle image pull registry.example/team/app:1"),
+        (vec![Origin::Archive { path: "/srv/a.tar".into() }], "by: coracle image import /srv/a.tar"),
+        (Vec::new(), "by: coracle image import FILE"),
+    ] {
+        image.origins = origins;
+        let said = trust.admits_use(APP, &image).unwrap_err().to_string();
+        assert!(said.contains("none was verified when the image came in") && said.ends_with(advice), "{said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_signatures_is_said_in_place_of_that_there_are_none() {
+    let scene = Scene::new();
+    let pair = key(&rcgen::PKCS_ED25519);
+    let trust = scene.policy(&signed_policy(json!({ "keyData": STANDARD.encode(pair.public_key_pem()) })));
+    let digests = [Digest::of(b"manifest")];
+    let problems: Vec<String> = (0..20).map(|n| format!("broken {n}")).collect();
+    let damaged = Evidence { problems: &problems, ..evidence(APP, &digests, &[]) };
+    let said = trust.admit(&damaged).unwrap_err().to_string();
+    assert!(said.contains("broken 0") && said.ends_with("and 12 more") && !said.contains("no signature;"), "{said}");
+    // They do no harm to a good one.
+    let signatures = [sign(&pair, APP, &digests[0])];
+    trust.admit(&Evidence { signatures: &signatures, ..damaged }).unwrap();
+}
+
 #[test]
 fn the_image_of_this_binary_is_trusted_unless_the_policy_has_a_scope_for_it() {
     let scene = Scene::new();
@@ -573,8 +734,11 @@ proptest! {
             let _ = keys::parse(bytes, "here");
             let _ = listed_signatures(bytes);
         }
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&bytes));
-        let _ = keys::parse(pem.as_bytes(), "here");
+        for kind in ["PUBLIC KEY", "RSA PUBLIC KEY"] {
+            let pem = format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(&bytes));
+            let _ = keys::parse(pem.as_bytes(), "here");
+        }
+        let _ = holds_signatures(&[("org.opencontainers.image.ref.name".to_owned(), text.clone())].into());
         let lines = minisign::Keys::new(&[text.clone(), STANDARD.encode(&bytes)]);
         let _ = lines.none();
         let _ = Named::parse(&text);
