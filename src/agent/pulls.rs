@@ -8,10 +8,10 @@ use super::events::Note;
 use super::metrics::PullMetrics;
 use super::pulled::{Records, repository};
 use crate::config;
-use crate::image::registry::{self, Progress, PullSecret, Registries};
+use crate::image::registry::{self, LayerState, Progress, PullSecret, Registries};
 use crate::image::trust::Trust;
 use crate::image::{BUILTIN, Image, ImageStore, Origin, reference};
-use crate::pod::pull::{self, Backoff, Credentials, Decision, Local, Policy, Question};
+use crate::pod::pull::{self, Backoff, Credentials, Decision, Local, Policy, Question, Secret};
 use crate::pod::{ImageState, Present, Spec};
 use crate::runtime::{Runtime, chain};
 use crate::server::types::{PullEnd, PullLine};
@@ -26,6 +26,15 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a registry that did not answer is not asked about images that are here.
 const UNREACHABLE: Duration = Duration::from_secs(60);
+
+/// A pull secret of a pod, opened.
+#[derive(Debug, Clone)]
+struct PodSecret {
+    /// What is recorded of it.
+    secret: Secret,
+    /// `.dockerconfigjson` or `.dockercfg`.
+    content: Vec<u8>,
+}
 
 /// Tells of a pull on its pod.
 pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
@@ -155,7 +164,7 @@ impl Pulls {
     }
 
     /// The pod's pull secrets, opened. A static pod cannot refer to Secrets; those of pods from a cluster come in here.
-    fn secrets(_spec: &Spec) -> Vec<PullSecret> {
+    fn secrets(_spec: &Spec) -> Vec<PodSecret> {
         Vec::new()
     }
 
@@ -186,15 +195,15 @@ impl Pulls {
         now: Timestamp,
     ) -> ImageState {
         let found = self.find(spec, image);
-        let state = self.lock();
-        let asked = state.asked.get(container).filter(|asked| asked.attempt == attempt);
-        let backoff = state.backoff.get(&(container.uid.clone(), image.to_owned()));
-        match asked.and_then(|asked| asked.images.get(image)) {
-            Some(Step::Granted) if found.local != Local::Absent => return ImageState::Present,
+        let mut state = self.lock();
+        let mut step = state.step(container, attempt, image);
+        if step == Some(Step::Pulling) && policy != Policy::Always && found.local == Local::Usable {
             // It came in another way meanwhile: nobody has to wait for the pull.
-            Some(Step::Pulling) if policy == Policy::IfNotPresent && found.local == Local::Usable => {
-                return ImageState::Present;
-            }
+            step = state.withdraw(container, image);
+        }
+        let backoff = state.backoff.get(&(container.uid.clone(), image.to_owned()));
+        match step {
+            Some(Step::Granted) if found.local != Local::Absent => return ImageState::Present,
             Some(Step::Pulling) => {
                 // As kubelet: what was wrong is told until it works.
                 return match backoff.filter(|backoff| !backoff.is_over(now)) {
@@ -310,9 +319,41 @@ impl Pulls {
         receiver
     }
 
+    /// Pulls an image that a list in the drop-in folder names: its ID, or why there is none. Takes its turn as all others.
+    ///
+    /// # Errors
+    /// What people are told.
+    pub async fn listed(self: &Arc<Self>, image: &str) -> Result<String, String> {
+        let mut lines = self.by_hand(image);
+        while let Some(line) = lines.recv().await {
+            match line {
+                PullLine::Progress(_) => {}
+                PullLine::End(PullEnd::Pulled { id, .. }) => return Ok(id),
+                PullLine::End(PullEnd::Failed { message, .. }) => return Err(message),
+            }
+        }
+        Err("the pull broke off".to_owned())
+    }
+
+    /// Images came in by another way than a pull: whoever waits for one looks again.
+    pub fn images_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Another signature policy is in force: what it refused is tried again without waiting.
+    pub fn policy_changed(&self) {
+        self.lock().backoff.retain(|_, backoff| backoff.reason != "SignatureValidationFailed");
+        self.images_changed();
+    }
+
+    /// An image was removed: nobody has to show credentials for what comes in another way under its ID. Blocking.
+    pub fn removed(&self, id: &str) {
+        self.records.removed(id, &self.images);
+    }
+
     /// Adds somebody to the pull of this image, which begins if it is not under way. Pulls are shared because none has
     /// secrets of its own; those that will have some are a pull of their own.
-    fn join(self: &Arc<Self>, full: &str, secrets: Vec<PullSecret>, add: impl FnOnce(&mut Job)) {
+    fn join(self: &Arc<Self>, full: &str, secrets: Vec<PodSecret>, add: impl FnOnce(&mut Job)) {
         let mut state = self.lock();
         if let Some(job) = state.jobs.get_mut(full) {
             add(job);
@@ -344,7 +385,7 @@ impl Pulls {
         self: &Arc<Self>,
         full: &str,
         serial: u64,
-        secrets: &[PullSecret],
+        secrets: &[PodSecret],
         cancel: &Arc<Cancel>,
     ) -> Result<registry::Pulled, registry::Error> {
         let turn = tokio::select! {
@@ -378,19 +419,18 @@ impl Pulls {
         let ended = |result: Result<_, oneshot::error::RecvError>| {
             result.unwrap_or_else(|_| Err(gone("the pull broke off".to_owned())))
         };
-        let first = tokio::select! {
-            result = &mut done => return ended(result),
-            () = cancel.notify.notified() => return Err(registry::Error::Cancelled),
-            () = tokio::time::sleep(PATIENCE) => self.only_refreshes(full, serial) && !resolved.load(Ordering::Relaxed),
-        };
-        if first {
-            // The containers that wait have an image: a registry that does not answer must not keep them.
-            cancel.cancel();
-            return Err(gone(format!("no answer within {} seconds", PATIENCE.as_secs())));
-        }
-        tokio::select! {
-            result = &mut done => ended(result),
-            () = cancel.notify.notified() => Err(registry::Error::Cancelled),
+        loop {
+            tokio::select! {
+                result = &mut done => return ended(result),
+                () = cancel.notify.notified() => return Err(registry::Error::Cancelled),
+                // Again and again: the image may come in another way, those who had none may leave.
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+            if !resolved.load(Ordering::Relaxed) && self.only_refreshes(full, serial) {
+                // The containers that wait have an image: a registry that does not answer must not keep them.
+                cancel.cancel();
+                return Err(gone(format!("no answer within {} seconds", PATIENCE.as_secs())));
+            }
         }
     }
 
@@ -407,12 +447,16 @@ impl Pulls {
         &self,
         full: &str,
         serial: u64,
-        secrets: &[PullSecret],
+        secrets: &[PodSecret],
         cancel: &Cancel,
         resolved: &AtomicBool,
     ) -> Result<registry::Pulled, registry::Error> {
         self.records.begin(full, !secrets.is_empty()).map_err(crate::image::Error::from)?;
-        let request = registry::Request { image: full, secrets, cancelled: &cancel.flag };
+        let shown: Vec<PullSecret> = secrets
+            .iter()
+            .map(|own| PullSecret { name: own.secret.to_string(), content: own.content.clone() })
+            .collect();
+        let request = registry::Request { image: full, secrets: &shown, cancelled: &cancel.flag };
         let progress = |progress: Progress| {
             if matches!(progress, Progress::Resolved { .. }) {
                 resolved.store(true, Ordering::Relaxed);
@@ -423,7 +467,11 @@ impl Pulls {
         };
         let result = self.registries.pull(&self.images, &request, &progress);
         match &result {
-            Ok(pulled) => self.records.done(full, &pulled.image.id, pulled.secret.as_deref()),
+            Ok(pulled) => {
+                let used = |own: &&PodSecret| pulled.secret.as_ref().is_some_and(|name| *name == own.secret.to_string());
+                let secret = secrets.iter().find(used).map(|own| &own.secret);
+                self.records.done(full, &pulled.image.id, secret);
+            }
             Err(_) => self.records.failed(full),
         }
         result
@@ -492,9 +540,10 @@ impl Pulls {
                 Err(error) => self.lock().fail(&start, error, now),
             }
         }
-        // Others may have waited for the same image under other rules.
         if result.is_ok() {
-            self.changed.notify_one();
+            // Whatever was in the way of this image is over, for others who wait, too.
+            self.lock().backoff.retain(|(_, image), _| reference::normalise(image).ok().as_deref() != Some(full));
+            self.images_changed();
         }
         for wake in woken {
             wake.notify_one();
@@ -510,13 +559,13 @@ impl Pulls {
         };
         let Some(found) = found else { return Found { local: Local::Absent, builtin: false, invalid } };
         let full = reference::normalise(image).unwrap_or_else(|_| image.to_owned());
-        let secrets: Vec<String> = Self::secrets(spec).into_iter().map(|secret| secret.name).collect();
+        let secrets: Vec<Secret> = Self::secrets(spec).into_iter().map(|own| own.secret).collect();
         let builtin = full == BUILTIN && found.origins.contains(&Origin::BuiltIn);
         let local = if builtin { Local::Usable } else { self.judge(&full, &found, &secrets) };
         Found { local, builtin, invalid }
     }
 
-    fn judge(&self, full: &str, image: &Image, secrets: &[String]) -> Local {
+    fn judge(&self, full: &str, image: &Image, secrets: &[Secret]) -> Local {
         if let Err(refusal) = self.trust.admits_use(full, image) {
             return Local::Refused(chain(&refusal));
         }
@@ -580,6 +629,17 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Whether all layers are here.
+    fn has_all(&self) -> bool {
+        let missing = |progress: &Progress| {
+            matches!(progress, Progress::Layer { state: LayerState::Waiting | LayerState::Downloading, .. })
+        };
+        let resolved = self.progress.iter().any(|progress| matches!(progress, Progress::Resolved { .. }));
+        resolved && !self.progress.iter().any(missing)
+    }
+}
+
 impl State {
     /// The pull of this image, unless it is another one by now.
     fn job(&mut self, full: &str, serial: u64) -> Option<&mut Job> {
@@ -593,6 +653,27 @@ impl State {
             *asked = new();
         }
         &mut asked.images
+    }
+
+    /// What became of an image that was asked for.
+    fn step(&self, container: &Container, attempt: u32, image: &str) -> Option<Step> {
+        let asked = self.asked.get(container).filter(|asked| asked.attempt == attempt);
+        asked.and_then(|asked| asked.images.get(image)).copied()
+    }
+
+    /// A container that is being pulled for does not need that any more; what became of it then. A pull that has fetched
+    /// all it needs ends by itself in a moment, and tells of its success.
+    fn withdraw(&mut self, container: &Container, image: &str) -> Option<Step> {
+        let waits = |start: &Start| start.container == *container && start.image == image;
+        let Some(job) = self.jobs.values_mut().find(|job| job.starts.iter().any(waits) && !job.has_all()) else {
+            return Some(Step::Pulling);
+        };
+        job.starts.retain(|start| !waits(start));
+        if let Some(asked) = self.asked.get_mut(container) {
+            asked.images.remove(image);
+        }
+        self.give_up();
+        None
     }
 
     /// Ends the pulls that nobody wants.

@@ -77,6 +77,9 @@ impl Node for Fake {
     fn rescan(&self) {
         self.revision.send_modify(|revision| *revision += 1);
     }
+    fn images_changed(&self) {
+        self.rescan();
+    }
 }
 
 #[test]
