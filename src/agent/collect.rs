@@ -87,7 +87,7 @@ fn report(shared: &Shared, notice: &Notice) {
     };
     shared.metrics.image_removed(notice.reason);
     let (pulls, id) = (Arc::clone(&shared.pulls), image.id.clone());
-    tokio::task::spawn_blocking(move || pulls.image_removed(&id));
+    tokio::task::spawn_blocking(move || pulls.removed(&id));
     let note = Note::normal("ImageDeleted", format!("Removed image {name} ({} bytes): {why}", image.size));
     shared.note(shared.events.node_reference(), &note, Timestamp::now());
 }

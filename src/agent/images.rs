@@ -2,14 +2,12 @@
 
 use super::events::Note;
 use super::node::Shared;
-use crate::image::registry::{self, Pulled};
 use crate::image::{DropIn, Outcome, Wanted};
 use crate::runtime::chain;
 use jiff::Timestamp;
 use notify::{RecursiveMode, Watcher};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -35,7 +33,7 @@ struct Attempt {
 }
 
 /// A pull that is under way.
-type Pull = JoinHandle<(Wanted, Result<Pulled, registry::Error>)>;
+type Pull = JoinHandle<(Wanted, Result<String, String>)>;
 
 /// Watch `dir` for ever, and tell `changed` after each import.
 pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
@@ -55,7 +53,7 @@ pub async fn watch(shared: Arc<Shared>, dir: PathBuf, changed: Arc<Notify>) {
         let Ok((policy, outcomes, wanted, pending)) = scan.await else { return };
         if revision.replace(policy).is_some_and(|before| Some(before) != revision) {
             // What was refused may run now.
-            changed.notify_one();
+            shared.pulls.policy_changed();
         }
         for outcome in outcomes {
             report(&shared, &outcome, &changed);
@@ -117,12 +115,11 @@ async fn ended(pull: &mut Option<Pull>) -> Option<<Pull as Future>::Output> {
     }
 }
 
+/// Its end: the ID of the image, or why there is none.
 fn begin(shared: &Arc<Shared>, item: Wanted) -> Pull {
-    let runtime = Arc::clone(&shared.runtime);
-    spawn_blocking(move || {
-        let cancelled = AtomicBool::new(false);
-        let request = registry::Request { image: &item.image, secrets: &[], cancelled: &cancelled };
-        let pulled = runtime.registries().pull(&runtime.images(), &request, &|_| {});
+    let pulls = Arc::clone(&shared.pulls);
+    tokio::spawn(async move {
+        let pulled = pulls.listed(&item.image).await;
         (item, pulled)
     })
 }
@@ -133,17 +130,17 @@ async fn finish(
     attempts: &mut BTreeMap<Wanted, Attempt>,
     dir: &Path,
     item: Wanted,
-    result: Result<Pulled, registry::Error>,
+    result: Result<String, String>,
     changed: &Notify,
 ) {
     let list = dir.join(&item.list);
     let note = match result {
-        Ok(pulled) => {
+        Ok(id) => {
             attempts.remove(&item);
             let (job, image) = (Arc::clone(drop_in), item.image.clone());
             let arrived = move || {
                 let mut drop_in = job.lock().unwrap_or_else(PoisonError::into_inner);
-                drop_in.arrived(&item, &pulled.image.id);
+                drop_in.arrived(&item, &id);
             };
             if spawn_blocking(arrived).await.is_err() {
                 return;
@@ -153,7 +150,6 @@ async fn finish(
             Note::normal("ImageImported", format!("Pulled {image} for {}", list.display()))
         }
         Err(error) => {
-            let error = chain(&error);
             let last = attempts.get(&item);
             let pause = last.map_or(FIRST_PAUSE, |attempt| (attempt.pause * 2).min(LONGEST_PAUSE));
             let known = last.is_some_and(|attempt| attempt.error == error);

@@ -419,6 +419,10 @@ impl server::Node for Shared {
     fn rescan(&self) {
         self.rescan.now();
     }
+
+    fn images_changed(&self) {
+        self.pulls.images_changed();
+    }
 }
 
 /// Of all containers, init containers first.

@@ -7,7 +7,7 @@
 //! | `pulled/<hex of the image ID>.json` | a [`Record`] |
 
 use crate::image::{Digest, ImageStore};
-use crate::pod::pull::{Access, Record};
+use crate::pod::pull::{Access, Record, Secret};
 use crate::store;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -34,13 +34,16 @@ pub struct Records {
     pulled: PathBuf,
     /// By image ID.
     known: Mutex<HashMap<String, Record>>,
+    /// How many pulls of a name are under way: one that was given up may still be ending when the next begins.
+    under_way: Mutex<HashMap<String, usize>>,
 }
 
 impl Records {
     /// Reads the records below `root` (the store's folder), forgets those of images that are gone, and settles what a
     /// crash has left open. A record that cannot be read counts as one that lets nobody in.
     pub fn open(root: &Path, images: &ImageStore) -> Records {
-        let records = Records { pulling: root.join("pulling"), pulled: root.join("pulled"), known: Mutex::default() };
+        let (pulling, pulled) = (root.join("pulling"), root.join("pulled"));
+        let records = Records { pulling, pulled, known: Mutex::default(), under_way: Mutex::default() };
         for dir in [&records.pulling, &records.pulled] {
             if let Err(error) = crate::sys::fs::create_dir_all(dir, 0o700) {
                 tracing::warn!(%error, path = %dir.display(), "cannot make the folder of pull records");
@@ -49,7 +52,7 @@ impl Records {
         for path in listed(&records.pulled) {
             let hex = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             let id = format!("sha256:{hex}");
-            // One that is damaged comes back, and may be used then as before.
+            // A damaged image is brought back without asking anybody: who may use it must not be forgotten meanwhile.
             if images.known(&id).is_none() {
                 forget(&path);
                 continue;
@@ -99,37 +102,50 @@ impl Records {
     /// # Errors
     /// When it cannot be written down.
     pub fn begin(&self, image: &str, with_secrets: bool) -> Result<(), store::Error> {
+        *self.under_way().entry(image.to_owned()).or_default() += 1;
         let intent = Intent { image: image.to_owned(), with_secrets };
-        store::write(&self.intent(image), &intent, FILE_MODE)
+        let written = store::write(&self.intent(image), &intent, FILE_MODE);
+        if written.is_err() {
+            self.failed(image);
+        }
+        written
     }
 
     /// It failed, or was cancelled.
     pub fn failed(&self, image: &str) {
+        let mut under_way = self.under_way();
+        let left = under_way.get(image).map_or(0, |count| count.saturating_sub(1));
+        if left > 0 {
+            under_way.insert(image.to_owned(), left);
+            return;
+        }
+        under_way.remove(image);
+        // Locked: the next one must not write its own just before this.
         forget(&self.intent(image));
     }
 
+    /// This image was removed from the store, unless it is there again: its record goes.
+    pub fn removed(&self, id: &str, images: &ImageStore) {
+        let mut known = self.lock();
+        if images.known(id).is_none() && known.remove(id).is_some() {
+            forget(&self.path(id));
+        }
+    }
+
     /// It brought this image, opened by this pull secret or by what the node has.
-    pub fn done(&self, image: &str, id: &str, secret: Option<&str>) {
+    pub fn done(&self, image: &str, id: &str, secret: Option<&Secret>) {
         let mut record = self.of(id).unwrap_or(Record { image: id.to_owned(), repositories: Default::default() });
         let access: &mut Access = record.repositories.entry(repository(image)).or_default();
         match secret {
             None => access.node = true,
             Some(secret) => {
-                access.secrets.insert(secret.to_owned());
+                // Of one object only what is in it now.
+                access.secrets.retain(|known| known.to_string() != secret.to_string());
+                access.secrets.insert(secret.clone());
             }
         }
         self.write(record);
-        forget(&self.intent(image));
-    }
-
-    /// The image is gone, and with it who may use it: what comes in under its ID later comes in anew (as kubelet).
-    pub fn removed(&self, id: &str, images: &ImageStore) {
-        let mut known = self.lock();
-        // It may have come back already, with a record of its own.
-        if known.contains_key(id) && images.known(id).is_none() {
-            known.remove(id);
-            forget(&self.record(id));
-        }
+        self.failed(image);
     }
 
     /// What cannot be written is known until the agent ends; then the image has to be pulled again.
@@ -138,14 +154,18 @@ impl Records {
             return;
         }
         let mut known = self.lock();
-        if let Err(error) = store::write(&self.record(&record.image), &record, FILE_MODE) {
+        if let Err(error) = store::write(&self.path(&record.image), &record, FILE_MODE) {
             tracing::warn!(error = crate::runtime::chain(&error), "a pull cannot be written down");
         }
         known.insert(record.image.clone(), record);
     }
 
-    fn record(&self, id: &str) -> PathBuf {
+    fn path(&self, id: &str) -> PathBuf {
         self.pulled.join(format!("{}.json", id.strip_prefix("sha256:").unwrap_or(id)))
+    }
+
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn intent(&self, image: &str) -> PathBuf {
@@ -205,24 +225,46 @@ mod tests {
         let records = Records::open(&dir, &images);
         assert_eq!(records.of(&image.id), None);
         records.begin(name, true).unwrap();
-        records.done(name, &image.id, Some("n/s"));
+        let secret = |hash: &str| Secret {
+            namespace: "n".into(),
+            name: "s".into(),
+            uid: "1".into(),
+            credential_hash: hash.into(),
+        };
+        records.done(name, &image.id, Some(&secret("old")));
+        records.done(name, &image.id, Some(&secret("new")));
         records.done("r.example/b:1", &image.id, None);
         records.done(name, "sha256:00", None);
         let again = Records::open(&dir, &images);
         let record = again.of(&image.id).unwrap();
         assert_eq!(record, records.of(&image.id).unwrap());
         assert!(record.repositories["r.example/b"].node && !record.repositories["r.example/a"].node);
+        assert_eq!(record.repositories["r.example/a"].secrets, [secret("new")].into());
         assert_eq!(again.of("sha256:00"), None, "its image is not in the store");
         let file = dir.join("pulled").join(format!("{}.json", image.id.trim_start_matches("sha256:")));
-        again.removed(&image.id, &images);
-        assert!(again.of(&image.id).is_some(), "it is here");
-        again.removed("sha256:00", &images);
-        std::fs::write(&file, b"[").unwrap();
-        let damaged = Records::open(&dir, &images);
-        assert!(damaged.of(&image.id).unwrap().repositories.is_empty());
+        std::fs::write(file, b"[").unwrap();
+        let last = Records::open(&dir, &images);
+        assert!(last.of(&image.id).unwrap().repositories.is_empty());
+        // An image that is there keeps its record, one that was removed does not.
+        last.removed(&image.id, &images);
+        assert!(last.of(&image.id).is_some());
         images.remove(&image.id, &[]).unwrap();
-        damaged.removed(&image.id, &images);
-        assert_eq!((damaged.of(&image.id), file.exists()), (None, false));
+        last.removed(&image.id, &images);
+        assert!(last.of(&image.id).is_none() && listed(&dir.join("pulled")).is_empty());
+        crate::sys::fs::remove_tree(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_pull_that_was_given_up_takes_no_intent_of_the_next_one() {
+        let dir = std::env::temp_dir().join(format!("coracle-intents-{}", std::process::id()));
+        crate::sys::fs::remove_tree(&dir).unwrap();
+        let records = Records::open(&dir, &ImageStore::open(&dir).unwrap());
+        records.begin("r.example/a:1", false).unwrap();
+        records.begin("r.example/a:1", false).unwrap();
+        records.failed("r.example/a:1");
+        assert_eq!(listed(&dir.join("pulling")).len(), 1);
+        records.failed("r.example/a:1");
+        assert!(listed(&dir.join("pulling")).is_empty());
         crate::sys::fs::remove_tree(&dir).unwrap();
     }
 

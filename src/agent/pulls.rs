@@ -4,19 +4,24 @@
 //! A container's start is allowed once for each attempt, so that `Always` decides anew each time. What a worker sees of
 //! all this is an [`ImageState`]; whoever asked is woken when it changes.
 
+mod advice;
+mod pace;
+
 use super::events::Note;
 use super::metrics::PullMetrics;
 use super::pulled::{Records, repository};
 use crate::config;
-use crate::image::registry::{self, Progress, PullSecret, Registries};
+use crate::image::registry::{self, LayerState, Progress, PullSecret, Registries};
 use crate::image::trust::{Refusal, Trust};
 use crate::image::{BUILTIN, Image, ImageStore, Origin, reference};
-use crate::pod::pull::{self, Backoff, Credentials, Decision, Local, Policy, Question};
+use crate::pod::pull::{self, Backoff, Credentials, Decision, Local, Policy, Question, Secret};
 use crate::pod::{ImageState, Present, Spec};
 use crate::runtime::{Runtime, chain};
 use crate::server::types::{PullEnd, PullLine};
 use jiff::Timestamp;
+use pace::Bucket;
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,6 +32,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a registry that did not answer is not asked about images that are here.
 const UNREACHABLE: Duration = Duration::from_secs(60);
 
+/// A pull secret of a pod, opened.
+#[derive(Debug, Clone)]
+struct PodSecret {
+    /// What is recorded of it.
+    secret: Secret,
+    /// `.dockerconfigjson` or `.dockercfg`.
+    content: Vec<u8>,
+}
+
 /// Tells of a pull on its pod.
 pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
 
@@ -36,6 +50,8 @@ pub struct Pulls {
     registries: Arc<Registries>,
     trust: Arc<Trust>,
     rules: config::Images,
+    /// The kubelet's folder.
+    root_dir: PathBuf,
     records: Records,
     metrics: PullMetrics,
     /// One for each pull that may be under way.
@@ -142,6 +158,7 @@ impl Pulls {
         let most = rules.max_parallel_pulls.map_or(Semaphore::MAX_PERMITS, |n| n.max(1) as usize);
         Pulls {
             records: Records::open(&runtime.store_dir(), &images),
+            root_dir: runtime.store_dir().parent().map(Path::to_owned).unwrap_or_default(),
             registries: Arc::clone(runtime.registries()),
             trust: Arc::clone(runtime.trust()),
             turns: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
@@ -155,7 +172,7 @@ impl Pulls {
     }
 
     /// The pod's pull secrets, opened. A static pod cannot refer to Secrets; those of pods from a cluster come in here.
-    fn secrets(_spec: &Spec) -> Vec<PullSecret> {
+    fn secrets(_spec: &Spec) -> Vec<PodSecret> {
         Vec::new()
     }
 
@@ -186,16 +203,16 @@ impl Pulls {
         now: Timestamp,
     ) -> ImageState {
         let found = self.find(spec, image);
-        let state = self.lock();
-        let asked = state.asked.get(container).filter(|asked| asked.attempt == attempt);
+        let mut state = self.lock();
+        let mut step = state.step(container, attempt, image);
+        if step == Some(Step::Pulling) && policy != Policy::Always && found.local == Local::Usable {
+            // It came in another way meanwhile: nobody has to wait for the pull.
+            step = state.withdraw(container, image);
+        }
         let backoff = state.backoff.get(&(container.uid.clone(), image.to_owned()));
-        match asked.and_then(|asked| asked.images.get(image)) {
+        match step {
             // But for a policy that was changed since.
             Some(Step::Granted) if !matches!(found.local, Local::Absent | Local::Refused(_) | Local::Unverified(_)) => {
-                return ImageState::Present;
-            }
-            // It came in another way meanwhile: nobody has to wait for the pull.
-            Some(Step::Pulling) if policy == Policy::IfNotPresent && found.local == Local::Usable => {
                 return ImageState::Present;
             }
             Some(Step::Pulling) => {
@@ -280,18 +297,14 @@ impl Pulls {
         state.give_up();
     }
 
-    /// The image of this ID was removed. Blocking.
-    pub fn image_removed(&self, id: &str) {
-        self.records.removed(id, &self.images);
-    }
-
     /// Pulls an image for a person, whatever is here. Dropping the receiver gives it up, unless a pod wants it too.
     pub fn by_hand(self: &Arc<Self>, image: &str) -> mpsc::UnboundedReceiver<PullLine> {
         let (lines, receiver) = mpsc::unbounded_channel();
         let full = match reference::normalise(image) {
             Ok(full) => full,
             Err(error) => {
-                let end = PullEnd::Failed { reason: "InvalidImageName".into(), message: chain(&error) };
+                let error = registry::Error::from(error);
+                let end = self.failed(image, &error);
                 // Nobody listens when the person has left already.
                 let _ = lines.send(PullLine::End(end));
                 return receiver;
@@ -318,9 +331,41 @@ impl Pulls {
         receiver
     }
 
+    /// Pulls an image that a list in the drop-in folder names: its ID, or why there is none. Takes its turn as all others.
+    ///
+    /// # Errors
+    /// What people are told.
+    pub async fn listed(self: &Arc<Self>, image: &str) -> Result<String, String> {
+        let mut lines = self.by_hand(image);
+        while let Some(line) = lines.recv().await {
+            match line {
+                PullLine::Progress(_) => {}
+                PullLine::End(PullEnd::Pulled { id, .. }) => return Ok(id),
+                PullLine::End(PullEnd::Failed { message, .. }) => return Err(message),
+            }
+        }
+        Err("the pull broke off".to_owned())
+    }
+
+    /// Images came in by another way than a pull: whoever waits for one looks again.
+    pub fn images_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Another signature policy is in force: what it refused is tried again without waiting.
+    pub fn policy_changed(&self) {
+        self.lock().backoff.retain(|_, backoff| backoff.reason != "SignatureValidationFailed");
+        self.images_changed();
+    }
+
+    /// An image was removed: nobody has to show credentials for what comes in another way under its ID. Blocking.
+    pub fn removed(&self, id: &str) {
+        self.records.removed(id, &self.images);
+    }
+
     /// Adds somebody to the pull of this image, which begins if it is not under way. Pulls are shared because none has
     /// secrets of its own; those that will have some are a pull of their own.
-    fn join(self: &Arc<Self>, full: &str, secrets: Vec<PullSecret>, add: impl FnOnce(&mut Job)) {
+    fn join(self: &Arc<Self>, full: &str, secrets: Vec<PodSecret>, add: impl FnOnce(&mut Job)) {
         let mut state = self.lock();
         if let Some(job) = state.jobs.get_mut(full) {
             add(job);
@@ -352,7 +397,7 @@ impl Pulls {
         self: &Arc<Self>,
         full: &str,
         serial: u64,
-        secrets: &[PullSecret],
+        secrets: &[PodSecret],
         cancel: &Arc<Cancel>,
     ) -> Result<registry::Pulled, registry::Error> {
         let turn = tokio::select! {
@@ -386,19 +431,18 @@ impl Pulls {
         let ended = |result: Result<_, oneshot::error::RecvError>| {
             result.unwrap_or_else(|_| Err(gone("the pull broke off".to_owned())))
         };
-        let first = tokio::select! {
-            result = &mut done => return ended(result),
-            () = cancel.notify.notified() => return Err(registry::Error::Cancelled),
-            () = tokio::time::sleep(PATIENCE) => self.only_refreshes(full, serial) && !resolved.load(Ordering::Relaxed),
-        };
-        if first {
-            // The containers that wait have an image: a registry that does not answer must not keep them.
-            cancel.cancel();
-            return Err(gone(format!("no answer within {} seconds", PATIENCE.as_secs())));
-        }
-        tokio::select! {
-            result = &mut done => ended(result),
-            () = cancel.notify.notified() => Err(registry::Error::Cancelled),
+        loop {
+            tokio::select! {
+                result = &mut done => return ended(result),
+                () = cancel.notify.notified() => return Err(registry::Error::Cancelled),
+                // Again and again: the image may come in another way, those who had none may leave.
+                () = tokio::time::sleep(PATIENCE) => {}
+            }
+            if !resolved.load(Ordering::Relaxed) && self.only_refreshes(full, serial) {
+                // The containers that wait have an image: a registry that does not answer must not keep them.
+                cancel.cancel();
+                return Err(gone(format!("no answer within {} seconds", PATIENCE.as_secs())));
+            }
         }
     }
 
@@ -415,12 +459,16 @@ impl Pulls {
         &self,
         full: &str,
         serial: u64,
-        secrets: &[PullSecret],
+        secrets: &[PodSecret],
         cancel: &Cancel,
         resolved: &AtomicBool,
     ) -> Result<registry::Pulled, registry::Error> {
         self.records.begin(full, !secrets.is_empty()).map_err(crate::image::Error::from)?;
-        let request = registry::Request { image: full, secrets, cancelled: &cancel.flag };
+        let shown: Vec<PullSecret> = secrets
+            .iter()
+            .map(|own| PullSecret { name: own.secret.to_string(), content: own.content.clone() })
+            .collect();
+        let request = registry::Request { image: full, secrets: &shown, cancelled: &cancel.flag };
         let progress = |progress: Progress| {
             if matches!(progress, Progress::Resolved { .. }) {
                 resolved.store(true, Ordering::Relaxed);
@@ -431,7 +479,12 @@ impl Pulls {
         };
         let result = self.registries.pull(&self.images, &request, &progress);
         match &result {
-            Ok(pulled) => self.records.done(full, &pulled.image.id, pulled.secret.as_deref()),
+            Ok(pulled) => {
+                let used =
+                    |own: &&PodSecret| pulled.secret.as_ref().is_some_and(|name| *name == own.secret.to_string());
+                let secret = secrets.iter().find(used).map(|own| &own.secret);
+                self.records.done(full, &pulled.image.id, secret);
+            }
             Err(_) => self.records.failed(full),
         }
         result
@@ -449,6 +502,8 @@ impl Pulls {
                 Err(registry::Error::Unavailable { .. }) => {
                     state.unreachable.insert(host(full).to_owned(), Instant::now());
                 }
+                // Says nothing of the registry.
+                Err(registry::Error::Cancelled) => {}
                 _ => {
                     state.unreachable.remove(host(full));
                 }
@@ -470,7 +525,7 @@ impl Pulls {
                     size: pulled.image.size,
                     fetched: pulled.fetched || !pulled.known,
                 },
-                Err(error) => PullEnd::Failed { reason: error.reason().to_owned(), message: chain(error) },
+                Err(error) => self.failed(full, error),
             };
             let _ = watcher.lines.send(PullLine::End(end));
         }
@@ -500,13 +555,20 @@ impl Pulls {
                 Err(error) => self.lock().fail(&start, error, now),
             }
         }
-        // Others may have waited for the same image under other rules.
         if result.is_ok() {
-            self.changed.notify_one();
+            // Whatever was in the way of this image is over, for others who wait, too.
+            self.lock().backoff.retain(|(_, image), _| reference::normalise(image).ok().as_deref() != Some(full));
+            self.images_changed();
         }
         for wake in woken {
             wake.notify_one();
         }
+    }
+
+    /// What a person reads.
+    fn failed(&self, full: &str, error: &registry::Error) -> PullEnd {
+        let hint = advice::advice(error, full, &self.rules, &self.root_dir);
+        PullEnd::Failed { reason: error.reason().to_owned(), message: chain(error), hint }
     }
 
     /// What the store has for a pod under a name.
@@ -518,13 +580,13 @@ impl Pulls {
         };
         let Some(found) = found else { return Found { local: Local::Absent, builtin: false, invalid } };
         let full = reference::normalise(image).unwrap_or_else(|_| image.to_owned());
-        let secrets: Vec<String> = Self::secrets(spec).into_iter().map(|secret| secret.name).collect();
+        let secrets: Vec<Secret> = Self::secrets(spec).into_iter().map(|own| own.secret).collect();
         let builtin = full == BUILTIN && found.origins.contains(&Origin::BuiltIn);
         let local = if builtin { Local::Usable } else { self.judge(&full, &found, &secrets) };
         Found { local, builtin, invalid }
     }
 
-    fn judge(&self, full: &str, image: &Image, secrets: &[String]) -> Local {
+    fn judge(&self, full: &str, image: &Image, secrets: &[Secret]) -> Local {
         if let Err(refusal) = self.trust.admits_use(full, image) {
             let pulled = image.origins.iter().any(|origin| matches!(origin, Origin::Registry { .. }));
             // What came in under another policy may be signed, where it is from.
@@ -593,6 +655,17 @@ impl Job {
     }
 }
 
+impl Job {
+    /// Whether all layers are here.
+    fn has_all(&self) -> bool {
+        let missing = |progress: &Progress| {
+            matches!(progress, Progress::Layer { state: LayerState::Waiting | LayerState::Downloading, .. })
+        };
+        let resolved = self.progress.iter().any(|progress| matches!(progress, Progress::Resolved { .. }));
+        resolved && !self.progress.iter().any(missing)
+    }
+}
+
 impl State {
     /// The pull of this image, unless it is another one by now.
     fn job(&mut self, full: &str, serial: u64) -> Option<&mut Job> {
@@ -606,6 +679,27 @@ impl State {
             *asked = new();
         }
         &mut asked.images
+    }
+
+    /// What became of an image that was asked for.
+    fn step(&self, container: &Container, attempt: u32, image: &str) -> Option<Step> {
+        let asked = self.asked.get(container).filter(|asked| asked.attempt == attempt);
+        asked.and_then(|asked| asked.images.get(image)).copied()
+    }
+
+    /// A container that is being pulled for does not need that any more; what became of it then. A pull that has fetched
+    /// all it needs ends by itself in a moment, and tells of its success.
+    fn withdraw(&mut self, container: &Container, image: &str) -> Option<Step> {
+        let waits = |start: &Start| start.container == *container && start.image == image;
+        let Some(job) = self.jobs.values_mut().find(|job| job.starts.iter().any(waits) && !job.has_all()) else {
+            return Some(Step::Pulling);
+        };
+        job.starts.retain(|start| !waits(start));
+        if let Some(asked) = self.asked.get_mut(container) {
+            asked.images.remove(image);
+        }
+        self.give_up();
+        None
     }
 
     /// Ends the pulls that nobody wants.
@@ -675,52 +769,9 @@ fn worse(a: ImageState, b: ImageState) -> ImageState {
     if rank(&b) > rank(&a) { b } else { a }
 }
 
-/// Lets `qps` pulls begin in a second, and `burst` at once after a rest. The kubelet fails a pull that comes too early;
-/// here it waits.
-struct Bucket {
-    qps: f64,
-    burst: f64,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(qps: u32, burst: u32) -> Bucket {
-        let burst = f64::from(burst.max(1));
-        Bucket { qps: f64::from(qps), burst, tokens: burst, filled: Instant::now() }
-    }
-
-    async fn take(&mut self) {
-        if self.qps > 0.0 {
-            let pause = self.claim(self.filled.elapsed());
-            self.filled = Instant::now();
-            if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-
-    /// Takes a token after `rest` without a pull: how long to wait for it.
-    fn claim(&mut self, rest: Duration) -> Duration {
-        self.tokens = (self.tokens + rest.as_secs_f64() * self.qps).min(self.burst) - 1.0;
-        Duration::from_secs_f64((-self.tokens / self.qps).max(0.0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pulls_begin_in_bursts_and_then_in_step() {
-        let mut bucket = Bucket::new(5, 2);
-        let at_once = Duration::ZERO;
-        assert_eq!((bucket.claim(at_once), bucket.claim(at_once)), (at_once, at_once));
-        assert_eq!(bucket.claim(at_once), Duration::from_millis(200));
-        // The time that was waited counts as rest.
-        assert_eq!(bucket.claim(Duration::from_millis(200)), Duration::from_millis(200));
-        assert_eq!(bucket.claim(Duration::from_secs(60)), at_once);
-    }
 
     #[test]
     fn what_a_person_has_to_know_wins() {

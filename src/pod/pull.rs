@@ -18,6 +18,9 @@ pub const RESET: SignedDuration = SignedDuration::from_secs(600);
 /// look again.
 pub const TELL: SignedDuration = SignedDuration::from_secs(2);
 
+/// Kubelet's word for a registry that does not answer.
+const UNAVAILABLE: &str = "RegistryUnavailable";
+
 /// When an image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -141,6 +144,8 @@ pub fn decide(question: &Question<'_>, now: Timestamp) -> Decision {
         _ => {}
     }
     match question.backoff.filter(|backoff| backoff.holds(now)) {
+        // It has come in another way, and may be used when the registry is still away: that is found out at once.
+        Some(backoff) if backoff.reason == UNAVAILABLE && *question.local == Local::Usable => Decision::Pull,
         Some(backoff) => {
             let mut waiting = backoff.waiting(image, now);
             // Not that a registry is away keeps it from starting, but that only there may be what it lacks.
@@ -229,9 +234,41 @@ pub struct Access {
     /// The node's own credentials, or none: it is open to every pod.
     #[serde(default)]
     pub node: bool,
-    /// Pull secrets (`namespace/name`).
+    /// Pull secrets.
     #[serde(default)]
-    pub secrets: BTreeSet<String>,
+    pub secrets: BTreeSet<Secret>,
+}
+
+/// A pull secret without what is secret (as kubelet's `ImagePullSecret`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Secret {
+    /// Where it is.
+    pub namespace: String,
+    /// Its name there.
+    pub name: String,
+    /// Which of this name: one that was deleted and made anew is another.
+    pub uid: String,
+    /// `sha256:…` of its content.
+    pub credential_hash: String,
+}
+
+impl Secret {
+    /// Whether who shows this shows what was recorded: the same object, whatever is in it by now, or the same content,
+    /// wherever it is.
+    fn is_as_good_as(&self, recorded: &Secret) -> bool {
+        let same_object =
+            (&self.namespace, &self.name, &self.uid) == (&recorded.namespace, &recorded.name, &recorded.uid);
+        let same_content = !self.credential_hash.is_empty() && self.credential_hash == recorded.credential_hash;
+        same_content || same_object
+    }
+}
+
+impl std::fmt::Display for Secret {
+    /// `namespace/name`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// The rules of who must show credentials for images that are here.
@@ -247,7 +284,7 @@ impl Credentials<'_> {
     /// Whether a pod with these pull secrets may use the image that is here under this (full) repository. `preloaded`: it
     /// came to this machine in another way than by a pull, too.
     #[must_use]
-    pub fn allow(&self, repository: &str, preloaded: bool, record: Option<&Record>, secrets: &[String]) -> bool {
+    pub fn allow(&self, repository: &str, preloaded: bool, record: Option<&Record>, secrets: &[Secret]) -> bool {
         use CredentialsVerification as Verify;
         let free = match self.verification {
             Verify::NeverVerify => true,
@@ -256,7 +293,9 @@ impl Credentials<'_> {
             Verify::AlwaysVerify => false,
         };
         let opened = || record.and_then(|record| record.repositories.get(repository));
-        free || opened().is_some_and(|access| access.node || secrets.iter().any(|name| access.secrets.contains(name)))
+        let shown =
+            |access: &Access| access.secrets.iter().any(|known| secrets.iter().any(|own| own.is_as_good_as(known)));
+        free || opened().is_some_and(|access| access.node || shown(access))
     }
 }
 

@@ -92,14 +92,21 @@ fn pauses_double_up_to_five_minutes_and_are_forgotten_after_ten() {
     assert_eq!((next(later(600)), next(later(601))), (300, 10));
 }
 
+fn secret(name: &str, uid: &str, hash: &str) -> Secret {
+    Secret { namespace: "n".into(), name: name.into(), uid: uid.into(), credential_hash: hash.into() }
+}
+
 #[test]
 fn credentials_open_what_they_opened_before() {
     use CredentialsVerification as Verify;
-    let access = |node, secrets: &[&str]| Access { node, secrets: secrets.iter().map(|s| (*s).to_owned()).collect() };
     let record = |access: Access| Record { image: "i".into(), repositories: [("r/a".to_owned(), access)].into() };
-    let (open, by_secret, nobody) =
-        (record(access(true, &[])), record(access(false, &["n/s"])), record(access(false, &[])));
+    let known = secret("s", "1", "h");
+    let open = record(Access { node: true, ..Access::default() });
+    let by_secret = record(Access { node: false, secrets: [known.clone()].into() });
+    let nobody = record(Access::default());
     let list = ["r/a".to_owned(), "q/*".to_owned()];
+    // The object with other content, the content of another object, and what has only the name in common.
+    let (edited, copied, anew) = (secret("s", "1", "other"), secret("t", "2", "h"), secret("s", "2", "other"));
     // (rule, repository, preloaded, record, secret) → allowed
     for (rule, repository, preloaded, record, secret, allowed) in [
         (Verify::NeverVerify, "r/b", false, Some(&nobody), None, true),
@@ -108,9 +115,12 @@ fn credentials_open_what_they_opened_before() {
         (Verify::NeverVerifyPreloadedImages, "r/b", false, Some(&open), None, false),
         (Verify::NeverVerifyPreloadedImages, "r/b", true, Some(&open), None, true),
         (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), None, false),
-        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), Some("n/t"), false),
-        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), Some("n/s"), true),
-        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&nobody), Some("n/s"), false),
+        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), Some(&anew), false),
+        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), Some(&known), true),
+        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), Some(&edited), true),
+        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&by_secret), Some(&copied), true),
+        (Verify::NeverVerifyPreloadedImages, "r/b", false, Some(&by_secret), Some(&known), false),
+        (Verify::NeverVerifyPreloadedImages, "r/a", false, Some(&nobody), Some(&known), false),
         (Verify::NeverVerifyAllowlistedImages, "r/a", false, Some(&nobody), None, true),
         (Verify::NeverVerifyAllowlistedImages, "q/x/y", false, None, None, true),
         (Verify::NeverVerifyAllowlistedImages, "qq/x", true, None, None, false),
@@ -119,10 +129,26 @@ fn credentials_open_what_they_opened_before() {
         (Verify::AlwaysVerify, "r/a", true, Some(&open), None, true),
     ] {
         let rules = Credentials { verification: rule, allowlist: &list };
-        let secrets: Vec<String> = secret.into_iter().map(str::to_owned).collect();
+        let secrets: Vec<Secret> = secret.into_iter().cloned().collect();
         let got = rules.allow(repository, preloaded, record, &secrets);
         assert_eq!(got, allowed, "{rule:?} {repository} preloaded={preloaded} {record:?} {secret:?}");
     }
+    // A hash that could not be made opens nothing.
+    assert!(!secret("t", "2", "").is_as_good_as(&secret("s", "1", "")));
+}
+
+#[test]
+fn what_has_come_in_another_way_does_not_wait_for_a_registry_that_is_away() {
+    let (away, refused) = (Backoff { reason: "RegistryUnavailable", ..failure(10, 0) }, failure(10, 0));
+    let question = |policy, local, backoff| {
+        decide(&Question { image: "x", invalid: None, policy, local, backoff: Some(backoff) }, at(5))
+    };
+    assert_eq!(question(Policy::Always, &Local::Usable, &away), Pull);
+    assert_eq!(question(Policy::IfNotPresent, &Local::Usable, &away), Use);
+    // Who was refused is refused, whatever is here.
+    assert!(matches!(question(Policy::Always, &Local::Usable, &refused), Decision::Wait(_)));
+    assert!(matches!(question(Policy::Always, &Local::Absent, &away), Decision::Wait(_)));
+    assert!(matches!(question(Policy::Always, &Local::Inaccessible, &away), Decision::Wait(_)));
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) async fn import(node: Arc<dyn Node>, query: &Query, request: Request<
         }
     };
     // Also after a failure: other images of the archive may have come in.
-    node.rescan();
+    node.images_changed();
     let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
     image_list(images, node).await
 }

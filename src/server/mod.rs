@@ -59,6 +59,8 @@ pub trait Node: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
+    /// Images came in: pods that wait for one look now (after `image import`).
+    fn images_changed(&self);
 }
 
 /// Why the node's API cannot be served.

@@ -54,7 +54,7 @@ impl Node for Fake {
     fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine> {
         let (lines, receiver) = mpsc::unbounded_channel();
         let retry = crate::image::registry::Progress::Retry { message: image.to_owned() };
-        let end = types::PullEnd::Failed { reason: "ErrImagePull".into(), message: "not found".into() };
+        let end = types::PullEnd::Failed { reason: "ErrImagePull".into(), message: "not found".into(), hint: None };
         lines.send(types::PullLine::Progress(retry)).unwrap();
         lines.send(types::PullLine::End(end)).unwrap();
         receiver
@@ -73,6 +73,9 @@ impl Node for Fake {
     }
     fn rescan(&self) {
         self.revision.send_modify(|revision| *revision += 1);
+    }
+    fn images_changed(&self) {
+        self.rescan();
     }
 }
 

@@ -26,8 +26,9 @@
 //! | what hostile containers and servers try | [`hostile`] |
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
 //! | what hostile registries, proxies and mirrors try | [`hostile_registry`] |
-//! | images of every shape, against another unpacker | [`shapes`]; [`unlisted`] |
+//! | images of every shape, against another unpacker | [`shapes`], [`unlisted`]; pulled and running: [`pulled_shapes`] |
 //! | signatures of images: policy, keys, registries, archives | [`trust`], [`signatures`] |
+//! | pull policies, turns, what ends a pull or its wait | [`pulls`], [`pull_rules`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
@@ -39,6 +40,7 @@ mod crash;
 mod devices;
 mod faults;
 mod fields;
+mod gate;
 mod harness;
 mod hostile;
 mod hostile_images;
@@ -50,6 +52,8 @@ mod packed;
 mod pods;
 mod probes;
 mod published;
+mod pull_rules;
+mod pulled_shapes;
 mod pulls;
 mod registry;
 mod registry_server;

@@ -292,14 +292,16 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// All there is to know of the tree at `root`, by escaped path; the root itself is `.`.
+/// All there is to know of the tree at `root`, by escaped path; the root itself is `.`. What is mounted on a folder in it
+/// is not looked into.
 pub fn tree(root: &Path) -> Tree {
     let mut paths = vec![PathBuf::from(".")];
     let mut all = Tree::new();
     let mut found: Vec<(PathBuf, fs::Metadata)> = Vec::new();
+    let mut device = None;
     while let Some(below) = paths.pop() {
         let meta = fs::symlink_metadata(root.join(&below)).unwrap();
-        if meta.is_dir() {
+        if meta.is_dir() && *device.get_or_insert(meta.dev()) == meta.dev() {
             paths.extend(fs::read_dir(root.join(&below)).unwrap().map(|e| below.join(e.unwrap().file_name())));
         }
         found.push((below, meta));
@@ -374,7 +376,7 @@ fn merged(node: &Node, image: &str) -> Tree {
 }
 
 /// What `umoci unpack` makes of the image.
-fn unpacked(node: &Node, name: &str, layers: &[Vec<u8>]) -> Tree {
+pub fn unpacked(node: &Node, name: &str, layers: &[Vec<u8>]) -> Tree {
     let layout = node.dir.join(format!("share/{name}-layout"));
     write_members(&layout, &oci_layout("it", layers, &[GZIP, PLAIN]));
     let bundle = node.dir.join(format!("share/{name}-bundle"));
@@ -396,13 +398,13 @@ pub fn same(name: &str, ours: &Tree, theirs: &Tree) {
     assert!(report.is_empty(), "{name}: other than umoci's:\n{report}");
 }
 
-struct Shape {
-    name: &'static str,
-    layers: Vec<Vec<u8>>,
+pub struct Shape {
+    pub name: &'static str,
+    pub layers: Vec<Vec<u8>>,
     /// Where umoci does not know a format: the same in another one.
-    for_umoci: Option<Vec<Vec<u8>>>,
+    pub for_umoci: Option<Vec<Vec<u8>>>,
     /// Changes what umoci made to what is right.
-    right: fn(&mut Tree),
+    pub right: fn(&mut Tree),
 }
 
 fn shape(name: &'static str, layers: impl IntoIterator<Item = Vec<Item>>, right: fn(&mut Tree)) -> Shape {
@@ -441,7 +443,7 @@ fn pax_sparse() -> Item {
 
 const CAPABILITY: &[u8] = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
 
-fn shapes() -> Vec<Shape> {
+pub fn shapes() -> Vec<Shape> {
     let long = "n".repeat(255);
     let deep = (0..60).map(|i| format!("level-{i:02}-of-a-path")).collect::<Vec<_>>();
     // Every folder is listed; for those that are not see `unlisted`.
