@@ -118,6 +118,7 @@ fn unpack(
         current: None,
         folders: HashMap::new(),
         folder_bytes: 0,
+        sparse: 0,
         summary: Summary::default(),
     };
     unpacker.implicit_root().map_err(Error::io("prepare", dest))?;
@@ -158,6 +159,8 @@ struct Unpacker<'a> {
     /// By inode: a folder may have several paths (through symlinks) and a path several folders (one after another).
     folders: HashMap<u64, Folder>,
     folder_bytes: usize,
+    /// Bytes of all sparse files, holes and all.
+    sparse: u64,
     summary: Summary,
 }
 
@@ -335,11 +338,15 @@ impl Unpacker<'_> {
                 hash = self.recorder.is_some().then(ContentHash::default);
                 copy(data, &mut file, member.stored, member, hash.as_mut())?;
             }
-            // Holes take no space, but all who read the file later have to read them.
-            Some(Sparse { size, .. }) if *size > self.limits.bytes => {
-                return Err(Error::Limit { what: "bytes in a sparse file", limit: self.limits.bytes });
-            }
             Some(Sparse { size, segments }) => {
+                // Holes take no space, but all who read the files later have to read them.
+                self.sparse = self.sparse.saturating_add(*size);
+                if self.sparse > self.limits.bytes {
+                    return Err(Error::Limit {
+                        what: "bytes in the sparse files of a layer",
+                        limit: self.limits.bytes,
+                    });
+                }
                 file.set_len(*size).map_err(failed(member, "extend"))?;
                 for &(offset, length) in segments {
                     file.seek(SeekFrom::Start(offset)).map_err(failed(member, "write"))?;

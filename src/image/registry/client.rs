@@ -140,7 +140,7 @@ impl Answer<'_> {
 }
 
 /// One line for a status and the registry's own words (`{"errors":[{"code":…,"message":…}]}`).
-fn complaint(status: u16, content: &[u8]) -> String {
+pub(super) fn complaint(status: u16, content: &[u8]) -> String {
     let value: serde_json::Value = serde_json::from_slice(content).unwrap_or_default();
     let first = &value["errors"][0];
     let words = [&first["code"], &first["message"], &value["details"], &value["error_description"]];
@@ -358,7 +358,7 @@ fn place(url: &str) -> Option<(&str, &str)> {
 ///
 /// # Errors
 /// Why it is not followed.
-fn redirect(from: &str, location: &str) -> Result<String, String> {
+pub(super) fn redirect(from: &str, location: &str) -> Result<String, String> {
     let (scheme, authority) = place(from).ok_or("is no URL")?;
     let whole = match location {
         _ if location.contains("://") && !location.starts_with(['/', '?', '.']) => location.to_owned(),

@@ -9,6 +9,8 @@ mod client;
 pub mod credentials;
 mod download;
 mod environment;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
 pub mod hosts;
 mod kept;
 mod manifest;

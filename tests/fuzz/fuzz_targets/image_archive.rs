@@ -9,11 +9,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// A store of this process in memory, with a canary beside it.
+/// A store of this process, with a canary beside it. `cargo xtask fuzz` gives a folder in memory, and removes it.
 fn arena() -> &'static (PathBuf, ImageStore) {
     static ARENA: OnceLock<(PathBuf, ImageStore)> = OnceLock::new();
     ARENA.get_or_init(|| {
-        let dir = PathBuf::from(format!("/dev/shm/coracle-fuzz-archive-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("archive-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("arena");
         fs::write(dir.join("canary"), "untouched").expect("canary");
         let limits = Limits { entries: 1000, bytes: 1 << 20, folders: 1 << 16 };

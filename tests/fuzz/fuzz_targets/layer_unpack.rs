@@ -6,11 +6,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// A folder of this process in memory, with a canary beside the destination.
+/// A folder of this process, with a canary beside the destination. `cargo xtask fuzz` gives one in memory, and removes it.
 fn arena() -> &'static PathBuf {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        let dir = PathBuf::from(format!("/dev/shm/coracle-fuzz-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("layer-{}", std::process::id()));
         fs::create_dir_all(&dir).expect("arena");
         fs::write(dir.join("canary"), "untouched").expect("canary");
         dir
