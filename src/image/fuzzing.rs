@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::recipe::Tar;
 use super::seal::{self, ContentHash, Depth, Seal};
 use super::unpack::Limits;
-use super::{DropIn, ImageStore, document, dropin, reference, registry, trust};
+use super::{DropIn, ImageStore, document, dropin, reference, registry, trust, unpack};
 
 /// What no answer and no stream may ever hold.
 const SECRET: &str = "precious, and outside";
@@ -23,6 +23,56 @@ fn arena(name: &str) -> (PathBuf, MutexGuard<'static, ()>) {
     let dir = std::env::temp_dir().join(format!("coracle-{name}-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("arena");
     (dir, turn)
+}
+
+/// What honest layers of fuzzing stay below.
+const LIMITS: Limits = Limits { entries: 1000, bytes: 1 << 20, folders: 1 << 16 };
+
+/// A layer: nothing is ever made outside the destination.
+pub fn layer_unpack(bytes: &[u8]) {
+    let (dir, _turn) = arena("layer");
+    let (canary, dest) = (dir.join("canary"), dir.join("layer"));
+    fs::write(&canary, SECRET).expect("canary");
+    fs::create_dir(&dest).expect("destination");
+    // Refusing is as good as unpacking; what counts is the state of the disk.
+    let _ = unpack::layer(bytes, &dest, &LIMITS);
+    assert_eq!(fs::read_to_string(&canary).expect("canary"), SECRET);
+    assert_eq!(names(&dir), ["canary", "layer"], "something was made outside the destination");
+    fs::remove_dir_all(&dest).expect("clean up");
+}
+
+/// An archive, packed or not: nothing is made outside the store, and the store is clean afterwards.
+pub fn image_archive(bytes: &[u8]) {
+    static STORE: OnceLock<ImageStore> = OnceLock::new();
+    let (dir, _turn) = arena("archive");
+    let root = dir.join("store");
+    let store = STORE.get_or_init(|| ImageStore::open_with(&root, LIMITS).expect("store"));
+    let (canary, archive) = (dir.join("canary"), dir.join("archive"));
+    fs::write(&canary, SECRET).expect("canary");
+    fs::write(&archive, bytes).expect("archive");
+    let _ = store.import(&archive);
+    for image in store.list() {
+        store.remove(&image.id, &[]).expect("what was imported can be removed");
+    }
+    for sub in ["staging", "layers", "images"] {
+        let left = names(&root.join(sub));
+        // Whole layers of an image that was refused later may stay: they are nobody's until an image names them.
+        assert!(sub == "layers" || left.is_empty(), "left in {sub}: {left:?}");
+        for name in left {
+            let path = root.join(sub).join(name);
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+    assert_eq!(fs::read_to_string(&canary).expect("canary"), SECRET);
+    assert_eq!(names(&dir), ["archive", "canary", "store"], "something was made outside the store");
+}
+
+/// What is in a folder.
+fn names(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).expect("folder").flatten();
+    let mut names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 /// What a registry answers: challenges, ranges, redirects, tokens, errors, manifests, configurations, lists of signatures.
@@ -108,8 +158,7 @@ fn records(bytes: &[u8], dir: &Path) {
     for record in [format!("images/{IMAGE}.json"), format!("layers/{LAYER}.json"), "dropin.json".into()] {
         fs::write(root.join(record), bytes).expect("record");
     }
-    let limits = Limits { entries: 1000, bytes: 1 << 20, folders: 1 << 16 };
-    let store = Arc::new(ImageStore::open_with(&root, limits).expect("a store opens whatever its records say"));
+    let store = Arc::new(ImageStore::open_with(&root, LIMITS).expect("a store opens whatever its records say"));
     let layers = root.join("layers");
     for image in store.list() {
         assert!(image.layers.iter().all(|layer| layer.parent() == Some(&layers)), "a layer of elsewhere");
@@ -143,7 +192,7 @@ mod tests {
             count += 1;
         }
         assert!(count > 0, "{}: no seeds", dir.display());
-        for name in ["config-files", "store-files"] {
+        for name in ["layer", "archive", "config-files", "store-files"] {
             let (dir, _turn) = arena(name);
             fs::remove_dir_all(dir).unwrap();
         }
@@ -151,6 +200,8 @@ mod tests {
 
     #[test]
     fn seeds_of_fuzzing() {
+        seeds("layer_unpack", layer_unpack);
+        seeds("image_archive", image_archive);
         seeds("registry_answers", registry_answers);
         seeds("image_config_files", image_config_files);
         seeds("store_files", store_files);

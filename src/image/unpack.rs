@@ -245,6 +245,10 @@ impl Unpacker<'_> {
         }
         let bad = |reason: &str| Error::Entry { entry: display(&member.path), reason: reason.into() };
         let parts = components(&member.path).map_err(bad)?;
+        // To the kernel this number means that the owner stays as it is.
+        if member.uid == u32::MAX || member.gid == u32::MAX {
+            return Err(bad(&format!("no such owner: {}:{}", member.uid, member.gid)));
+        }
         let Some((&name, above)) = parts.split_last() else {
             return match member.kind {
                 Kind::Directory => self.root_folder(member),

@@ -24,7 +24,7 @@
 //! | all of it together, as others publish it | [`published`] |
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
-//! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
+//! | what hostile images try | [`hostile_images`], [`hostile_archives`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
 //! | images of every shape, against another unpacker | [`shapes`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
@@ -39,6 +39,7 @@ mod faults;
 mod fields;
 mod harness;
 mod hostile;
+mod hostile_archives;
 mod hostile_images;
 mod images;
 mod lifecycle;

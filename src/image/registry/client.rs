@@ -350,7 +350,8 @@ fn place(url: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
     // Credentials in URLs would become a header.
-    let usable = matches!(scheme, "http" | "https") && !authority.is_empty() && !authority.contains('@');
+    let host = !authority.is_empty() && !authority.starts_with(':');
+    let usable = matches!(scheme, "http" | "https") && host && !authority.contains('@');
     usable.then_some((scheme, authority))
 }
 

@@ -64,8 +64,10 @@ fn headers(text: &str) {
         if let Ok(url) = client::redirect(from, text) {
             let secure = from.starts_with("https://");
             assert!(url.starts_with("https://") || (!secure && url.starts_with("http://")), "{from} to {url}");
-            let authority = url.split("://").nth(1).and_then(|rest| rest.split(['/', '?']).next()).unwrap_or_default();
-            assert!(!authority.is_empty() && !authority.contains('@'), "{from} to {url}");
+            let authority =
+                url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()).unwrap_or_default();
+            let host = !authority.is_empty() && !authority.starts_with(':');
+            assert!(host && !authority.contains('@'), "{from} to {url}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Files that a person puts on the node: any bytes are understood or refused. What must hold is in the library, whose unit tests try each seed too.
+//! Files that a person puts on the node: understood or refused. What must hold is in the library, whose unit
+//! tests try each seed too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

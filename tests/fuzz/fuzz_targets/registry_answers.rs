@@ -1,4 +1,5 @@
-//! What a registry answers: any bytes are understood or refused. What must hold is in the library, whose unit tests try each seed too.
+//! What a registry answers: understood or refused. What must hold is in the library, whose unit
+//! tests try each seed too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! What the store keeps, and lists of images: any bytes are understood or refused. What must hold is in the library, whose unit tests try each seed too.
+//! What the store keeps, and lists of images: understood or refused. What must hold is in the library, whose unit
+//! tests try each seed too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
