@@ -105,15 +105,15 @@ fn archives_that_end_anywhere_are_refused_whole() {
     let whole = docker_archive("cut:1", &layers);
     let members = whole.len() - 1024;
     let oci = archive_of(&oci_layout("cut:1", &layers, &[GZIP, PLAIN]));
-    // Without its end mark an archive is as whole as any; nobody needs the last member of the OCI one.
+    // Nobody needs the last member of the OCI one.
     let last = oci.len() - 1024;
-    let good = [members, members + 512];
-    for (kind, bytes, good) in [("docker", &whole, &good[..]), ("OCI", &oci, &[last - 1024, last, last + 512])] {
+    for (kind, bytes, good) in [("docker", &whole, vec![members]), ("OCI", &oci, vec![last - 1024, last])] {
         for cut in (0..bytes.len()).step_by(512).flat_map(|at| [at, at + 1]) {
             fs::write(&path, &bytes[..cut]).unwrap();
             let out = import(&node, &path);
             let what = format!("{kind}, {cut} of {} bytes: {out:?}", bytes.len());
-            if good.contains(&cut) {
+            // Without its end mark an archive is as whole as any, and the first block of the mark is enough.
+            if good.contains(&cut) || cut >= bytes.len() - 512 {
                 assert_eq!(out.code, Some(0), "{what}");
                 node.cli(&["image", "rm", "cut:1"]).ok();
             } else {
@@ -283,6 +283,11 @@ fn documents_that_lie_are_refused_by_name() {
     let image =
         |layers: Vec<&str>, tags: Vec<String>| json!([{ "Config": "config.json", "RepoTags": tags, "Layers": layers }]);
     let one = || vec!["app:1".to_owned()];
+    let missing = Digest::of(b"missing");
+    let unknown = || {
+        json!({ "architecture": architecture(), "os": "linux",
+            "rootfs": { "type": "layers", "diff_ids": [missing.as_str()] } })
+    };
     let evil = "\u{1b}]0;evil\u{7}\nerror: all is well";
     // Indexes within indexes, one more than is followed; and one that cannot be, as it would hold its own digest.
     let nested = |depth: usize| {
@@ -302,7 +307,6 @@ fn documents_that_lie_are_refused_by_name() {
             json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": 5 });
         layer([file("index.json", index(vec![manifest])), file("oci-layout", "{}")])
     };
-    let missing = Digest::of(b"missing");
     let mut twice = oci_layout("app:1", &good, &[PLAIN]);
     let real = twice.remove("index.json").unwrap();
     let second = |last: &[u8]| {
@@ -310,10 +314,10 @@ fn documents_that_lie_are_refused_by_name() {
         layer(members.chain([file("index.json", "{}"), file("./index.json", last)]))
     };
     let cases: Vec<(&str, Vec<u8>, Option<&str>)> = vec![
-        ("a layer that is not there", docker(config(1), image(vec!["no.tar"], one())), Some("no.tar: missing")),
+        ("a layer that is not there", docker(unknown(), image(vec!["no.tar"], one())), Some("no.tar: missing")),
         (
             "a layer whose name writes to the terminal",
-            docker(config(1), image(vec![evil], one())),
+            docker(unknown(), image(vec![evil], one())),
             Some(r"\u{1b}]0;evil\u{7}\nerror: all is well: missing"),
         ),
         (
@@ -339,11 +343,7 @@ fn documents_that_lie_are_refused_by_name() {
         ),
         (
             "another layer than its diff ID",
-            docker(
-                json!({ "architecture": architecture(), "os": "linux",
-                    "rootfs": { "type": "layers", "diff_ids": [missing.as_str()] } }),
-                image(vec!["layer.tar"], one()),
-            ),
+            docker(unknown(), image(vec!["layer.tar"], one())),
             Some("layer.tar: layer's tar stream has digest sha256:"),
         ),
         (
