@@ -145,7 +145,8 @@ impl Archive {
     pub(super) fn contains(&self, member: &str) -> bool {
         match &self.content {
             Content::Plain { members, .. } | Content::Read(members) => members.contains_key(member),
-            Content::Layout(dir) => dir.open_beneath(OsStr::new(member)).is_ok(),
+            // What is there and cannot be read is an error that names it, not an absence.
+            Content::Layout(dir) => !matches!(in_layout(dir, member), Err(Error::Missing)),
         }
     }
 
@@ -259,6 +260,7 @@ pub(super) fn taken(error: &Mutex<Option<Error>>) -> Error {
 fn in_layout(dir: &Dir, member: &str) -> Result<Member, Error> {
     let file = dir.open_beneath(OsStr::new(member)).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing,
+        io::ErrorKind::CrossesDevices => Error::Document("leads out of the folder".into()),
         _ => Error::Stream { source },
     })?;
     let metadata = file.metadata().map_err(|source| Error::Stream { source })?;
