@@ -71,8 +71,7 @@ fn accounts(passwd: &str) -> impl Iterator<Item = Account<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let name = fields.next().filter(|n| !n.is_empty() && !n.starts_with('#'))?;
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
+        let (uid, gid) = (number(fields.nth(1)?)?, number(fields.next()?)?);
         Some(Account { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
     })
 }
@@ -88,9 +87,15 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
     group.lines().filter_map(|line| {
         let mut fields = line.trim().split(':');
         let name = fields.next().filter(|n| !n.is_empty() && !n.starts_with('#'))?;
-        let gid = fields.nth(1)?.parse().ok()?;
+        let gid = number(fields.nth(1)?)?;
         Some(Group { name, gid, members: fields.next().unwrap_or_default() })
     })
+}
+
+/// An ID in one of the image's files. To the kernel the largest number is none: asked to become it, a process stays who
+/// it is, which is root.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|id| *id != u32::MAX)
 }
 
 /// An ID as Kubernetes admits it.
@@ -231,6 +236,15 @@ mod tests {
         assert_eq!(user("web:none"), Err(Error::NoGroup("none".into())));
         assert_eq!(user("-1"), Err(Error::NoUser("-1".into())));
         assert_eq!(user("4294967295"), Err(Error::NoUser("4294967295".into())));
+    }
+
+    #[test]
+    fn an_account_that_would_stay_root_is_none() {
+        for passwd in ["evil:x:4294967295:7::/:\n", "evil:x:7:4294967295::/:\n"] {
+            assert_eq!(accounts(passwd).count(), 0, "{passwd}");
+        }
+        assert_eq!(accounts("odd:x:4294967294:4294967294::/:\n").count(), 1);
+        assert_eq!(groups("evil:x:4294967295:\n").count(), 0);
     }
 
     #[test]

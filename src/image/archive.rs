@@ -147,7 +147,8 @@ impl Archive {
     pub(super) fn contains(&self, member: &str) -> bool {
         match &self.content {
             Content::Plain { members, .. } | Content::Read(members) => members.contains_key(member),
-            Content::Layout(dir) => dir.open_beneath(OsStr::new(member)).is_ok(),
+            // What is there and cannot be read is an error that names it, not an absence.
+            Content::Layout(dir) => !matches!(in_layout(dir, member), Err(Error::Missing)),
         }
     }
 
@@ -266,15 +267,23 @@ impl Archive {
     }
 }
 
-/// The error a member failed with; only its first reader is told all of it.
+/// The error a member failed with; only its first reader is given it, all others what it says.
 pub(super) fn taken(error: &Mutex<Option<Error>>) -> Error {
     let mut error = error.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    error.take().unwrap_or_else(|| Error::Document("not usable".into()))
+    let mut text = error.as_ref().map_or_else(|| "not usable".to_owned(), Error::to_string);
+    let mut source = error.as_ref().and_then(std::error::Error::source);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    let again = Error::Document(text.clone());
+    error.replace(again).unwrap_or(Error::Document(text))
 }
 
 fn in_layout(dir: &Dir, member: &str) -> Result<Member, Error> {
     let file = dir.open_beneath(OsStr::new(member)).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => Error::Missing,
+        io::ErrorKind::CrossesDevices => Error::Document("leads out of the folder".into()),
         _ => Error::Stream { source },
     })?;
     let metadata = file.metadata().map_err(|source| Error::Stream { source })?;
@@ -371,7 +380,17 @@ pub fn is_layout(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use super::{Error, Mutex, clean, taken};
+
+    #[test]
+    fn a_broken_member_tells_every_reader_why() {
+        let limit = Error::Limit { what: "bytes", limit: 7 };
+        let error = Mutex::new(Some(limit.within("/a.tar".as_ref(), "layer.tar")));
+        assert!(matches!(taken(&error), Error::Member { .. }));
+        for _ in 0..2 {
+            assert_eq!(taken(&error).to_string(), "/a.tar: layer.tar: more than 7 bytes");
+        }
+    }
 
     #[test]
     fn member_names() {

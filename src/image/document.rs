@@ -257,9 +257,12 @@ fn oci_candidates(archive: &Archive) -> Result<Vec<Candidate>, Error> {
     let mut looked_at = 0;
     while let Some(lead) = leads.pop() {
         looked_at += 1;
-        if looked_at > MOST_MANIFESTS || lead.depth > DEEPEST {
-            let limit = Error::Limit { what: "manifests in an archive", limit: MOST_MANIFESTS as u64 };
-            return Err(limit.within(archive.path(), "index.json"));
+        let exceeded = match looked_at > MOST_MANIFESTS {
+            true => Some(("manifests in an archive", MOST_MANIFESTS as u64)),
+            false => (lead.depth > DEEPEST).then_some(("indexes within another", DEEPEST.into())),
+        };
+        if let Some((what, limit)) = exceeded {
+            return Err(Error::Limit { what, limit }.within(archive.path(), "index.json"));
         }
         let member = blob_path(&lead.digest);
         let document: OciDocument = archive

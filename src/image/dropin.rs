@@ -354,7 +354,7 @@ fn read_list(path: &Path) -> Result<Vec<String>, Error> {
 }
 
 /// The references in a list: one a line, `#` begins a comment. All must be good: half a list is worse than a message.
-fn references(content: &[u8]) -> Result<Vec<String>, String> {
+pub(super) fn references(content: &[u8]) -> Result<Vec<String>, String> {
     let text = std::str::from_utf8(content).map_err(|e| format!("not text: {e}"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Vec::new();

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use super::{Digest, trust};
 use crate::store;
 
+/// Most characters of a member's name in a message.
+const LONGEST_MEMBER: usize = 300;
+
 /// The error of everything in [`image`](super).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -32,17 +35,17 @@ pub enum Error {
     #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// The archive as a whole is not what it should be.
-    #[error("{}: {reason}", archive.display())]
+    #[error("{}: {}", archive.display(), shown(reason))]
     Archive { archive: PathBuf, reason: String },
     /// Something in the archive cannot be used; `source` says what.
-    #[error("{}: {member}", archive.display())]
+    #[error("{}: {}", archive.display(), shown(member))]
     Member { archive: PathBuf, member: String, source: Box<Error> },
-    #[error("no image for linux/{wanted}, only for {found}")]
+    #[error("no image for linux/{wanted}, only for {}", shown(found))]
     Platform { wanted: String, found: String },
     #[error("cannot parse {what}")]
     Parse { what: &'static str, source: serde_json::Error },
     /// A document (manifest, configuration) says something that cannot be.
-    #[error("{0}")]
+    #[error("{}", shown(.0))]
     Document(String),
     #[error("missing")]
     Missing,
@@ -85,11 +88,44 @@ impl Error {
 
     /// Says in which part of an archive the error happened.
     pub(super) fn within(self, archive: &std::path::Path, member: &str) -> Error {
-        Error::Member { archive: archive.into(), member: member.into(), source: Box::new(self) }
+        let member = match member.char_indices().nth(LONGEST_MEMBER) {
+            Some((end, _)) => format!("{}…", &member[..end]),
+            None => member.to_owned(),
+        };
+        Error::Member { archive: archive.into(), member, source: Box::new(self) }
     }
 }
 
 fn reasons(refusals: &[trust::Refusal]) -> String {
     let texts: Vec<String> = refusals.iter().map(trust::Refusal::to_string).collect();
     texts.join("; ")
+}
+
+/// What an archive or registry calls something, for people: it must not write to their terminal, nor begin a line that
+/// looks like ours.
+fn shown(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn names_of_others_stay_on_their_line() {
+        let error = Error::Missing.within(Path::new("/a.tar"), "\u{1b}[2Jb\nerror: all is well\u{9b}1m");
+        assert_eq!(error.to_string(), r"/a.tar: \u{1b}[2Jb\nerror: all is well\u{9b}1m");
+        let error = Error::Missing.within(Path::new("/a.tar"), &"ä".repeat(1 << 20));
+        assert_eq!(error.to_string().chars().count(), "/a.tar: ".len() + LONGEST_MEMBER + 1);
+        let error = Error::Platform { wanted: "amd64".into(), found: "linux/\r\u{7}".into() };
+        assert_eq!(error.to_string(), r"no image for linux/amd64, only for linux/\r\u{7}");
+    }
 }

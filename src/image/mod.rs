@@ -16,6 +16,9 @@ mod document;
 mod dropin;
 mod error;
 mod export;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod heal;
 mod holds;
 pub mod gc;

@@ -115,6 +115,7 @@ fn unpack(reader: &mut impl BufRead, dest: &Path, limits: &Limits, recorder: Opt
         current: None,
         folders: HashMap::new(),
         folder_bytes: 0,
+        sparse: 0,
         summary: Summary::default(),
     };
     unpacker.implicit_root().map_err(Error::io("prepare", dest))?;
@@ -165,6 +166,8 @@ struct Unpacker<'a> {
     /// By inode: a folder may have several paths (through symlinks) and a path several folders (one after another).
     folders: HashMap<u64, Folder>,
     folder_bytes: usize,
+    /// Bytes of all sparse files, holes and all.
+    sparse: u64,
     summary: Summary,
 }
 
@@ -249,6 +252,10 @@ impl Unpacker<'_> {
         }
         let bad = |reason: &str| Error::Entry { entry: display(&member.path), reason: reason.into() };
         let parts = components(&member.path).map_err(bad)?;
+        // To the kernel this number means that the owner stays as it is.
+        if member.uid == u32::MAX || member.gid == u32::MAX {
+            return Err(bad(&format!("no such owner: {}:{}", member.uid, member.gid)));
+        }
         let Some((&name, above)) = parts.split_last() else {
             return match member.kind {
                 Kind::Directory => self.root_folder(member),
@@ -342,11 +349,15 @@ impl Unpacker<'_> {
                 hash = self.recorder.is_some().then(ContentHash::default);
                 copy(data, &mut file, member.stored, member, hash.as_mut())?;
             }
-            // Holes take no space, but all who read the file later have to read them.
-            Some(Sparse { size, .. }) if *size > self.limits.bytes => {
-                return Err(Error::Limit { what: "bytes in a sparse file", limit: self.limits.bytes });
-            }
             Some(Sparse { size, segments }) => {
+                // Holes take no space, but all who read the files later have to read them.
+                self.sparse = self.sparse.saturating_add(*size);
+                if self.sparse > self.limits.bytes {
+                    return Err(Error::Limit {
+                        what: "bytes in the sparse files of a layer",
+                        limit: self.limits.bytes,
+                    });
+                }
                 file.set_len(*size).map_err(failed(member, "extend"))?;
                 for &(offset, length) in segments {
                     file.seek(SeekFrom::Start(offset)).map_err(failed(member, "write"))?;

@@ -3,8 +3,8 @@
 
 use crate::harness::{Node, output, secs};
 use crate::shapes::{
-    GZIP, Item, PLAIN, char_device, dir, docker_archive, fifo, file, gzip, item, layer, layers_of, link, oci_layout,
-    symlink, tree, write_members,
+    GZIP, Item, PLAIN, block_device, char_device, dir, docker_archive, fifo, file, gzip, item, layer, layers_of, link,
+    oci_layout, symlink, tree, write_members,
 };
 use serde_json::json;
 use std::fs;
@@ -13,7 +13,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// What must come of it.
-enum End {
+#[derive(Debug, Clone, Copy)]
+pub enum End {
     /// Refused, with these words.
     Refused(&'static str),
     /// Unpacked, with all it does inside.
@@ -24,6 +25,16 @@ enum End {
 use End::{Any, Inside, Refused};
 
 type Case = (&'static str, Vec<Item>, End);
+
+/// The same of several layers, bottom first.
+pub type Layered = (&'static str, Vec<Vec<Item>>, End);
+
+/// All hostile layers there are.
+pub fn cases(canary: &Path) -> Vec<Layered> {
+    let canary = canary.display().to_string();
+    let alone = [paths(&canary), numbers(), extensions(), names_and_devices()].into_iter().flatten();
+    alone.map(|(name, items, end)| (name, vec![items], end)).chain(across(&canary)).collect()
+}
 
 /// A size in the GNU form of large numbers.
 fn binary(number: i128) -> [u8; 12] {
@@ -102,15 +113,38 @@ fn numbers() -> Vec<Case> {
         ("a negative PAX size", vec![file("f", "x").pax("size", "-1")], Refused("malformed PAX record")),
         ("a PAX size of 10^20", vec![file("f", "x").pax("size", "1".repeat(21))], Refused("malformed PAX record")),
         (
+            "a PAX size of eight exabytes",
+            vec![file("f", "x").pax("size", i64::MAX.to_string())],
+            Refused("bytes in a layer"),
+        ),
+        ("a PAX size that swallows the end", vec![file("f", "x").pax("size", "1000")], Any),
+        (
+            "a long name of a terabyte",
+            vec![item(b'L', "x", 0).raw(SIZE, binary(1 << 40))],
+            Refused("extension header of"),
+        ),
+        (
             "an extension that is too large",
             vec![item(b'x', "x", 0).raw(SIZE, binary(1 << 40))],
             Refused("extension header of"),
         ),
         ("a negative owner", vec![file("f", "x").raw(UID, [0xff; 8])], Refused("uid is not a number")),
+        (
+            "an owner that means none",
+            vec![file("f", "x").owner(0xffff_ffff, 0)],
+            Refused("no such owner: 4294967295:0"),
+        ),
+        ("a group that means none", vec![dir("d/").pax("gid", "4294967295")], Refused("no such owner: 0:4294967295")),
+        ("an owner beyond all", vec![symlink("s", "x").raw(UID, *b"\x80\0\0\x01\0\0\0\0")], Refused("no such owner")),
         ("a time of 2^80", vec![file("f", "x").raw(MODIFIED, binary(1 << 80))], Refused("mtime is not a number")),
         ("the last of all times", vec![file("f", "x").pax("mtime", i64::MAX.to_string())], Any),
-        ("a sparse file of 2^62 bytes", vec![sparse(1 << 62, "0,0")], Refused("bytes in a sparse file")),
-        ("a sparse file of 8 TiB", vec![sparse(8 << 40, "0,0")], Refused("bytes in a sparse file")),
+        ("a sparse file of 2^62 bytes", vec![sparse(1 << 62, "0,0")], Refused("bytes in the sparse files")),
+        ("a sparse file of 8 TiB", vec![sparse(8 << 40, "0,0")], Refused("bytes in the sparse files")),
+        (
+            "sparse files that together are too large",
+            (0..300).map(|n| Item::pax(sparse(1 << 30, "0,0"), "path", format!("{n}"))).collect(),
+            Refused("bytes in the sparse files"),
+        ),
         ("sparse pieces that overlap", vec![sparse(100, "0,1,0,1")], Refused("out of order")),
         ("sparse pieces behind the end", vec![sparse(1, "4096,2")], Refused("out of order")),
         ("sparse pieces that overflow", vec![sparse(100, "18446744073709551615,2")], Refused("out of order")),
@@ -159,10 +193,15 @@ fn extensions() -> Vec<Case> {
             "overlayfs' own attributes",
             vec![
                 dir("d/").xattr("trusted.overlay.redirect", "/").xattr("trusted.overlay.opaque", "y"),
+                dir("e/").xattr("trusted.overlay.opaque", "x").xattr("trusted.overlay.overlay.opaque", "y"),
                 file("f", "x").xattr("trusted.overlay.metacopy", "").xattr("user.overlay.redirect", "/etc/shadow"),
+                file("g", "").xattr("trusted.overlay.whiteout", "y").xattr("user.overlay.whiteout", "y"),
+                dir("./").xattr("trusted.overlay.origin", "x").xattr("trusted.overlay.impure", "y"),
             ],
             Inside,
         ),
+        ("a path of a megabyte", vec![file("f", "x").pax("path", "x".repeat(1 << 20))], Refused("extension header of")),
+        ("a path of 900 KB", vec![file("f", "x").pax("path", "x/".repeat(450_000))], Refused("longer than 4095")),
         ("a type of its own", vec![item(b'Z', "z", 0)], Refused("unknown type 'Z'")),
     ]
 }
@@ -196,8 +235,76 @@ fn names_and_devices() -> Vec<Case> {
                 .collect(),
             Inside,
         ),
+        (
+            "a whiteout in a whiteout of the folder above",
+            vec![file(".wh.../x", "")],
+            Refused("path through a whiteout"),
+        ),
+        ("an opaque root", vec![file(".wh..wh..opq", ""), file("./.wh..wh..opq", "")], Inside),
+        ("set-user-ID for everybody", vec![file("s", "x").mode(0o7777), dir("t/").mode(0o7777)], Inside),
+        ("disks and memory", vec![block_device("sda", 8, 0), char_device("mem", 1, 1), link("m", "mem")], Inside),
+        (
+            "names that are no text",
+            vec![dir(b"\xff/"), file(b"\xff/\xfe\n", "x"), file("\x1b[2J\r\n", ""), file(b".wh.\x80\x9b", "")],
+            Inside,
+        ),
+        ("an error in such a name", vec![link(b"\x1b[2J\n\xff", "nothing")], Refused(r#""\u{1b}[2J\n"#)),
+        ("two thousand folders deep", vec![dir("d/".repeat(2000)), file("d/".repeat(2000) + "x", "x")], Inside),
         ("folders of folders, deeper than any path", deep(), Refused("File name too long")),
     ]
+}
+
+/// Layers that prepare what the ones above them do.
+fn across(canary: &str) -> Vec<Layered> {
+    let trap = || vec![symlink("l", canary)];
+    vec![
+        ("through a symlink of the layer below", vec![trap(), vec![file("l/file", "bad")]], Inside),
+        ("a whiteout through it", vec![trap(), vec![file("l/.wh.file", "")]], Inside),
+        ("opaque through it", vec![trap(), vec![file("l/.wh..wh..opq", "")]], Inside),
+        ("an owner through it", vec![trap(), vec![dir("l/").owner(7, 7).mode(0)]], Inside),
+        ("a hard link through it", vec![trap(), vec![link("h", "l/file")]], Refused("no such file in this layer")),
+        (
+            "a hard link to the layer below",
+            vec![vec![file("f", "x")], vec![link("h", "f"), file("h", "bad")]],
+            Refused("no such file in this layer"),
+        ),
+        (
+            "a parent that is swapped and swapped back",
+            vec![
+                vec![dir("l/"), file("l/file", "x")],
+                trap(),
+                vec![file("l/file", "bad")],
+                vec![file(".wh.l", ""), symlink("l", "/")],
+                vec![file(format!("l{canary}/file"), "bad")],
+            ],
+            Inside,
+        ),
+        (
+            "a device in place of a folder, and back",
+            vec![vec![dir("d/"), file("d/x", "x")], vec![char_device("d", 1, 3)], vec![file("d/x", "y")]],
+            Inside,
+        ),
+        ("the same layer again and again", vec![trap(), trap(), vec![file("l/file", "bad")], trap()], Inside),
+    ]
+}
+
+/// Attributes by which overlayfs would be told something, of everything in a layer.
+fn overlay_attributes(layer: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut ahead = vec![layer.to_path_buf()];
+    while let Some(path) = ahead.pop() {
+        let mut names = vec![0; 4096];
+        // Paths longer than the kernel takes are of no interest here.
+        let size = rustix::fs::llistxattr(&path, &mut names).unwrap_or(0);
+        let names = names[..size].split(|b| *b == 0).map(String::from_utf8_lossy);
+        found.extend(
+            names.filter(|name| name.contains(".overlay.")).map(|name| format!("{name} of {}", path.display())),
+        );
+        if fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+            ahead.extend(fs::read_dir(&path).into_iter().flatten().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
 }
 
 /// Symlinks make longer paths than the kernel takes.
@@ -234,19 +341,32 @@ fn hostile_layers_do_nothing_outside_their_own() {
     let archive = node.dir.join("share/hostile.tar");
     fs::write(&archive, "").unwrap();
     let (beside, null) = (around(), fs::symlink_metadata("/dev/null").unwrap());
-    let cases =
-        [paths(&canary.display().to_string()), numbers(), extensions(), names_and_devices()].into_iter().flatten();
     let mut wrong = Vec::new();
-    for (name, items, end) in cases {
-        fs::write(&archive, docker_archive("hostile:1", &[layer(items)])).unwrap();
+    for (name, layers, end) in cases(&canary) {
+        let count = layers.len();
+        let layers: Vec<_> = layers.into_iter().map(layer).collect();
+        fs::write(&archive, docker_archive("hostile:1", &layers)).unwrap();
         let out = node.cli(&["image", "import", &archive.display().to_string()]);
         match (end, out.code) {
             (Any, _) | (Inside, Some(0)) => {}
-            (Refused(words), Some(1)) if out.stderr.contains(words) => {}
+            // In which layer, and what of it.
+            (Refused(words), Some(1))
+                if out.stderr.contains(words) && out.stderr.contains(&format!("{}/layer.tar: ", count - 1)) =>
+            {
+                let places = ["entry \"", "malformed tar at byte ", "more than ", "the archive ends within a member"];
+                if !places.iter().any(|place| out.stderr.contains(place)) || out.stderr.trim_end().lines().count() > 1 {
+                    wrong.push(format!("{name}: {}", out.stderr));
+                }
+            }
             (Refused(words), _) => wrong.push(format!("{name}: not {words:?}, but {:?} {}", out.code, out.stderr)),
             (Inside, _) => wrong.push(format!("{name}: {:?} {}", out.code, out.stderr)),
         }
         if out.code == Some(0) {
+            let told: Vec<_> =
+                layers_of(&node, "docker.io/library/hostile:1").iter().flat_map(|l| overlay_attributes(l)).collect();
+            // But for what whiteouts say.
+            assert!(told.iter().all(|name| name.starts_with("trusted.overlay.opaque of ")), "{name}: {told:?}");
+            assert!(told.is_empty() || !name.starts_with("overlayfs"), "{name}: {told:?}");
             node.cli(&["image", "rm", "hostile:1"]).ok();
         }
         assert_eq!(tree(&canary), before, "{name}");
@@ -320,30 +440,67 @@ fn hostile_archives_are_refused_in_clear_words() {
     let pipe = node.dir.join("share/pipe.tar");
     make_fifo(&pipe);
     let cases = [
-        ("a document outside", tar("a.tar", manifest(json!([]), &secret))),
-        ("a document up and out", tar("b.tar", manifest(json!([]), "../../../../etc/passwd"))),
-        ("a document by a symlink", tar("c.tar", manifest(json!([]), "config.json"))),
-        ("layers that are no list", tar("d.tar", manifest(json!({ "0": 1 }), "c"))),
-        ("documents nested deeply", tar("e.tar", layer([file("manifest.json", &nested)]))),
-        ("an index nested deeply", tar("f.tar", layer([file("index.json", &nested), file("oci-layout", "{}")]))),
-        ("nothing", tar("g.tar", Vec::new())),
-        ("zeros", tar("h.tar", vec![0; 4096])),
-        ("noise", tar("i.tar", (0..20_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect())),
-        ("a gzip that breaks off", tar("j.tar", gzip(&whole)[..100].to_vec())),
-        ("a gzip with a flipped bit", tar("k.tar", flipped)),
-        ("a zstd window of 2 GiB", tar("l.tar", wide_zstd(&whole))),
-        ("bzip2", tar("m.tar", b"BZh91AY&SY".to_vec())),
-        ("a pipe", pipe),
-        ("a device", "/dev/zero".into()),
-        ("blobs that lead outside", folder("n", &|path| each_blob(path, &|blob| make_symlink(&secret, blob).unwrap()))),
-        ("blobs that are pipes", folder("o", &|path| each_blob(path, &|blob| make_fifo(blob)))),
-        ("blobs that are folders", folder("p", &|path| each_blob(path, &|blob| fs::create_dir(blob).unwrap()))),
+        ("a document outside", tar("a.tar", manifest(json!([]), &secret)), "canary/file: missing"),
+        (
+            "a document up and out",
+            tar("b.tar", manifest(json!([]), "../../../../etc/passwd")),
+            "../../../../etc/passwd: missing",
+        ),
+        ("a document by a symlink", tar("c.tar", manifest(json!([]), "config.json")), "config.json: missing"),
+        (
+            "layers that are no list",
+            tar("d.tar", manifest(json!({ "0": 1 }), "c")),
+            "manifest.json: cannot parse image list: invalid type: map",
+        ),
+        (
+            "documents nested deeply",
+            tar("e.tar", layer([file("manifest.json", &nested)])),
+            "manifest.json: cannot parse image list",
+        ),
+        (
+            "an index nested deeply",
+            tar("f.tar", layer([file("index.json", &nested), file("oci-layout", "{}")])),
+            "index.json: cannot parse index",
+        ),
+        ("nothing", tar("g.tar", Vec::new()), "the file is empty"),
+        ("zeros", tar("h.tar", vec![0; 4096]), "neither manifest.json nor index.json in it"),
+        (
+            "noise",
+            tar("i.tar", (0..20_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect()),
+            "malformed tar at byte 0: wrong header checksum",
+        ),
+        (
+            "a gzip that breaks off",
+            tar("j.tar", gzip(&whole)[..100].to_vec()),
+            "0/layer.tar: cannot read: incomplete deflate stream",
+        ),
+        ("a gzip with a flipped bit", tar("k.tar", flipped), "cannot read: corrupt gzip stream"),
+        ("a zstd window of 2 GiB", tar("l.tar", wide_zstd(&whole)), "cannot read: Frame requires too much memory"),
+        ("bzip2", tar("m.tar", b"BZh91AY&SY".to_vec()), "bzip2 compression is not supported"),
+        ("a pipe", pipe, "neither a file nor a folder"),
+        ("a device", "/dev/zero".into(), "/dev/zero: neither a file nor a folder"),
+        (
+            "blobs that lead outside",
+            folder("n", &|path| each_blob(path, &|blob| make_symlink(&secret, blob).unwrap())),
+            ": leads out of the folder",
+        ),
+        (
+            "blobs that are pipes",
+            folder("o", &|path| each_blob(path, &|blob| make_fifo(blob))),
+            ": cannot read: not a regular file",
+        ),
+        (
+            "blobs that are folders",
+            folder("p", &|path| each_blob(path, &|blob| fs::create_dir(blob).unwrap())),
+            ": cannot read: not a regular file",
+        ),
         (
             "an index that is a pipe",
             folder("q", &|path| {
                 fs::remove_file(path.join("index.json")).unwrap();
                 make_fifo(&path.join("index.json"));
             }),
+            "index.json: cannot read: not a regular file",
         ),
         (
             "an index that leads outside",
@@ -351,14 +508,14 @@ fn hostile_archives_are_refused_in_clear_words() {
                 fs::remove_file(path.join("index.json")).unwrap();
                 make_symlink(&secret, path.join("index.json")).unwrap();
             }),
+            "index.json: leads out of the folder",
         ),
     ];
-    for (name, path) in cases {
+    for (name, path, words) in cases {
         let out = node.cli(&["image", "import", &path.display().to_string()]);
-        assert!(out.code == Some(1) && !out.stderr.trim().is_empty(), "{name}: {out:?}");
+        assert!(out.code == Some(1) && out.stderr.contains(words), "{name}: not {words:?}: {out:?}");
         assert!(!out.stderr.contains("precious"), "{name}: {}", out.stderr);
         assert_eq!(tree(&canary), before, "{name}");
-        println!("{name}: {}", out.stderr.trim());
     }
     assert_eq!(fs::read_dir(node.dir.join("root/store/staging")).unwrap().count(), 0);
     assert_eq!(node.agent_pid(), agent);

@@ -24,7 +24,7 @@
 //! | all of it together, as others publish it | [`published`] |
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
-//! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
+//! | what hostile images try | [`hostile_images`], [`hostile_archives`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
 //! | what hostile registries, proxies and mirrors try | [`hostile_registry`] |
 //! | images of every shape, against another unpacker | [`shapes`], [`unlisted`]; pulled and running: [`pulled_shapes`] |
 //! | signatures of images: policy, keys, registries, archives | [`trust`], [`signatures`] |
@@ -43,6 +43,7 @@ mod fields;
 mod gate;
 mod harness;
 mod hostile;
+mod hostile_archives;
 mod hostile_images;
 mod hostile_registry;
 mod images;

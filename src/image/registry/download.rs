@@ -261,7 +261,7 @@ impl Read for Download<'_> {
 }
 
 /// First byte and total of a `Content-Range`; the total may be unknown.
-fn parse_range(header: &str) -> Option<(u64, Option<u64>)> {
+pub(super) fn parse_range(header: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = header.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.trim().split_once('-')?;
     let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);

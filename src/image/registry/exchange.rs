@@ -153,7 +153,7 @@ impl Answer<'_> {
 }
 
 /// One line for a status and the registry's own words (`{"errors":[{"code":…,"message":…}]}`).
-fn complaint(status: u16, content: &[u8], secrets: &[String]) -> String {
+pub(super) fn complaint(status: u16, content: &[u8], secrets: &[String]) -> String {
     let value: serde_json::Value = serde_json::from_slice(content).unwrap_or_default();
     let first = &value["errors"][0];
     let words = [&first["code"], &first["message"], &value["details"], &value["error_description"]];

@@ -10,6 +10,8 @@ pub mod credentials;
 mod download;
 mod environment;
 mod exchange;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
 pub mod hosts;
 mod kept;
 mod manifest;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -262,7 +262,9 @@ pub fn verify(keys: &Keys, path: &Path, archive: &File) -> Result<Option<SignedF
     let beside = signature_path(path);
     let failed = |reason: String| format!("signature {} {reason}", beside.display());
     let unreadable = |error: io::Error| failed(format!("cannot be read: {error}"));
-    let signature = match File::open(&beside) {
+    // A pipe that somebody left there is not waited for.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let signature = match File::options().read(true).custom_flags(nonblocking).open(&beside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(unreadable)?,
     };

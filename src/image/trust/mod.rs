@@ -13,6 +13,8 @@
 
 mod collect;
 mod cosign;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
 mod identity;
 mod keys;
 mod minisign;
