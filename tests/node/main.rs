@@ -30,7 +30,7 @@
 //! | archives of every dialect and packing, layouts, streams | [`images`]: `a_docker_archive_…`, `oci_archives_…`; [`airgap`]: `packed_archives_…`, `archives_go_in_by_standard_input_…` |
 //! | the drop-in folder, pull lists, pins | [`images`]: `archives_dropped_in_…`; [`airgap`]: `images_stay_…`, `an_image_that_was_lost_…`, `lists_name_…` |
 //! | export | [`airgap`]: `…_come_out_by_export` |
-//! | what a tree of layers amounts to: whiteouts, links, attributes, sparse files | [`images`]: `entries_arrive_…`, `trees_are_what_tar_unpacks`; [`shapes`], against umoci |
+//! | what a tree of layers amounts to: whiteouts, links, attributes, sparse files | [`images`]: `entries_arrive_…`, `trees_are_what_tar_unpacks`; [`shapes`] and [`unlisted`], against umoci |
 //! | registries: ways in, dialects, mirrors, which machine's image | [`registry`]; [`shapes`]: `of_several_machines_…` |
 //! | pull policy, back-off, sharing, cancelling, events, `image pull` | [`pulls`] |
 //! | signatures and policies | [`trust`] |
@@ -38,7 +38,8 @@
 //! | crashes and disk errors while images come in | [`crash`]; [`images`]: `kill_9_…`, `what_a_crash_leaves_…` |
 //! | damage in the image store, healing, `image verify` | [`damage`] |
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…`; [`airgap`]: `hostile_archives_…` |
-//! | what hostile containers and servers try | [`hostile`]; [`registry`]: `a_registry_that_is_away_or_damaged_…` |
+//! | what hostile registries, proxies and mirrors try | [`hostile_registry`]; [`registry`]: `a_registry_that_is_away_or_damaged_…` |
+//! | what hostile containers and servers try | [`hostile`] |
 
 mod airgap;
 mod cli;
