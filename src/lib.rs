@@ -23,7 +23,7 @@
 //! | [`bundle`] | pure | Pod + image config → OCI runtime spec |
 //! | [`sys`] | blocking | the kernel: files, mounts, namespaces, processes, cgroups, netlink; all unsafe code |
 //! | [`store`] | blocking | crash-safe records |
-//! | [`image`] | blocking | archives · unpack · snapshots |
+//! | [`image`] | blocking | archives · registries · trust · unpack · store · healing · collection |
 //! | [`net`] | blocking | bridge · ipam · nftables · resolv.conf and hosts |
 //! | [`volume`] | blocking | emptyDir · hostPath · files made from objects · stages of a container's start |
 //! | [`shim`] | blocking | one process per pod: libcontainer, stdio, logs, exits |

@@ -711,6 +711,7 @@ fn move_file(from: &Path, to: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::SystemTime;
 
     #[test]
     fn layers_without_an_image_wait_a_day_or_until_their_space_is_needed() {

@@ -2,7 +2,7 @@
 //!
 //! Order makes it crash-safe: content → `syncfs` → rename of the layer folders → their records → the image's record.
 //! A layer without a record, and everything in staging, is nothing; the next [`open`](super::ImageStore::open) removes
-//! it. This is all a source of images needs to know: archives use it, and so can a registry.
+//! it. This is all a source of images needs to know: archives and registries use it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;

@@ -1,15 +1,13 @@
-//! What lies about in the store and belongs to nothing any more: rests of removals, records set aside long ago, and files
-//! whose image or layer a crash took halfway.
+//! What lies about in the store and belongs to nothing any more: rests of removals, and records set aside long ago.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::collector::{COMPANIONS, mounted};
-use super::{Digest, Error, ImageStore};
+use super::collector::mounted;
+use super::{Error, ImageStore};
 use crate::sys::fs::{self, Dir};
 
 /// How long what was set aside can be looked at.
@@ -100,6 +98,7 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Digest;
 
     #[test]
     fn what_a_crash_left_halfway_goes_and_nothing_else() {

@@ -22,14 +22,24 @@
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | all of it together, as others publish it | [`published`] |
-//! | damage in the image store, `image verify` | [`damage`] |
+//!
+//! And of images:
+//!
+//! | Subject | Tests |
+//! |---|---|
+//! | archives of every dialect and packing, layouts, streams | [`images`]: `a_docker_archive_…`, `oci_archives_…`; [`airgap`]: `packed_archives_…`, `archives_go_in_by_standard_input_…`; [`packed`] |
+//! | the drop-in folder, pull lists, pins | [`images`]: `archives_dropped_in_…`; [`airgap`]: `images_stay_…`, `an_image_that_was_lost_…`, `lists_name_…` |
+//! | export | [`airgap`]: `…_come_out_by_export` |
+//! | what a tree of layers amounts to: whiteouts, links, attributes, sparse files | [`images`]: `entries_arrive_…`, `trees_are_what_tar_unpacks`; against umoci: [`shapes`], [`unlisted`], and out of registries [`pulled_shapes`] |
+//! | registries: ways in, dialects, mirrors, which machine's image | [`registry`]; [`shapes`]: `of_several_machines_…` |
+//! | pull policy, back-off, turns, sharing, cancelling, events, `image pull` | [`pulls`], [`pull_rules`] |
+//! | signatures and policies: registries, keys, archives | [`trust`], [`signatures`] |
+//! | garbage collection, `image rm`, `image prune`, full disks | [`collect`]; [`crash`]: `a_full_disk_…`; [`airgap`]: `an_error_about_space_…` |
+//! | crashes and disk errors while images are imported and pulled | [`crash`]; [`images`]: `kill_9_…`, `what_a_crash_leaves_…` |
+//! | damage in the image store, healing, `image verify` | [`damage`] |
+//! | what hostile images try | [`hostile_images`], [`hostile_archives`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…`; [`airgap`]: `hostile_archives_…` |
+//! | what hostile registries, proxies and mirrors try | [`hostile_registry`]; [`registry`]: `a_registry_that_is_away_or_damaged_…` |
 //! | what hostile containers and servers try | [`hostile`] |
-//! | what hostile images try | [`hostile_images`], [`hostile_archives`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
-//! | what hostile registries, proxies and mirrors try | [`hostile_registry`] |
-//! | images of every shape, against another unpacker | [`shapes`], [`unlisted`]; pulled and running: [`pulled_shapes`] |
-//! | signatures of images: policy, keys, registries, archives | [`trust`], [`signatures`] |
-//! | pull policies, turns, what ends a pull or its wait | [`pulls`], [`pull_rules`] |
-//! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
 mod cli;
