@@ -51,7 +51,8 @@ fn policy(bytes: &[u8], dir: &Path) {
     let recorded = [Verification { name: NAME.into(), key: digest(), comment: None }];
     let json = serde_json::from_slice::<serde_json::Value>(bytes).is_ok();
     for (name, transport) in [(NAME, Transport::Docker), ("", Transport::OciArchive), (NAME, Transport::OciLayout)] {
-        let evidence = Evidence { transport, name, digests: &digests, signatures: &[], archive_keys: &[], problems: &[] };
+        let evidence =
+            Evidence { transport, name, digests: &digests, signatures: &[], archive_keys: &[], problems: &[] };
         let admitted = trust.admit(&evidence).is_ok();
         assert!(json || !admitted, "accepted by no policy");
         let still = trust.still_admits(name, &recorded).is_ok();
@@ -79,8 +80,14 @@ fn signed(bytes: &[u8], dir: &Path) {
         let signatures = [Signature { payload: payload.to_vec(), signature: signature.to_vec() }];
         let digests = [digest()];
         let transport = Transport::Docker;
-        let evidence =
-            Evidence { transport, name: NAME, digests: &digests, signatures: &signatures, archive_keys: &[], problems: &[] };
+        let evidence = Evidence {
+            transport,
+            name: NAME,
+            digests: &digests,
+            signatures: &signatures,
+            archive_keys: &[],
+            problems: &[],
+        };
         trust.admit(&evidence).is_ok()
     };
     assert_eq!(admit(bytes, signature), bytes == PAYLOAD.as_bytes(), "good for something else");
