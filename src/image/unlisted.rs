@@ -126,8 +126,7 @@ impl<W: Write> Walk<W> {
                 let differs = listed != top;
                 (listed, differs)
             }
-            // Nobody lists it: it was made just now, at another time on every machine.
-            None => (Attributes { modified: Time::default(), ..top }, false),
+            None => (top, false),
         };
         self.line.push((path.clone(), seen, false));
         if marked && differs {

@@ -136,17 +136,17 @@ fn unpack(reader: &mut impl BufRead, dest: &Path, limits: &Limits, recorder: Opt
 struct Folder {
     path: Box<[u8]>,
     mode: u32,
-    modified: Option<Time>,
+    modified: Time,
     xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether no entry is about it; see [`unlisted`].
     unlisted: bool,
 }
 
 impl Folder {
-    /// One that no entry is about.
+    /// One that no entry is about. Its time is no real one, so that it is the same on every machine.
     fn unlisted(path: Vec<u8>) -> Folder {
         let path = path.into_boxed_slice();
-        Folder { path, mode: 0o755, modified: None, xattrs: Vec::new(), unlisted: true }
+        Folder { path, mode: 0o755, modified: Time::default(), xattrs: Vec::new(), unlisted: true }
     }
 }
 
@@ -477,7 +477,7 @@ impl Unpacker<'_> {
     /// As [`Unpacker::remember`], with what its entry says.
     fn remember_listed(&mut self, inode: u64, path: Vec<u8>, member: &Member) -> io::Result<()> {
         let xattrs = member.xattrs.iter().filter(|(key, _)| !is_foreign(key)).cloned().collect();
-        let (path, modified) = (path.into_boxed_slice(), Some(member.modified));
+        let (path, modified) = (path.into_boxed_slice(), member.modified);
         self.remember(inode, Folder { path, mode: member.mode, modified, xattrs, unlisted: false })
     }
 
@@ -631,10 +631,7 @@ impl Unpacker<'_> {
                     unlisted |= !folder.path.is_empty();
                 }
                 fs::chmod_file(&dir, folder.mode)?;
-                match folder.modified {
-                    Some(modified) => fs::set_file_times(&dir, modified),
-                    None => Ok(()),
-                }
+                fs::set_file_times(&dir, folder.modified)
             };
             apply().map_err(|source| Error::Apply {
                 entry: display(&folder.path),
