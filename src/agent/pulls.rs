@@ -4,6 +4,9 @@
 //! A container's start is allowed once for each attempt, so that `Always` decides anew each time. What a worker sees of
 //! all this is an [`ImageState`]; whoever asked is woken when it changes.
 
+mod advice;
+mod pace;
+
 use super::events::Note;
 use super::metrics::PullMetrics;
 use super::pulled::{Records, repository};
@@ -16,7 +19,9 @@ use crate::pod::{ImageState, Present, Spec};
 use crate::runtime::{Runtime, chain};
 use crate::server::types::{PullEnd, PullLine};
 use jiff::Timestamp;
+use pace::Bucket;
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,6 +50,8 @@ pub struct Pulls {
     registries: Arc<Registries>,
     trust: Arc<Trust>,
     rules: config::Images,
+    /// The kubelet's folder.
+    root_dir: PathBuf,
     records: Records,
     metrics: PullMetrics,
     /// One for each pull that may be under way.
@@ -151,6 +158,7 @@ impl Pulls {
         let most = rules.max_parallel_pulls.map_or(Semaphore::MAX_PERMITS, |n| n.max(1) as usize);
         Pulls {
             records: Records::open(&runtime.store_dir(), &images),
+            root_dir: runtime.store_dir().parent().map(Path::to_owned).unwrap_or_default(),
             registries: Arc::clone(runtime.registries()),
             trust: Arc::clone(runtime.trust()),
             turns: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
@@ -292,7 +300,8 @@ impl Pulls {
         let full = match reference::normalise(image) {
             Ok(full) => full,
             Err(error) => {
-                let end = PullEnd::Failed { reason: "InvalidImageName".into(), message: chain(&error) };
+                let error = registry::Error::from(error);
+                let end = self.failed(image, &error);
                 // Nobody listens when the person has left already.
                 let _ = lines.send(PullLine::End(end));
                 return receiver;
@@ -468,7 +477,8 @@ impl Pulls {
         let result = self.registries.pull(&self.images, &request, &progress);
         match &result {
             Ok(pulled) => {
-                let used = |own: &&PodSecret| pulled.secret.as_ref().is_some_and(|name| *name == own.secret.to_string());
+                let used =
+                    |own: &&PodSecret| pulled.secret.as_ref().is_some_and(|name| *name == own.secret.to_string());
                 let secret = secrets.iter().find(used).map(|own| &own.secret);
                 self.records.done(full, &pulled.image.id, secret);
             }
@@ -489,6 +499,8 @@ impl Pulls {
                 Err(registry::Error::Unavailable { .. }) => {
                     state.unreachable.insert(host(full).to_owned(), Instant::now());
                 }
+                // Says nothing of the registry.
+                Err(registry::Error::Cancelled) => {}
                 _ => {
                     state.unreachable.remove(host(full));
                 }
@@ -510,7 +522,7 @@ impl Pulls {
                     size: pulled.image.size,
                     fetched: pulled.fetched || !pulled.known,
                 },
-                Err(error) => PullEnd::Failed { reason: error.reason().to_owned(), message: chain(error) },
+                Err(error) => self.failed(full, error),
             };
             let _ = watcher.lines.send(PullLine::End(end));
         }
@@ -548,6 +560,12 @@ impl Pulls {
         for wake in woken {
             wake.notify_one();
         }
+    }
+
+    /// What a person reads.
+    fn failed(&self, full: &str, error: &registry::Error) -> PullEnd {
+        let hint = advice::advice(error, full, &self.rules, &self.root_dir);
+        PullEnd::Failed { reason: error.reason().to_owned(), message: chain(error), hint }
     }
 
     /// What the store has for a pod under a name.
@@ -743,52 +761,9 @@ fn worse(a: ImageState, b: ImageState) -> ImageState {
     if rank(&b) > rank(&a) { b } else { a }
 }
 
-/// Lets `qps` pulls begin in a second, and `burst` at once after a rest. The kubelet fails a pull that comes too early;
-/// here it waits.
-struct Bucket {
-    qps: f64,
-    burst: f64,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(qps: u32, burst: u32) -> Bucket {
-        let burst = f64::from(burst.max(1));
-        Bucket { qps: f64::from(qps), burst, tokens: burst, filled: Instant::now() }
-    }
-
-    async fn take(&mut self) {
-        if self.qps > 0.0 {
-            let pause = self.claim(self.filled.elapsed());
-            self.filled = Instant::now();
-            if !pause.is_zero() {
-                tokio::time::sleep(pause).await;
-            }
-        }
-    }
-
-    /// Takes a token after `rest` without a pull: how long to wait for it.
-    fn claim(&mut self, rest: Duration) -> Duration {
-        self.tokens = (self.tokens + rest.as_secs_f64() * self.qps).min(self.burst) - 1.0;
-        Duration::from_secs_f64((-self.tokens / self.qps).max(0.0))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pulls_begin_in_bursts_and_then_in_step() {
-        let mut bucket = Bucket::new(5, 2);
-        let at_once = Duration::ZERO;
-        assert_eq!((bucket.claim(at_once), bucket.claim(at_once)), (at_once, at_once));
-        assert_eq!(bucket.claim(at_once), Duration::from_millis(200));
-        // The time that was waited counts as rest.
-        assert_eq!(bucket.claim(Duration::from_millis(200)), Duration::from_millis(200));
-        assert_eq!(bucket.claim(Duration::from_secs(60)), at_once);
-    }
 
     #[test]
     fn what_a_person_has_to_know_wins() {

@@ -35,27 +35,16 @@ pub(super) async fn pull(client: &Client, names: &[String]) -> Result<i32, Error
                 let what = if fetched { "pulled" } else { "is up to date" };
                 print(&format!("{} {what} ({digest}, {})\n", printable(&name), size(bytes)))?;
             }
-            PullEnd::Failed { reason, message } => {
+            PullEnd::Failed { reason, message, hint } => {
                 let error = failed(format!("{message} ({reason})"));
-                return Err(match hint(&reason) {
-                    Some(hint) => error.hint(hint),
+                return Err(match hint {
+                    Some(hint) => error.hint(printable(&hint)),
                     None => error,
                 });
             }
         }
     }
     Ok(0)
-}
-
-fn hint(reason: &str) -> Option<&'static str> {
-    match reason {
-        "RegistryUnavailable" => Some(
-            "mirrors and registries without TLS are set in /etc/containers/registries.conf; without a network: coracle image \
-             import FILE",
-        ),
-        "SignatureValidationFailed" => Some("what is accepted is set in /etc/containers/policy.json"),
-        _ => None,
-    }
 }
 
 /// Shows how far a pull is.
@@ -195,7 +184,12 @@ mod tests {
                 state: LayerState::Present,
             }),
             PullLine::Progress(Progress::Retry { message: "m".into() }),
-            PullLine::End(PullEnd::Failed { reason: "ErrImagePull".into(), message: "m".into() }),
+            PullLine::End(PullEnd::Failed {
+                reason: "ErrImagePull".into(),
+                message: "m".into(),
+                hint: Some("h".into()),
+            }),
+            PullLine::End(PullEnd::Failed { reason: "ErrImagePull".into(), message: "m".into(), hint: None }),
             PullLine::End(PullEnd::Pulled { name: "n".into(), id: "i".into(), digest, size: 1, fetched: true }),
         ] {
             let text = serde_json::to_string(&line).unwrap();

@@ -247,7 +247,8 @@ impl Secret {
     /// Whether who shows this shows what was recorded: the same object, whatever is in it by now, or the same content,
     /// wherever it is.
     fn is_as_good_as(&self, recorded: &Secret) -> bool {
-        let same_object = (&self.namespace, &self.name, &self.uid) == (&recorded.namespace, &recorded.name, &recorded.uid);
+        let same_object =
+            (&self.namespace, &self.name, &self.uid) == (&recorded.namespace, &recorded.name, &recorded.uid);
         let same_content = !self.credential_hash.is_empty() && self.credential_hash == recorded.credential_hash;
         same_content || same_object
     }

@@ -133,15 +133,14 @@ fn credentials_open_what_they_opened_before() {
 
 #[test]
 fn what_has_come_in_another_way_does_not_wait_for_a_registry_that_is_away() {
-    let away = Backoff { reason: "RegistryUnavailable", ..failure(10, 0) };
-    let question = |policy, local, backoff| decide(
-        &Question { image: "x", invalid: None, policy, local, backoff: Some(backoff) },
-        at(5),
-    );
+    let (away, refused) = (Backoff { reason: "RegistryUnavailable", ..failure(10, 0) }, failure(10, 0));
+    let question = |policy, local, backoff| {
+        decide(&Question { image: "x", invalid: None, policy, local, backoff: Some(backoff) }, at(5))
+    };
     assert_eq!(question(Policy::Always, &Local::Usable, &away), Pull);
     assert_eq!(question(Policy::IfNotPresent, &Local::Usable, &away), Use);
     // Who was refused is refused, whatever is here.
-    assert!(matches!(question(Policy::Always, &Local::Usable, &failure(10, 0)), Decision::Wait(_)));
+    assert!(matches!(question(Policy::Always, &Local::Usable, &refused), Decision::Wait(_)));
     assert!(matches!(question(Policy::Always, &Local::Absent, &away), Decision::Wait(_)));
     assert!(matches!(question(Policy::Always, &Local::Inaccessible, &away), Decision::Wait(_)));
 }

@@ -57,7 +57,7 @@ impl Node for Fake {
     fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine> {
         let (lines, receiver) = mpsc::unbounded_channel();
         let retry = crate::image::registry::Progress::Retry { message: image.to_owned() };
-        let end = types::PullEnd::Failed { reason: "ErrImagePull".into(), message: "not found".into() };
+        let end = types::PullEnd::Failed { reason: "ErrImagePull".into(), message: "not found".into(), hint: None };
         lines.send(types::PullLine::Progress(retry)).unwrap();
         lines.send(types::PullLine::End(end)).unwrap();
         receiver

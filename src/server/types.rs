@@ -147,6 +147,9 @@ pub enum PullEnd {
         reason: String,
         /// Why, for people.
         message: String,
+        /// What to do about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
     },
 }
 
