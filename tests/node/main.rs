@@ -25,7 +25,8 @@
 //! | damage in the image store, `image verify` | [`damage`] |
 //! | what hostile containers and servers try | [`hostile`] |
 //! | what hostile images try | [`hostile_images`]; [`images`]: `hostile_…`, `bombs_…`, `random_layers_…` |
-//! | images of every shape, against another unpacker | [`shapes`] |
+//! | images of every shape, against another unpacker | [`shapes`]; pulled and running: [`pulled_shapes`] |
+//! | pull policies, turns, what ends a pull or its wait | [`pulls`], [`pull_rules`] |
 //! | crashes, disk errors and full disks while images come in | [`crash`] |
 
 mod airgap;
@@ -37,6 +38,7 @@ mod crash;
 mod devices;
 mod faults;
 mod fields;
+mod gate;
 mod harness;
 mod hostile;
 mod hostile_images;
@@ -46,6 +48,8 @@ mod net;
 mod pods;
 mod probes;
 mod published;
+mod pull_rules;
+mod pulled_shapes;
 mod pulls;
 mod registry;
 mod registry_server;

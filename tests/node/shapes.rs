@@ -224,7 +224,7 @@ pub const ZSTD: Packing = (zstd, "application/vnd.oci.image.layer.v1.tar+zstd");
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-fn blob(members: &mut Members, content: Vec<u8>, media_type: &str) -> Value {
+pub fn blob(members: &mut Members, content: Vec<u8>, media_type: &str) -> Value {
     let digest = Digest::of(&content);
     let descriptor = json!({ "mediaType": media_type, "digest": digest.as_str(), "size": content.len() });
     members.insert(format!("blobs/sha256/{}", digest.hex()), content);
@@ -232,7 +232,7 @@ fn blob(members: &mut Members, content: Vec<u8>, media_type: &str) -> Value {
 }
 
 /// The descriptor of a manifest whose layers are packed in turns by `packings`.
-fn manifest(members: &mut Members, layers: &[Vec<u8>], packings: &[Packing], machine: &str) -> Value {
+pub fn manifest(members: &mut Members, layers: &[Vec<u8>], packings: &[Packing], machine: &str) -> Value {
     let config = blob(members, config(layers, machine), "application/vnd.oci.image.config.v1+json");
     let packed = layers.iter().zip(packings.iter().cycle());
     let layers: Vec<_> = packed.map(|(layer, (pack, media))| blob(members, pack(layer), media)).collect();
@@ -242,7 +242,7 @@ fn manifest(members: &mut Members, layers: &[Vec<u8>], packings: &[Packing], mac
     descriptor
 }
 
-fn layout_of(mut members: Members, mut top: Value, name: &str) -> Members {
+pub fn layout_of(mut members: Members, mut top: Value, name: &str) -> Members {
     top["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
     members.insert("index.json".into(), json!({ "schemaVersion": 2, "manifests": [top] }).to_string().into_bytes());
     members.insert("oci-layout".into(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec());
@@ -292,14 +292,16 @@ fn xattrs(path: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// All there is to know of the tree at `root`, by escaped path; the root itself is `.`.
+/// All there is to know of the tree at `root`, by escaped path; the root itself is `.`. What is mounted on a folder in it
+/// is not looked into.
 pub fn tree(root: &Path) -> Tree {
     let mut paths = vec![PathBuf::from(".")];
     let mut all = Tree::new();
     let mut found: Vec<(PathBuf, fs::Metadata)> = Vec::new();
+    let mut device = None;
     while let Some(below) = paths.pop() {
         let meta = fs::symlink_metadata(root.join(&below)).unwrap();
-        if meta.is_dir() {
+        if meta.is_dir() && *device.get_or_insert(meta.dev()) == meta.dev() {
             paths.extend(fs::read_dir(root.join(&below)).unwrap().map(|e| below.join(e.unwrap().file_name())));
         }
         found.push((below, meta));
@@ -374,7 +376,7 @@ fn merged(node: &Node, image: &str) -> Tree {
 }
 
 /// What `umoci unpack` makes of the image.
-fn unpacked(node: &Node, name: &str, layers: &[Vec<u8>]) -> Tree {
+pub fn unpacked(node: &Node, name: &str, layers: &[Vec<u8>]) -> Tree {
     let layout = node.dir.join(format!("share/{name}-layout"));
     write_members(&layout, &oci_layout("it", layers, &[GZIP, PLAIN]));
     let bundle = node.dir.join(format!("share/{name}-bundle"));
@@ -385,7 +387,7 @@ fn unpacked(node: &Node, name: &str, layers: &[Vec<u8>]) -> Tree {
 }
 
 #[track_caller]
-fn same(name: &str, ours: &Tree, theirs: &Tree) {
+pub fn same(name: &str, ours: &Tree, theirs: &Tree) {
     let mut report = String::new();
     for path in ours.keys().chain(theirs.keys().filter(|path| !ours.contains_key(*path))) {
         let (a, b) = (ours.get(path), theirs.get(path));
@@ -396,13 +398,13 @@ fn same(name: &str, ours: &Tree, theirs: &Tree) {
     assert!(report.is_empty(), "{name}: other than umoci's:\n{report}");
 }
 
-struct Shape {
-    name: &'static str,
-    layers: Vec<Vec<u8>>,
+pub struct Shape {
+    pub name: &'static str,
+    pub layers: Vec<Vec<u8>>,
     /// Where umoci does not know a format: the same in another one.
-    for_umoci: Option<Vec<Vec<u8>>>,
+    pub for_umoci: Option<Vec<Vec<u8>>>,
     /// Changes what umoci made to what is right.
-    right: fn(&mut Tree),
+    pub right: fn(&mut Tree),
 }
 
 fn shape(name: &'static str, layers: impl IntoIterator<Item = Vec<Item>>, right: fn(&mut Tree)) -> Shape {
@@ -441,7 +443,7 @@ fn pax_sparse() -> Item {
 
 const CAPABILITY: &[u8] = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
 
-fn shapes() -> Vec<Shape> {
+pub fn shapes() -> Vec<Shape> {
     let long = "n".repeat(255);
     let deep = (0..60).map(|i| format!("level-{i:02}-of-a-path")).collect::<Vec<_>>();
     // Every folder is listed: see `layers_stand_for_themselves`.
