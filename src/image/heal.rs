@@ -381,7 +381,8 @@ impl ImageStore {
         Err(Error::Lost { image, reason: reasons.join("; ") })
     }
 
-    /// Makes a layer whole that lost its record, or unpacks it anew from its own files, if these still give the tar stream it came as.
+    /// Makes a layer whole that lost its record, or unpacks it anew from its own files, if these still give the tar stream
+    /// it came as.
     fn heal_from_itself(&self, diff_id: &Digest) -> Result<(), Error> {
         if self.layers_dir().join(diff_id.hex()).exists() {
             // Its record is gone, or was never written: all the rest may be right.

@@ -102,7 +102,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_flipped_bit_gives_another_value(numbers in prop::collection::vec(any::<u32>(), 0..8), at: prop::sample::Index, bit in 0..8) {
+        fn no_flipped_bit_gives_another_value(
+            numbers in prop::collection::vec(any::<u32>(), 0..8),
+            at: prop::sample::Index,
+            bit in 0..8,
+        ) {
             let path = scratch("bits");
             let value = Value { a: numbers };
             write(&path, &value).unwrap();
