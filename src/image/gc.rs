@@ -291,6 +291,9 @@ mod tests {
         assert!(for_age(&images, &sizes(), &off, NOW).images.is_empty());
     }
 
+    /// Layers, whether it is exempt, when it was used and came in, and for how long it is known.
+    type Drawn = (Vec<u8>, bool, Option<i64>, i64, u64);
+
     prop_compose! {
         fn candidates()(
             images in prop::collection::vec(
@@ -298,7 +301,7 @@ mod tests {
                 0..20,
             )
         ) -> Vec<Candidate> {
-            let make = |(n, (layers, exempt, used, added, for_)): (usize, (Vec<u8>, bool, Option<i64>, i64, u64))| {
+            let make = |(n, (layers, exempt, used, added, for_)): (usize, Drawn)| {
                 known(for_, Candidate { exempt, ..image(n as u8, &layers, used, added) })
             };
             images.into_iter().enumerate().map(make).collect()

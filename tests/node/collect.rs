@@ -389,7 +389,10 @@ fn an_image_that_runs_stays_though_its_name_moved_on_and_its_records_are_lost() 
     node.remove("own.yaml");
     node.wait_gone("own");
     let freed = node.cli(&["image", "prune"]).ok();
-    assert_eq!((layers(&root), entries(&root.join("store/staging"))), (0, Vec::new()), "{freed}");
+    // Not all layers: busybox' may be mounted by a pod of another test's node.
+    let old = Digest::of(&layer("data", 2));
+    assert!(!root.join("store/layers").join(&old.as_str()[7..]).exists(), "{freed}");
+    assert_eq!(entries(&root.join("store/staging")), [""; 0]);
     small.node.finish();
 }
 
