@@ -17,8 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 const INTERVAL: Duration = Duration::from_secs(300);
 /// Before the first one: what starts at boot comes first.
 const FIRST: Duration = Duration::from_secs(5);
-/// Between two attempts while the disk stays full.
-const AGAIN: Duration = Duration::from_secs(60);
+/// Before the second attempt while the disk stays full; doubled for each further one, up to [`INTERVAL`].
+const SOON: Duration = Duration::from_secs(5);
 
 /// What the source wants; nothing is known before its first word.
 #[derive(Debug, Default)]
@@ -134,28 +134,28 @@ fn conclude(shared: &Shared, result: Result<Collected, Error>, failed_before: &m
 /// Under disk pressure: what may go goes at once, and again from time to time as long as the pressure lasts.
 #[derive(Debug, Default)]
 pub struct Relief {
-    last: Option<Instant>,
+    next: Option<Instant>,
+    pause: Duration,
 }
 
 impl Relief {
     /// The disk is short, or is not.
     pub async fn seek(&mut self, shared: &Arc<Shared>, short: bool) {
         if !short {
-            self.last = None;
+            *self = Relief::default();
             return;
         }
-        if self.last.is_some_and(|last| last.elapsed() < AGAIN) {
+        if self.next.is_some_and(|next| Instant::now() < next) {
             return;
         }
         let collector = Arc::clone(&shared.collector);
         let Ok(result) = tokio::task::spawn_blocking(move || collector.reclaim()).await else { return };
+        // What came in a moment ago may be old enough a moment later, but to look at all pods costs something.
+        self.pause = self.pause.saturating_mul(2).clamp(SOON, INTERVAL);
+        self.next = Some(Instant::now() + self.pause);
         match result {
-            // What came in a moment ago may be old enough a moment later.
             Ok(done) if done.removed.is_empty() => {}
-            Ok(done) => {
-                self.last = Some(Instant::now());
-                tracing::info!(freed = done.freed, images = done.removed.len(), "disk pressure");
-            }
+            Ok(done) => tracing::info!(freed = done.freed, images = done.removed.len(), "disk pressure"),
             // At the start it is not known yet what is used; soon it is.
             Err(error) => tracing::warn!(error = chain(&error), "cannot remove unused images under disk pressure"),
         }

@@ -369,6 +369,7 @@ fn an_image_that_runs_stays_though_its_name_moved_on_and_its_records_are_lost() 
         let path = root.join("store/images").join(format!("{}.{end}", &data[7..]));
         let _ = fs::remove_file(path);
     }
+    fs::remove_file(root.join("store/copies").join(format!("{}.json", &data[7..]))).unwrap();
     let forget = |uid: &str| {
         let path = root.join("pods").join(uid).join("containers/main/0.json");
         let mut run: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

@@ -400,6 +400,9 @@ fn a_pod_gets_its_image_though_the_agent_is_killed_while_pulling_it() {
         assert_eq!(store.records.len(), clean.records.len(), "{when}: not what a clean pull makes");
         node.remove("app.yaml");
         node.wait_gone("app");
+        // Else the next agent would hold it for wanted until it has looked twice.
+        let known = node.dir.join("root/manifests");
+        eventually("it is no longer known", PATIENCE, || fs::read_dir(&known).is_ok_and(|dir| dir.count() == 0));
         comes_to_nothing(&mut node, &way, point % 2 == 0, &when);
     }
     println!("{count} pods: {interrupted} were without their image when the agent was last killed");

@@ -257,6 +257,18 @@ fn contents(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// What a power cut leaves of a file, and what a person makes of it: every file beside the layers, in every way, while the
 /// agent runs and while it does not. It is found by who looks, told, and healed; in between nothing stops.
+/// What a file says that must be as before. A layer's record that is made anew does not know how the layer came, and assumes
+/// of its folders what costs only time.
+fn told_by(path: &Path, content: &[u8]) -> String {
+    if path.starts_with("layers") && path.extension().is_some_and(|kind| kind == "json") {
+        let mut record: Value = serde_json::from_slice(content).expect("a record");
+        let fields = record.as_object_mut().expect("an object");
+        fields.retain(|field, _| !["unlisted", "blob", "xxh3"].contains(&field.as_str()));
+        return record.to_string();
+    }
+    String::from_utf8_lossy(content).into_owned()
+}
+
 #[test]
 fn every_file_of_the_store_can_be_lost_in_every_way() {
     let registry = Registry::start(Auth::Plain);
@@ -318,8 +330,8 @@ fn every_file_of_the_store_can_be_lost_in_every_way() {
             }
             let is = contents(&store);
             for (path, content) in &clean {
-                let now = is.get(path).map(|now| String::from_utf8_lossy(now));
-                assert_eq!(now, Some(String::from_utf8_lossy(content)), "{when}: {}", path.display());
+                let now = is.get(path).map(|now| told_by(path, now));
+                assert_eq!(now, Some(told_by(path, content)), "{when}: {}", path.display());
             }
             assert_eq!(is.len(), clean.len(), "{when}: {:?}", is.keys());
         }

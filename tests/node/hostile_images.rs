@@ -362,9 +362,10 @@ fn hostile_layers_do_nothing_outside_their_own() {
             (Inside, _) => wrong.push(format!("{name}: {:?} {}", out.code, out.stderr)),
         }
         if out.code == Some(0) {
-            let told: Vec<_> =
+            let mut told: Vec<_> =
                 layers_of(&node, "docker.io/library/hostile:1").iter().flat_map(|l| overlay_attributes(l)).collect();
-            // But for what whiteouts say.
+            // But for what whiteouts say, and the mark of folders that nobody listed, which is ours.
+            told.retain(|name| !name.starts_with("trusted.overlay.coracle.unlisted of "));
             assert!(told.iter().all(|name| name.starts_with("trusted.overlay.opaque of ")), "{name}: {told:?}");
             assert!(told.is_empty() || !name.starts_with("overlayfs"), "{name}: {told:?}");
             node.cli(&["image", "rm", "hostile:1"]).ok();
@@ -472,7 +473,7 @@ fn hostile_archives_are_refused_in_clear_words() {
         (
             "a gzip that breaks off",
             tar("j.tar", gzip(&whole)[..100].to_vec()),
-            "0/layer.tar: cannot read: incomplete deflate stream",
+            "archive: cannot read: incomplete deflate stream",
         ),
         ("a gzip with a flipped bit", tar("k.tar", flipped), "cannot read: corrupt gzip stream"),
         ("a zstd window of 2 GiB", tar("l.tar", wide_zstd(&whole)), "cannot read: Frame requires too much memory"),

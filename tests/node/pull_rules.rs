@@ -219,7 +219,6 @@ fn a_tag_means_what_it_means_now_to_always_and_what_is_here_to_the_others() {
         }
     }
     let new = image_id(&node, "always");
-    node.cli(&["image", "rm", &tag]).fails(1);
     // What the registry does not have.
     for (name, image, policy) in [
         ("no-tag", registry.reference("team/moved:none"), "Always"),
@@ -331,7 +330,7 @@ fn at_night_a_failed_pull_says_what_why_and_what_next() {
     authority(&stranger);
     node.start();
     let said = node.cli(&["image", "pull", &images[0]]).fails(1);
-    for part in ["cannot pull", "401", "there are no credentials for it", "hint: ", "auth"] {
+    for part in ["cannot pull", "there are no credentials for it", "hint: ", "auth"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     credentials("wrong-secret");

@@ -83,19 +83,23 @@ fn folders_that_a_layer_does_not_list_are_as_in_the_layers_below() {
         file("anew/x", "x"),
         file("file", "x"),
     ]);
-    // Where umoci makes a folder that nobody lists, the folder above has the time of then.
+    // Where umoci makes a folder that nobody lists, or makes one anew, the folder above has the time of then.
     let other = ["./var/lib", "./var/lib/other"];
     let cases = [
         ("one", vec![&one, &shared], other.to_vec()),
         // The same layer on top of another one.
-        ("two", vec![&two, &shared], [&other[..], &["./latin-\\xe9"]].concat()),
-        ("alone", vec![&shared], ["./tmp", "./var", "./var/lib", "./var/lib/app", "./latin-\\xe9", other[1]].to_vec()),
+        ("two", vec![&two, &shared], [&other[..], &[".", "./latin-\\xe9"]].concat()),
+        (
+            "alone",
+            vec![&shared],
+            [".", "./tmp", "./var", "./var/lib", "./var/lib/app", "./latin-\\xe9", other[1]].to_vec(),
+        ),
         // Several that do not list it; one below that does, between two that do not.
         ("often", vec![&one, &shared, &twice], other.to_vec()),
-        ("between", vec![&shared, &two, &twice], [&other[..], &["./latin-\\xe9"]].concat()),
+        ("between", vec![&shared, &two, &twice], [&other[..], &[".", "./latin-\\xe9"]].concat()),
         // One above that lists it.
         ("above", vec![&one, &shared, &two], other.to_vec()),
-        ("hides", vec![&one, &hides], vec!["./anew"]),
+        ("hides", vec![&one, &hides], vec![".", "./anew"]),
     ];
     for (name, layers, made) in &cases {
         let layers: Vec<Vec<u8>> = layers.iter().map(|layer| (*layer).clone()).collect();

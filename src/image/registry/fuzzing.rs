@@ -8,8 +8,7 @@ use super::auth::{self, TokenService};
 use super::credentials::{Credentials, Login};
 use super::hosts::{Endpoint, Hosts};
 use super::manifest::{self, Manifest};
-use super::place::{Place, redirect};
-use super::{Environment, PullSecret, Settings, download, exchange};
+use super::{Environment, PullSecret, Settings, download, exchange, place};
 
 /// Headers and bodies of answers.
 pub(in super::super) fn answers(bytes: &[u8]) {
@@ -17,7 +16,7 @@ pub(in super::super) fn answers(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         headers(text);
     }
-    let complaint = exchange::complaint(500, bytes, &["secret".to_owned()]);
+    let complaint = exchange::complaint(500, bytes, &[]);
     assert!(complaint.chars().count() <= 300 && !complaint.chars().any(char::is_control), "{complaint:?}");
     let now = Instant::now();
     if let Ok(token) = auth::Token::parse(bytes, now) {
@@ -50,7 +49,9 @@ fn headers(text: &str) {
     for challenge in &challenges {
         assert!(!challenge.scheme.bytes().any(|b| b.is_ascii_uppercase()));
         let Ok(service) = TokenService::of(challenge, "team/app") else { continue };
-        assert_eq!(Place::of(&service.url()).as_ref(), Some(&service.place), "{:?}", service.url());
+        let url = service.url();
+        let lower = url.to_ascii_lowercase();
+        assert!(lower.starts_with("https://") || lower.starts_with("http://"), "a token of {url:?}");
         // What the registry says cannot add fields, nor end the identity token.
         assert_eq!(service.form("a&b=c").matches('&').count(), 4);
     }
@@ -58,7 +59,7 @@ fn headers(text: &str) {
         assert!(total.is_none_or(|total| first < total));
     }
     for from in ["https://r.example:5000/v2/team/app/blobs/x?y=z", "http://r.example/v2/team/app/blobs/x"] {
-        if let Ok(url) = redirect(from, text) {
+        if let Ok(url) = place::redirect(from, text).map(|url| url.to_ascii_lowercase()) {
             let secure = from.starts_with("https://");
             assert!(url.starts_with("https://") || (!secure && url.starts_with("http://")), "{from} to {url}");
             let authority =
