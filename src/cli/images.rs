@@ -90,18 +90,29 @@ pub(super) enum Compress {
     Zstd,
 }
 
+impl Compress {
+    /// As the name of the file says.
+    fn of(output: Option<&Path>) -> Compress {
+        match output.and_then(Path::extension).and_then(std::ffi::OsStr::to_str) {
+            Some("gz" | "tgz") => Compress::Gzip,
+            Some("zst" | "tzst") => Compress::Zstd,
+            _ => Compress::None,
+        }
+    }
+}
+
 /// Runs `image export`: to `output`, or to standard output.
 pub(super) async fn export(
     client: &Client,
     names: &[String],
     output: Option<&Path>,
-    compress: Compress,
+    compress: Option<Compress>,
 ) -> Result<i32, Error> {
     let output = output.filter(|path| *path != Path::new("-"));
     if output.is_none() && std::io::stdout().is_terminal() {
         return Err(Error::usage("an archive is not for a terminal: name a file with -o, or redirect the output"));
     }
-    let compress = match compress {
+    let compress = match compress.unwrap_or_else(|| Compress::of(output)) {
         Compress::None => "none",
         Compress::Gzip => "gzip",
         Compress::Zstd => "zstd",
@@ -114,35 +125,47 @@ pub(super) async fn export(
         }
         return Ok(0);
     };
-    let target = PartFile::create(output)?;
+    let target = Target::create(output)?;
     // Dropped in every other case, the file is gone.
     tokio::select! {
         written = target.fill(&mut archive) => written?,
         _ = tokio::signal::ctrl_c() => return Ok(130),
     }
-    target.finish(output)?;
+    target.finish()?;
     Ok(0)
 }
 
-/// A file beside the one that is to be, until it is whole.
-struct PartFile {
+/// What an archive is written to. A file: one beside it until it is whole. Anything else (a device, a pipe) is written to as
+/// it is, and stays what it is.
+struct Target {
     path: PathBuf,
+    part: Option<PathBuf>,
     file: std::fs::File,
 }
 
-impl PartFile {
-    fn create(target: &Path) -> Result<PartFile, Error> {
-        let failed = |why: &dyn std::fmt::Display| Error::new(format!("cannot write {}", target.display()), why);
-        let name = target.file_name().ok_or_else(|| failed(&"not a file name"))?;
-        if target.is_dir() {
+impl Target {
+    fn create(path: &Path) -> Result<Target, Error> {
+        let failed = |why: &dyn std::fmt::Display| Error::new(format!("cannot write {}", path.display()), why);
+        // A link stays, too: what it leads to is written.
+        let path = match std::fs::canonicalize(path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => path.to_owned(),
+            Err(error) => return Err(failed(&error)),
+        };
+        if path.is_dir() {
             return Err(failed(&"it is a folder"));
         }
-        let mut part = std::ffi::OsString::from(".");
-        part.push(name);
-        part.push(format!(".{}.part", std::process::id()));
-        let path = target.with_file_name(part);
-        let file = std::fs::File::create_new(&path).map_err(|error| failed(&error))?;
-        Ok(PartFile { path, file })
+        if path.exists() && !path.is_file() {
+            let file = std::fs::File::options().write(true).open(&path).map_err(|error| failed(&error))?;
+            return Ok(Target { path, part: None, file });
+        }
+        let name = path.file_name().ok_or_else(|| failed(&"not a file name"))?;
+        let mut beside = std::ffi::OsString::from(".");
+        beside.push(name);
+        beside.push(format!(".{}.part", std::process::id()));
+        let part = path.with_file_name(beside);
+        let file = std::fs::File::create_new(&part).map_err(|error| failed(&error))?;
+        Ok(Target { path, part: Some(part), file })
     }
 
     async fn fill(&self, archive: &mut Stream) -> Result<(), Error> {
@@ -152,9 +175,10 @@ impl PartFile {
         Ok(())
     }
 
-    fn finish(self, target: &Path) -> Result<(), Error> {
+    fn finish(self) -> Result<(), Error> {
+        let Some(part) = &self.part else { return Ok(()) };
         self.file.sync_all().map_err(|error| self.failed(&error))?;
-        std::fs::rename(&self.path, target).map_err(|error| self.failed(&error))
+        std::fs::rename(part, &self.path).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &std::io::Error) -> Error {
@@ -162,10 +186,12 @@ impl PartFile {
     }
 }
 
-impl Drop for PartFile {
+impl Drop for Target {
     fn drop(&mut self) {
-        // Gone already when it was finished.
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(part) = &self.part {
+            // Gone already when it was finished.
+            let _ = std::fs::remove_file(part);
+        }
     }
 }
 

@@ -215,9 +215,9 @@ enum ImageCommand {
         /// Where to [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// How to pack it
-        #[arg(long, value_enum, value_name = "HOW", default_value = "none")]
-        compress: images::Compress,
+        /// How to pack it [default: as the name of FILE says]
+        #[arg(long, value_enum, value_name = "HOW")]
+        compress: Option<images::Compress>,
         #[command(flatten)]
         agent: Agent,
     },

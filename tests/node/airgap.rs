@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -449,8 +449,19 @@ fn archives_go_in_by_standard_input_and_come_out_by_export() {
     let content = fs::read(&plain).unwrap();
     node.cli(&["image", "export", BUSYBOX, "piped:2", "-o", &plain]).ok();
     assert!(fs::read(&plain).unwrap() == content, "the same images make the same archive");
-    node.cli(&["image", "export", "piped:2", "--compress", "zstd", "-o", &packed]).ok();
+    node.cli(&["image", "export", "piped:2", "-o", &packed]).ok();
     assert!(fs::metadata(&packed).unwrap().size() < 100_000);
+    assert!(fs::read(&packed).unwrap().starts_with(&[0x28, 0xb5, 0x2f, 0xfd]), "packed as the name of the file says");
+    // What is no file is written to, and stays what it is.
+    let pipe = out("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).unwrap()
+    });
+    node.cli(&["image", "export", "piped:1", BUSYBOX, "-o", &pipe]).ok();
+    assert!(reader.join().unwrap() == content);
+    assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
     let missing = node.cli(&["image", "export", "never:1", "-o", &out("never.tar")]).fails(1);
     assert!(missing.contains("no image \"never:1\""), "{missing}");
     assert!(!names_in(&node.dir).iter().any(|name| name.contains("never") || name.ends_with(".part")));

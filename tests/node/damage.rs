@@ -255,8 +255,6 @@ fn contents(store: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// What a power cut leaves of a file, and what a person makes of it: every file beside the layers, in every way, while the
-/// agent runs and while it does not. It is found by who looks, told, and healed; in between nothing stops.
 /// What a file says that must be as before. A layer's record that is made anew does not know how the layer came, and assumes
 /// of its folders what costs only time.
 fn told_by(path: &Path, content: &[u8]) -> String {
@@ -269,6 +267,8 @@ fn told_by(path: &Path, content: &[u8]) -> String {
     String::from_utf8_lossy(content).into_owned()
 }
 
+/// What a power cut leaves of a file, and what a person makes of it: every file beside the layers, in every way, while the
+/// agent runs and while it does not. It is found by who looks, told, and healed; in between nothing stops.
 #[test]
 fn every_file_of_the_store_can_be_lost_in_every_way() {
     let registry = Registry::start(Auth::Plain);
@@ -328,6 +328,10 @@ fn every_file_of_the_store_can_be_lost_in_every_way() {
                     node.cli(&["image", "pull", &image]).ok();
                 }
             }
+            // What brought it back tidies up behind itself.
+            eventually(&format!("{when}: nothing is staged"), PATIENCE, || {
+                fs::read_dir(store.join("staging")).is_ok_and(|dir| dir.count() == 0)
+            });
             let is = contents(&store);
             for (path, content) in &clean {
                 let now = is.get(path).map(|now| told_by(path, now));

@@ -155,7 +155,7 @@ impl<'a> Session<'a> {
             let url = format!("{base}/{repository}/{path}{query}");
             let (reason, pause) = match self.try_get(&url, headers) {
                 Ok(answer) => match self.judge(answer)? {
-                    Judged::Fine(answer) => return Ok(answer),
+                    Judged::Fine(answer) => return Ok(*answer),
                     Judged::Later { reason, pause } => (reason, pause),
                 },
                 Err(Error::Unavailable { .. }) if self.use_plain()? => continue,
@@ -214,7 +214,7 @@ impl<'a> Session<'a> {
         let agent = self.agent_for(&target)?;
         let answer = self.follow(&agent, url, &Ask { headers: headers.to_vec(), form: None }, Vec::new())?;
         match self.judge(answer)? {
-            Judged::Fine(answer) => Ok(answer),
+            Judged::Fine(answer) => Ok(*answer),
             Judged::Later { reason, .. } => Err(unavailable(url, &reason)),
         }
     }
@@ -223,7 +223,7 @@ impl<'a> Session<'a> {
     fn judge(&self, mut answer: Answer<'a>) -> Result<Judged<'a>, Error> {
         match answer.status {
             200 | 206 => match answer.header("content-encoding").map(str::trim) {
-                None | Some("" | "identity") => Ok(Judged::Fine(answer)),
+                None | Some("" | "identity") => Ok(Judged::Fine(Box::new(answer))),
                 // The digest is of what it stands for, or of what it is: nobody can tell.
                 Some(encoding) => {
                     let encoding: String = encoding.chars().take(40).collect();
@@ -535,7 +535,7 @@ fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
 }
 
 enum Judged<'a> {
-    Fine(Answer<'a>),
+    Fine(Box<Answer<'a>>),
     Later { reason: String, pause: Option<Duration> },
 }
 
