@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::blob::{Compression, Hashing};
+use super::tarball::header;
 use super::{Digest, Error, Image, ImageStore};
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -19,6 +20,8 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const BLOCK: u64 = 512;
+const REGULAR: tar::EntryType = tar::EntryType::Regular;
+const FILE_MODE: u32 = 0o644;
 const BUFFER: usize = 256 << 10;
 /// As every tool does by itself: nearly all of the gain for a fraction of the time.
 const ZSTD_LEVEL: i32 = 3;
@@ -164,12 +167,12 @@ impl Export {
     fn write_plain<W: Write>(&self, open: Open<'_, '_>, mut out: W) -> Result<W, Error> {
         let failed = |source| Error::Stream { source };
         for (name, content) in &self.documents {
-            out.write_all(&header(name, content.len() as u64).map_err(failed)?).map_err(failed)?;
+            out.write_all(&header(name, REGULAR, FILE_MODE, content.len() as u64).map_err(failed)?).map_err(failed)?;
             out.write_all(content).map_err(failed)?;
             pad(&mut out, content.len() as u64).map_err(failed)?;
         }
         for (diff_id, size) in &self.layers {
-            out.write_all(&header(&blob_path(diff_id), *size).map_err(failed)?).map_err(failed)?;
+            out.write_all(&header(&blob_path(diff_id), REGULAR, FILE_MODE, *size).map_err(failed)?).map_err(failed)?;
             let mut layer = Hashing::new(open(diff_id)?.take(*size));
             let count = io::copy(&mut layer, &mut out).map_err(failed)?;
             let actual = layer.finish().map_err(failed)?;
@@ -216,19 +219,6 @@ fn named(entry: &Value, name: &str) -> Value {
     let mut entry = entry.clone();
     entry["annotations"] = json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": name });
     entry
-}
-
-fn header(name: &str, size: u64) -> io::Result<[u8; BLOCK as usize]> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(name)?;
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header.set_cksum();
-    Ok(*header.as_bytes())
 }
 
 fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {

@@ -6,14 +6,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs::File;
+use std::io;
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::{io, thread};
 
 use oci_spec::image::ImageConfiguration;
 
+use super::abreast::abreast;
 use super::archive::{self, Archive, Found, Opened};
 use super::blob::{Digests, Hashing};
 use super::document::Layer;
@@ -271,37 +272,15 @@ impl<'a> Ingest<'a> {
         // Packed ones need more: the least is known before anything is written.
         let needed = missing.iter().filter_map(|layer| archive.size(&layer.member));
         self.store.expect_room(needed.fold(0, u64::saturating_add))?;
-        let workers = missing.len().min(PARALLEL);
-        let missing = Mutex::new(missing);
-        let first_error = Mutex::new(None);
-        let work = || {
-            loop {
-                let next = missing.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let Some(layer) = next else { return };
-                let result = archive.find(&layer.member).and_then(|found| match found {
-                    Found::Stream(member) => self.layer(member, layer.blob.as_ref(), Some(&layer.diff_id), limits),
-                    Found::Broken(error) => Err(archive::taken(error)),
-                    Found::Unpacked(_) | Found::Skipped(_) => Err(Error::Missing),
-                });
-                if let Err(error) = result {
-                    self.cancelled.store(true, Ordering::Relaxed);
-                    missing.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                    let error = error.within(archive.path(), &layer.member);
-                    first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                }
-            }
+        let unpack = |layer: &Layer| {
+            let result = archive.find(&layer.member).and_then(|found| match found {
+                Found::Stream(member) => self.layer(member, layer.blob.as_ref(), Some(&layer.diff_id), limits),
+                Found::Broken(error) => Err(archive::taken(error)),
+                Found::Unpacked(_) | Found::Skipped(_) => Err(Error::Missing),
+            });
+            result.map(drop).map_err(|error| error.within(archive.path(), &layer.member))
         };
-        thread::scope(|scope| {
-            for _ in 1..workers {
-                // Without a second thread it only takes longer.
-                let _ = thread::Builder::new().name("image-unpack".into()).spawn_scoped(scope, work);
-            }
-            work();
-        });
-        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        abreast("image-unpack", PARALLEL, missing, unpack, || self.cancelled.store(true, Ordering::Relaxed))
     }
 
     /// Makes the layers that are whole part of the store though their image is not yet: what came over a bad link need not

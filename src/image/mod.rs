@@ -7,6 +7,7 @@
 //! An image becomes usable in one step, the rename of its record, after all it is made of is verified and on disk
 //! ([`store`]). Nothing is ever unpacked into a place where it could be used half-done.
 
+mod abreast;
 mod archive;
 pub mod blob;
 mod builtin;

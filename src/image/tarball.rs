@@ -547,6 +547,23 @@ fn pax_time(text: &[u8]) -> Option<Time> {
     })
 }
 
+/// A header for what this program writes itself: of root's, and of no time.
+///
+/// # Errors
+/// When the name is too long for one.
+pub(super) fn header(name: &str, kind: tar::EntryType, mode: u32, size: u64) -> io::Result<[u8; BLOCK as usize]> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name)?;
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(size);
+    header.set_cksum();
+    Ok(*header.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

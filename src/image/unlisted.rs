@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::tarball::header;
 use super::unpack::{OPAQUE_XATTR, is_foreign};
 use crate::sys::fs::{self, Dir, Time};
 
@@ -204,19 +205,6 @@ fn entry(path: &[u8], attributes: &Attributes) -> io::Result<Vec<u8>> {
     out.resize(out.len().next_multiple_of(BLOCK), 0);
     out.extend(header("folder", tar::EntryType::Directory, attributes.mode, 0)?);
     Ok(out)
-}
-
-fn header(name: &str, kind: tar::EntryType, mode: u32, size: u64) -> io::Result<[u8; BLOCK]> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(name)?;
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_size(size);
-    header.set_cksum();
-    Ok(*header.as_bytes())
 }
 
 /// `LENGTH KEY=VALUE\n`, where the length counts itself.

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use oci_spec::distribution::Reference;
 use oci_spec::image::ImageConfiguration;
@@ -17,6 +16,7 @@ use super::manifest::{self, Descriptor, Manifest};
 use super::signatures::Attached;
 use super::tls::Connections;
 use super::{Error, LayerState, Progress, PullSecret, Pulled};
+use crate::image::abreast::abreast;
 use crate::image::trust::{Evidence, Transport, Trust};
 use crate::image::{self, Digest, ImageStore, Ingest, NewImage, Origin, Verification, architecture};
 
@@ -443,34 +443,16 @@ impl Layers<'_> {
         if missing.is_empty() {
             return Ok(false);
         }
-        let workers = missing.len().min(PARALLEL);
-        let missing = Mutex::new(missing);
-        let first_error = Mutex::new(None);
-        let work = || {
-            loop {
-                let next = missing.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let Some((descriptor, diff_id)) = next else { return };
-                if let Err(error) = self.layer(descriptor, diff_id) {
-                    // Before the others are stopped, and fail of that.
-                    first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-                    self.halt.failed.store(true, Ordering::Relaxed);
-                    missing.lock().unwrap_or_else(PoisonError::into_inner).clear();
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 1..workers {
-                // Without more threads it only takes longer.
-                let _ = thread::Builder::new().name("image-pull".into()).spawn_scoped(scope, work);
-            }
-            work();
+        let fetch = |(descriptor, diff_id): &(Descriptor, Digest)| self.layer(descriptor, diff_id);
+        let fetched = abreast("image-pull", PARALLEL, missing, fetch, || {
+            self.halt.failed.store(true, Ordering::Relaxed);
         });
-        match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some(error) => {
+        match fetched {
+            Ok(()) => Ok(true),
+            Err(error) => {
                 self.keep_after(&error);
                 Err(error)
             }
-            None => Ok(true),
         }
     }
 
