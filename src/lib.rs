@@ -17,6 +17,7 @@
 //!
 //! | Module | Kind | What |
 //! |---|---|---|
+//! | [`causes`] | pure | errors and their causes in one line |
 //! | [`manifest`] | pure | decode · defaults · validate · refuse · identity |
 //! | [`config`] | pure | `KubeletConfiguration`, `CoracleConfiguration`, flags: one resolved [`config::Config`] |
 //! | [`pod`] | pure | spec · observed · plan · restart · resources · status |
@@ -34,6 +35,7 @@
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
 //! | [`cli`] | async | what a person types |
 
+pub mod causes;
 pub mod manifest;
 pub mod config;
 pub mod pod;

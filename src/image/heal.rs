@@ -21,6 +21,7 @@ use super::seal::Depth;
 use super::store::Entry;
 use super::verify::Verdict;
 use super::{Digest, Error, Image, ImageStore, Origin, collector, ingest};
+use crate::causes::chain;
 use crate::store;
 use crate::sys::fs::{self, Dir};
 
@@ -415,16 +416,4 @@ impl ImageStore {
         }
         result
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

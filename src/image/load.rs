@@ -5,9 +5,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::{io, thread};
 
-use super::heal::{Damage, chain};
+use super::heal::Damage;
 use super::store::{Catalog, Damaged, ImageRecord, LayerRecord};
 use super::{Digest, Error, ImageStore, record};
+use crate::causes::chain;
 use crate::store;
 use crate::sys::fs::{self, Dir};
 

@@ -8,11 +8,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::blob::Hashing;
-use super::heal::{Damage, chain};
+use super::heal::Damage;
 use super::recipe::Tar;
 use super::seal::{self, Depth, Finding, Header, Look, Seal};
 use super::store::{ImageRecord, LayerRecord};
 use super::{Digest, Error, Image, ImageStore, record};
+use crate::causes::chain;
 use crate::sys::fs;
 
 /// Layers with more entries than this are not looked at again within [`FRESH`].

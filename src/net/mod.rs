@@ -33,6 +33,7 @@ use sha2::{Digest, Sha256};
 pub use cidr::{Cidr, CidrError};
 pub use hostname::hostname;
 
+use crate::causes::chain;
 use crate::sys::netlink::{self, Socket};
 use ipam::{Lease, Pool, Refusal};
 use lease::Records;
@@ -342,7 +343,7 @@ impl Network {
             if !nft::is_unavailable(&error) {
                 return Err(error.into());
             }
-            let reason = described(&error);
+            let reason = chain(&error);
             tracing::warn!(%reason, "no address translation on this kernel: pods reach other machines only where those route back");
             state.translation = Translation::Unavailable(reason);
             return Ok(());
@@ -388,7 +389,7 @@ fn forwards(address: Ipv4Addr, lease: &Lease) -> impl Iterator<Item = nft::Forwa
 fn forget_flows(connection: &mut nft::Connection, ports: &[PortMapping]) {
     for port in ports.iter().filter(|port| port.protocol == Protocol::Udp) {
         if let Err(error) = conntrack::forget(connection, port.protocol.number(), port.host_port) {
-            tracing::debug!(port = port.host_port, error = %described(&error), "senders that keep their port may have to pause for 30 s");
+            tracing::debug!(port = port.host_port, error = %chain(&error), "senders that keep their port may have to pause for 30 s");
         }
     }
 }
@@ -451,18 +452,6 @@ fn ensure_one(path: &Path) -> io::Result<()> {
         "0" => std::fs::write(path, "1"),
         _ => Ok(()),
     }
-}
-
-/// An error with its causes, in one line.
-fn described(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

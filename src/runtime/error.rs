@@ -91,7 +91,7 @@ impl Error {
     /// The whole story in one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        chain(self)
+        crate::causes::chain(self)
     }
 
     /// Whether there is no space left for it.
@@ -136,24 +136,4 @@ impl Error {
             _ => "Failed",
         }
     }
-}
-
-/// Most bytes of an error's story: what manifests and servers say may be of any length.
-const LONGEST: usize = 4096;
-
-/// An error and its causes in one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
-        text.push('…');
-    }
-    text
 }

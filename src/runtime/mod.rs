@@ -19,6 +19,7 @@ mod variables;
 mod userns;
 
 use crate::bundle::CgroupFs;
+pub use crate::causes::chain;
 use crate::config::Config;
 use crate::image::ImageStore;
 use crate::image::registry::{self, Registries};
@@ -29,7 +30,7 @@ use crate::shim;
 use crate::shim::exec::Target;
 use crate::sys::cgroup::{Cgroups, Version};
 pub use devices::{device_nodes, device_paths};
-pub use error::{Error, chain};
+pub use error::Error;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 pub use layout::Layout;

@@ -3,9 +3,10 @@
 use super::console::Console;
 use super::exec::{Options, Order, Status, TERMINAL_READY, Target};
 use super::program::{Joined, Program, Refusal, with_filter_rights};
-use super::start::{Report, chain};
+use super::start::Report;
 use super::userns::Users;
 use super::{socket, trace};
+use crate::causes::distinct;
 use crate::sys::process::{self, Exit};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::{Process, Spec, User};
@@ -77,7 +78,7 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
     };
     let Order { target, options } = order;
     let path = target.bundle.join("config.json");
-    let spec = Spec::load(&path).map_err(|e| refused(format!("cannot read {}: {}", path.display(), chain(&e))))?;
+    let spec = Spec::load(&path).map_err(|e| refused(format!("cannot read {}: {}", path.display(), distinct(&e))))?;
     let (process, program) = plan(&spec, options).map_err(refused)?;
     let uid = process.user().uid();
     let owner = program.joined.as_ref().map_or(uid, Joined::owner);
@@ -92,7 +93,7 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
     let mut builder = ContainerBuilder::new(target.id.clone(), SyscallType::default())
         .with_root_path(&view.root)
         .and_then(ContainerBuilder::validate_id)
-        .map_err(|e| refused(chain(&e)))?
+        .map_err(|e| refused(distinct(&e)))?
         .with_executor(program);
     let mut console = None;
     if options.tty {
@@ -118,7 +119,7 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
         .with_detach(options.tty)
         .with_process(Some(format!("/proc/self/fd/{}", process_file.as_raw_fd())))
         .build()
-        .map_err(|e| explain(&chain(&e), details))?;
+        .map_err(|e| explain(&distinct(&e), details))?;
     if let Some(console) = console {
         let sent = console.master().and_then(|master| socket::send(control, TERMINAL_READY, &[master.as_fd()]));
         if let Err(e) = sent {
@@ -161,7 +162,7 @@ fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
         process.set_capabilities(Some(with_filter_rights(&capabilities)));
         program.capabilities = Some(capabilities);
     }
-    if let Some(users) = Users::of(spec).map_err(|e| chain(&e))? {
+    if let Some(users) = Users::of(spec).map_err(|e| distinct(&e))? {
         let namespace = File::open(&users.path).map_err(|e| format!("cannot open {}: {e}", users.path.display()))?;
         let user = process.user().clone();
         program.joined = Some(Joined { namespace: Arc::new(namespace), users, user });

@@ -4,8 +4,8 @@
 
 use super::devices;
 use super::protocol::{Devices, Node, Reply};
-use super::start::chain;
 use crate::bundle::devices::{Number, Rule};
+use crate::causes::distinct;
 use crate::sys::fs::Dir;
 use crate::sys::idmap;
 use crate::sys::mount::{Namespace, Peers, Tree};
@@ -212,7 +212,9 @@ fn take(node: &Node, found: Found, users: Option<&File>) -> io::Result<Tree> {
         None => {
             Tree::copy(rustix::fs::openat(CWD, &node.source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?.as_fd())?
         }
-        Some(users) => Tree::from(idmap::clone(&node.source, users.as_fd()).map_err(|e| io::Error::other(chain(&e)))?),
+        Some(users) => {
+            Tree::from(idmap::clone(&node.source, users.as_fd()).map_err(|e| io::Error::other(distinct(&e)))?)
+        }
     };
     let stat = rustix::fs::fstat(&tree)?;
     let is = Found::of(stat.st_mode, stat.st_rdev, (stat.st_dev, stat.st_ino));

@@ -7,6 +7,7 @@ use super::program::{Program, Refusal};
 use super::protocol::{Rootfs, Run};
 use super::userns::{Stage, Users};
 use super::{devices, record, trace, volumes};
+use crate::causes::distinct;
 use crate::pod::Instance;
 use crate::sys::fs::Dir;
 use crate::sys::{idmap, mount, process};
@@ -129,27 +130,13 @@ fn tell(mut pipe: &fs::File, report: &Report) -> io::Result<()> {
 }
 
 fn failed(what: &str, error: &dyn Error) -> Report {
-    let text = chain(error);
+    let text = distinct(error);
     match Refusal::find(&text) {
         Some(refusal) => {
             Report::Failed { reason: "ContainerCannotRun".into(), code: refusal.code, message: refusal.message }
         }
         None => Report::Failed { reason: "StartError".into(), code: 128, message: format!("{what}: {text}") },
     }
-}
-
-/// An error and its causes, without saying anything twice.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn start(order: Order<'_>) -> Result<Instance, Report> {

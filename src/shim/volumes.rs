@@ -82,7 +82,8 @@ fn image(layers: &[PathBuf], item: &Item, dir: &Path, index: usize, users: Optio
         Some(users) => {
             for (i, layer) in layers.iter().enumerate() {
                 let mapped = dir.join(format!("{index}-{}", mount::copy_name(i, layer)));
-                let tree = idmap::clone(layer, users.as_fd()).map_err(|e| io::Error::other(super::start::chain(&e)))?;
+                let tree =
+                    idmap::clone(layer, users.as_fd()).map_err(|e| io::Error::other(crate::causes::distinct(&e)))?;
                 DirBuilder::new().mode(0o755).create(&mapped)?;
                 idmap::attach(tree.as_fd(), &mapped)?;
                 all.push(mapped);

@@ -16,6 +16,7 @@ use ureq::http::HeaderMap;
 use super::Error;
 use super::place::show;
 use super::tls;
+use crate::causes::distinct;
 
 /// Longest pause between two tries. A `Retry-After` is obeyed up to it: who wants more gets what is left of the attempts.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -260,7 +261,7 @@ pub(super) fn exchange<'a>(
         }
     };
     let (status, headers, length) =
-        answer.map_err(|e| Fault { no_tls: tls::may_be_plain(&e), error: failed(explain(&e)) })?;
+        answer.map_err(|e| Fault { no_tls: tls::may_be_plain(&e), error: failed(distinct(&e)) })?;
     let body = Incoming { pieces, current: Vec::new(), at: 0, length, halt, stall: patience.stall, end: None };
     Ok(Answer { status, headers, url: shown, body, elsewhere: false, secrets: Vec::new() })
 }
@@ -341,18 +342,4 @@ fn transfer(
             return;
         }
     }
-}
-
-/// An error of the HTTP library with all its causes, in one line.
-fn explain(error: &ureq::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }

@@ -7,6 +7,7 @@ use super::Error;
 use super::client::Session;
 use super::manifest::{self, Manifest};
 use super::pull::{document, small_blob};
+use crate::causes::chain;
 use crate::image::Digest;
 use crate::image::trust::{Signature, signature_tag};
 
@@ -104,17 +105,6 @@ impl Attached {
         }
         Ok(())
     }
-}
-
-/// An error with its causes.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether an error says nothing of what was asked for.
