@@ -206,8 +206,8 @@ impl Collector {
     pub fn reclaim(&self) -> Result<Collected, Error> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let (users, now) = self.look(&mut used)?;
-        self.tidy(Duration::ZERO, &users, &mut used);
-        let mut done = Collected::default();
+        // Layers that no image has are room, too: whoever waits for some tries again.
+        let mut done = Collected { freed: self.tidy(Duration::ZERO, &users, &mut used), ..Collected::default() };
         self.free(u64::MAX, &users, now, &mut used, &mut done)?;
         self.save(&mut used);
         Ok(done)
@@ -594,8 +594,8 @@ impl ImageStore {
         Ok(paths.iter().filter_map(read).collect())
     }
 
-    /// Whether the layer came in at least so long ago, or cannot be used. In the future is now: a machine without a clock of its own boots in
-    /// the past.
+    /// Whether the layer came in at least so long ago, or cannot be used. In the future is now: a machine without a clock
+    /// of its own boots in the past.
     fn is_older(&self, diff_id: &Digest, age: Duration) -> bool {
         let written = std::fs::metadata(self.layer_record(diff_id)).and_then(|found| found.modified());
         written.map_or(true, |at| at.elapsed().unwrap_or_default() >= age)
@@ -713,6 +713,9 @@ mod tests {
     use super::*;
     use std::time::SystemTime;
 
+    /// Of a layer, in bytes.
+    const SIZE: usize = 5;
+
     #[test]
     fn layers_without_an_image_wait_a_day_or_until_their_space_is_needed() {
         let root = std::env::temp_dir().join(format!("coracle-unowned-{}", std::process::id()));
@@ -727,12 +730,11 @@ mod tests {
         let bring = |name: &str| {
             let mut tar = tar::Builder::new(Vec::new());
             let mut header = tar::Header::new_ustar();
-            header.set_entry_type(tar::EntryType::Directory);
-            header.set_mode(0o755);
-            header.set_size(0);
+            header.set_mode(0o644);
+            header.set_size(SIZE as u64);
             header.set_uid(rustix::process::geteuid().as_raw().into());
             header.set_gid(rustix::process::getegid().as_raw().into());
-            tar.append_data(&mut header, name, &[][..]).unwrap();
+            tar.append_data(&mut header, name, &[b'x'; SIZE][..]).unwrap();
             let content = tar.into_inner().unwrap();
             let ingest = store.ingest().unwrap();
             let layer = ingest.layer(&content[..], None, None, &Default::default()).unwrap();
@@ -749,8 +751,9 @@ mod tests {
         ahead.set_modified(SystemTime::now() + UNOWNED * 1000).unwrap();
         collector.collect().unwrap();
         assert!(store.layer(&young).is_some());
-        collector.reclaim().unwrap();
+        let reclaimed = collector.reclaim().unwrap();
         assert!(store.layer(&young).is_none());
+        assert_eq!((reclaimed.freed, &reclaimed.removed[..]), (SIZE as u64, &[][..]), "there is room now");
         drop((collector, store));
         fs::remove_tree(&root).unwrap();
     }
