@@ -153,28 +153,30 @@ impl Runtime {
     pub(super) fn stop_container(&self, spec: &Spec, name: &str, id: &str, grace_ms: u64) -> Result<Vec<Note>, Error> {
         let shim = self.shim(spec.uid()).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id);
-        if let Some(run) = &run {
+        let image = run.as_ref().and_then(|r| self.images.known(&r.image_id));
+        let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
+        // Asked before it is written down: an agent that dies in between asks again, and the shim, which has sent the
+        // signal already, does not send it twice. The other way round the signal would be lost.
+        let asked = Timestamp::now();
+        let reply = shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)?;
+        if let Reply::Error { message } = reply {
+            // A record of a run that the shim never saw, or has forgotten, is wrong.
+            let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id && r.is_running());
+            if let Some(run) = run {
+                self.end_unseen(spec.uid(), run, &message)?;
+            }
+            return Ok(vec![Note::warning("Failed", format!("Error stopping container: {message}")).about(name)]);
+        }
+        if let Some(run) = run {
             let grace = SignedDuration::from_millis(i64::try_from(grace_ms).unwrap_or(i64::MAX / 2));
-            let now = Timestamp::now();
             self.advance(spec.uid(), name, run.attempt, |progress| {
-                let begun = Stopping { cause: StopCause::Pod, begun: now, grace_ms, kill_at: None };
-                progress.stopping.get_or_insert(begun).kill_at = Some(now.checked_add(grace).unwrap_or(Timestamp::MAX));
+                let begun = Stopping { cause: StopCause::Pod, begun: asked, grace_ms, kill_at: None };
+                let kill_at = asked.checked_add(grace).unwrap_or(Timestamp::MAX);
+                progress.stopping.get_or_insert(begun).kill_at = Some(kill_at);
             })?;
         }
-        let image = run.and_then(|r| self.images.known(&r.image_id));
-        let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
-        match shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)? {
-            // A record of a run that the shim never saw, or has forgotten, is wrong.
-            Reply::Error { message } => {
-                let run = self.instances(spec.uid(), name).into_iter().find(|r| r.id == id && r.is_running());
-                if let Some(run) = run {
-                    self.end_unseen(spec.uid(), run, &message)?;
-                }
-                Ok(vec![Note::warning("Failed", format!("Error stopping container: {message}")).about(name)])
-            }
-            // Why it stops was told when that began.
-            _ => Ok(Vec::new()),
-        }
+        // Why it stops was told when that began.
+        Ok(Vec::new())
     }
 
     pub(super) fn forget(&self, spec: &Spec, name: &str, attempt: u32) -> Result<Vec<Note>, Error> {

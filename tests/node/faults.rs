@@ -1,10 +1,12 @@
 //! What goes wrong: the agent or a shim killed at a bad moment, a power cut, broken records, a full disk.
 
 use crate::harness::{Node, PATIENCE, REST, alive, eventually, pod, resting, secs, signal};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::Signal;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -129,6 +131,32 @@ fn a_shim_killed_while_the_agent_is_away_is_noticed() {
     eventually("the old container is gone", secs(5), || !alive(pid));
     assert_eq!(again.restarts("main"), 1);
     assert_eq!(node.shims().len(), 1);
+    node.finish();
+}
+
+#[test]
+fn a_stop_that_the_shim_could_not_hear_is_asked_for_again() {
+    let node = Node::up();
+    let mut m = pod("web", "trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    m["spec"]["terminationGracePeriodSeconds"] = json!(600);
+    let seen = node.run(&m);
+    let [shim] = node.shims()[..] else { panic!("one shim: {:?}", node.shims()) };
+    signal(shim, Signal::STOP);
+    // As many connections as may wait: the agent's is one too many.
+    let folder = fs::File::open(node.dir.join("run/pods").join(seen.uid())).expect("run folder of the pod");
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd())).expect("address");
+    let connect = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("socket");
+        rustix::net::connect(&socket, &address).map(|()| socket)
+    };
+    let waiting: Vec<OwnedFd> = std::iter::from_fn(|| connect().ok()).collect();
+    assert!(waiting.len() > 1);
+    node.remove("web.yaml");
+    node.wait_event("the stop failed", |_, message| message.contains("the shim did not answer"));
+    drop(waiting);
+    signal(shim, Signal::CONT);
+    node.wait_gone("web");
     node.finish();
 }
 
