@@ -8,10 +8,12 @@
 mod file;
 pub mod images;
 pub mod reserve;
+pub mod sources;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
 pub use images::{CredentialsVerification, Images};
+pub use sources::{ManifestUrl, Sources};
 pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
 
 use reserve::{Eviction, Reserved};
@@ -44,6 +46,12 @@ pub struct Flags {
     /// Directory of Pod manifests [default: /etc/kubernetes/manifests]
     #[arg(long, value_name = "DIR")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// URL of manifests; may be given several times
+    #[arg(long, value_name = "URL")]
+    pub manifest_url: Vec<String>,
+    /// Headers of requests for --manifest-url, as NAME:VALUE,…; may be given several times
+    #[arg(long, value_name = "HEADERS")]
+    pub manifest_url_header: Vec<String>,
     /// Node name [default: the host name in lower case]
     #[arg(long, value_name = "NAME")]
     pub hostname_override: Option<String>,
@@ -164,6 +172,8 @@ pub struct Config {
     pub single_process_oom_kill: bool,
     /// Pulling, keeping and trusting images.
     pub images: Images,
+    /// Where manifests come from besides the manifest directory, and which are accepted.
+    pub sources: Sources,
     /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Log verbosity, klog's scale.
@@ -268,6 +278,7 @@ impl Default for Config {
             cfs_period: Some(Duration::from_millis(100)),
             single_process_oom_kill: false,
             images: Images::default(),
+            sources: Sources::default(),
             allowed_unsafe_sysctls: Vec::new(),
             verbosity: 0,
             log_format: LogFormat::Text,
@@ -337,6 +348,21 @@ impl Config {
         }
         if !flags.cluster_dns.is_empty() {
             self.cluster_dns = flags.cluster_dns.clone();
+        }
+        let mut headers = Vec::new();
+        for text in &flags.manifest_url_header {
+            let read = sources::header_flag(text);
+            headers.extend(read.map_err(|reason| Error::invalid("--manifest-url-header", reason))?);
+        }
+        if flags.manifest_url.is_empty() && !headers.is_empty() {
+            return Err(Error::invalid("--manifest-url-header", "goes with --manifest-url, which is not given"));
+        }
+        if !flags.manifest_url.is_empty() {
+            let one = |url: &String| {
+                let url = sources::checked(url).map_err(|reason| Error::invalid("--manifest-url", reason))?;
+                Ok(ManifestUrl { url, headers: headers.clone(), ..ManifestUrl::default() })
+            };
+            self.sources.urls = flags.manifest_url.iter().map(one).collect::<Result<_, Error>>()?;
         }
         if let Some(labels) = &flags.node_labels {
             self.node_labels = value::labels(labels).map_err(|reason| Error::invalid("--node-labels", reason))?;

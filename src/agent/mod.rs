@@ -19,6 +19,7 @@ mod pulls;
 mod worker;
 
 use crate::config::Config;
+use crate::manifest::Objects;
 use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
@@ -291,6 +292,8 @@ impl Agent {
 
     /// Bring the workers in line with what the source says.
     fn apply(&mut self, snapshot: &Snapshot) {
+        let objects: Objects = snapshot.objects.iter().map(|desired| desired.object.clone()).collect();
+        self.serve(Arc::new(objects));
         if !snapshot.pods.is_empty() {
             // Something may start soon; the kernel's part of that can begin now.
             crate::shim::prewarm();
@@ -315,6 +318,14 @@ impl Agent {
         }
         self.admit();
         self.report(snapshot);
+    }
+
+    /// Have pods find these objects.
+    fn serve(&self, objects: Arc<Objects>) {
+        let runtime = &self.shared.runtime;
+        if *runtime.objects() != *objects {
+            runtime.set_objects(objects);
+        }
     }
 
     /// Pods that no manifest names go, and no longer count.

@@ -2,6 +2,7 @@
 
 use super::images;
 use super::reserve::{Maps, Reserved, thresholds};
+use super::sources;
 use super::value::{duration, quantity_bytes};
 use super::{Config, Error, LogFormat, Warning};
 use serde_json::{Map, Value};
@@ -81,7 +82,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "failSwapOn",
     "featureGates",
     "hairpinMode",
-    "httpCheckFrequency",
     "imageServiceEndpoint",
     "iptablesDropBit",
     "iptablesMasqueradeBit",
@@ -117,8 +117,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
-    "staticPodURL",
-    "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
@@ -193,7 +191,8 @@ pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>
 
 fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let document = Section { path: "KubeletConfiguration", map };
-    document.reject_unknown(&[KUBELET_FIELDS, images::KUBELET_FIELDS].concat(), KUBELET_IGNORED)?;
+    document
+        .reject_unknown(&[KUBELET_FIELDS, images::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(), KUBELET_IGNORED)?;
     for field in KUBELET_IGNORED.iter().filter(|field| map.get(**field).is_some_and(|value| !value.is_null())) {
         warnings.push(Warning { field: document.at(field), reason: "not supported yet, ignored".to_owned() });
     }
@@ -313,6 +312,7 @@ fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut V
         config.single_process_oom_kill = on;
     }
     images::kubelet_fields(document, &mut config.images)?;
+    sources::kubelet_fields(document, &mut config.sources)?;
     if let Some(swap) = document.section("memorySwap")? {
         let section = Section { path: "KubeletConfiguration.memorySwap", map: swap };
         section.reject_unknown(&["swapBehavior"], &[])?;
@@ -374,12 +374,13 @@ fn logging_section(map: &Map<String, Value>, config: &mut Config, warnings: &mut
 
 fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Error> {
     let document = Section { path: "CoracleConfiguration", map };
-    document.reject_unknown(OWN_FIELDS, &[])?;
+    document.reject_unknown(&[OWN_FIELDS, sources::OWN_FIELDS].concat(), &[])?;
     document.text_into("bridge", &mut config.bridge)?;
     document.paths_into("cdiSpecDirs", &mut config.cdi_spec_dirs)?;
     if let Some(map) = document.section("images")? {
         images::own_section(map, &mut config.images)?;
     }
+    sources::own_fields(&document, &mut config.sources)?;
     document.log_format_into("logFormat", &mut config.log_format)?;
     document.path_into("rootDir", &mut config.root_dir)?;
     document.path_into("runDir", &mut config.run_dir)?;
@@ -547,7 +548,7 @@ impl<'a> Section<'a> {
     }
 }
 
-fn wants(what: &str, got: &Value) -> String {
+pub(super) fn wants(what: &str, got: &Value) -> String {
     format!("want {what}, got {}", type_of(got))
 }
 

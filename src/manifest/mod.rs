@@ -13,6 +13,7 @@ mod corpus;
 mod decode;
 mod default;
 mod identity;
+mod object;
 mod pattern;
 pub mod places;
 pub mod quantity;
@@ -26,6 +27,7 @@ mod tree;
 mod validate;
 
 pub use identity::REVISION;
+pub use object::{CREDENTIALS, Object, ObjectId, ObjectKind, Objects, Reference};
 pub use quantity::Quantity;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -93,6 +95,8 @@ pub enum Origin<'a> {
 pub struct Loaded {
     /// Pods of the documents without an error: defaulted, valid, with identity, in the manifest's order.
     pub pods: Vec<Pod>,
+    /// ConfigMaps and Secrets of the documents without an error.
+    pub objects: Vec<Object>,
     /// All problems, in the manifest's order.
     pub problems: Vec<Problem>,
 }
@@ -104,6 +108,12 @@ impl Loaded {
     }
 }
 
+/// The objects that a pod refers to, in the order of its fields, for [`Objects`] to have. Without places.
+#[must_use]
+pub fn references(pod: &Pod) -> Vec<Reference> {
+    references::of(pod)
+}
+
 /// Reads a manifest: JSON when its first byte that is not a space is `{`, else YAML; all documents of it, and lists.
 ///
 /// `node` is the node's name; it becomes the suffix of every pod's name. Never panics; memory and time are bounded
@@ -111,7 +121,7 @@ impl Loaded {
 pub fn load(bytes: &[u8], origin: Origin<'_>, node: &str) -> Loaded {
     let documents = match tree::parse(bytes) {
         Ok(documents) => documents,
-        Err(problem) => return Loaded { pods: Vec::new(), problems: vec![*problem] },
+        Err(problem) => return Loaded { problems: vec![*problem], ..Loaded::default() },
     };
     let mut loader = Loader { origin, node, loaded: Loaded::default(), names: HashSet::new(), objects: 0 };
     for document in documents {

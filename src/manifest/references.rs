@@ -1,9 +1,11 @@
 //! API objects that a static pod may not refer to: without an API server they could never be resolved, and with one they
 //! would let a node's files act with the rights of others (as Kubernetes 1.34 and later).
 
+use super::object::Reference;
 use super::pattern;
 use super::report::Report;
 use super::tree::Node;
+use k8s_openapi::api::core::v1::Pod;
 
 /// Fields that refer to an object, in the kubelet's order, and what kind of object that is.
 const REFERENCES: &[(&str, &str)] = &[
@@ -50,4 +52,9 @@ pub(super) fn check(document: &Node, report: &mut Report<'_>) {
             }
         }
     }
+}
+
+/// The ConfigMaps and Secrets that a pod refers to; what is refused anyway is not among them.
+pub(super) fn of(_pod: &Pod) -> Vec<Reference> {
+    Vec::new()
 }

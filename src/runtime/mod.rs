@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::image::ImageStore;
 use crate::image::registry::{self, Registries};
 use crate::image::trust::{self, Trust};
+use crate::manifest::Objects;
 use crate::net::Network;
 use crate::pod::{Action, Finished, Spec};
 use crate::shim;
@@ -42,7 +43,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub use usage::NodeResources;
 
 /// Everything that actions need. Its state can be rebuilt from disk and shims.
@@ -72,6 +73,8 @@ pub struct Runtime {
     shims: Mutex<HashMap<String, Arc<shim::Client>>>,
     /// Held while a [`crate::pod::Progress`] is read and written: a hook's task and its pod's worker both do.
     advancing: Mutex<()>,
+    /// What pods may refer to.
+    objects: RwLock<Arc<Objects>>,
 }
 
 impl Runtime {
@@ -139,6 +142,7 @@ impl Runtime {
             container_cgroups,
             shims: Mutex::default(),
             advancing: Mutex::default(),
+            objects: RwLock::default(),
             layout,
         })
     }
@@ -160,6 +164,18 @@ impl Runtime {
     #[must_use]
     pub fn unsafe_sysctls(&self) -> &[String] {
         &self.allowed_sysctls
+    }
+
+    /// ConfigMaps and Secrets that pods may refer to from now on. What a started container has of them stays as it is;
+    /// [`Runtime::refresh_volumes`] brings volumes up to date.
+    pub fn set_objects(&self, objects: Arc<Objects>) {
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
+    }
+
+    /// ConfigMaps and Secrets that pods may refer to.
+    #[must_use]
+    pub fn objects(&self) -> Arc<Objects> {
+        Arc::clone(&self.objects.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Facts of the machine.

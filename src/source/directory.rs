@@ -1,8 +1,8 @@
 //! One look at the manifest directory.
 
-use super::known::Known;
-use super::{Desired, Snapshot, SourceProblem};
-use crate::manifest::{self, Loaded, Origin, Problem, Severity};
+use super::known::{Good, Known};
+use super::{Desired, DesiredObject, Snapshot, SourceProblem};
+use crate::manifest::{self, Loaded, ObjectId, Origin, Problem, Severity};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
@@ -37,8 +37,8 @@ pub struct Directory {
     /// Which file runs a pod: it goes on doing so when another file comes to define a pod of that name.
     owners: HashMap<Key, String>,
     /// Records to write or remove.
-    unsaved: BTreeMap<String, Vec<Arc<Pod>>>,
-    saved: BTreeMap<String, Vec<Arc<Pod>>>,
+    unsaved: BTreeMap<String, Good>,
+    saved: BTreeMap<String, Good>,
     retry: Option<Duration>,
 }
 
@@ -51,7 +51,7 @@ struct Manifest {
     /// The state of the file that `pods` and `problems` are about; `None`: to be read.
     seen: Option<Fingerprint>,
     /// Last known good.
-    pods: Vec<Arc<Pod>>,
+    good: Good,
     problems: Vec<Problem>,
     /// It is there, but cannot be read.
     unreadable: bool,
@@ -121,16 +121,16 @@ impl Directory {
         let mut folders = vec![directory.path.clone()];
         folders.extend(directory.path.parent().map(Path::to_owned));
         for folder in folders {
-            for (name, pods) in directory.known.load(&folder) {
+            for (name, good) in directory.known.load(&folder) {
                 // A record of the parent's other files belongs to another configuration.
                 if folder.join(&name) != directory.path && folder != directory.path {
                     continue;
                 }
-                for pod in &pods {
+                for pod in &good.pods {
                     directory.owners.insert(key(pod), name.clone());
                 }
-                directory.saved.insert(name.clone(), pods.clone());
-                directory.files.insert(name, Manifest { pods, ..Manifest::default() });
+                directory.saved.insert(name.clone(), good.clone());
+                directory.files.insert(name, Manifest { good, ..Manifest::default() });
             }
         }
         directory
@@ -189,7 +189,7 @@ impl Directory {
             Err(failure) => error = Some(format!("{}: {failure}", self.path.display())),
         }
         for (name, file) in &self.files {
-            let only = match &file.pods[..] {
+            let only = match &file.good.pods[..] {
                 [pod] => Some(key(pod)),
                 _ => None,
             };
@@ -200,9 +200,9 @@ impl Directory {
                 problem: problem.clone(),
             }));
         }
-        let pods = self.select(&mut problems);
+        let (pods, objects) = self.select(&mut problems);
         problems.sort_by(|a, b| (&a.origin, a.problem.line).cmp(&(&b.origin, b.problem.line)));
-        Snapshot { pods, problems, healthy: error.is_none(), error }
+        Snapshot { pods, objects, problems, healthy: error.is_none(), error }
     }
 
     /// Makes the pods of the last scan the last known good ones, durably. Does nothing when they are already.
@@ -216,12 +216,12 @@ impl Directory {
         let mut failed = Ok(());
         let folder = self.folder();
         let (known, saved) = (&self.known, &mut self.saved);
-        self.unsaved.retain(|name, pods| match known.store(&folder.join(name), pods) {
+        self.unsaved.retain(|name, good| match known.store(&folder.join(name), good) {
             Ok(()) => {
-                if pods.is_empty() {
+                if good.is_empty() {
                     saved.remove(name);
                 } else {
-                    saved.insert(name.clone(), std::mem::take(pods));
+                    saved.insert(name.clone(), std::mem::take(good));
                 }
                 false
             }
@@ -366,7 +366,7 @@ impl Directory {
             .files
             .iter()
             .filter(|(name, _)| present.contains(*name))
-            .flat_map(|(_, file)| file.pods.iter().map(|pod| key(pod)))
+            .flat_map(|(_, file)| file.good.pods.iter().map(|pod| key(pod)))
             .collect();
         let mut retry = self.retry;
         self.files.retain(|name, file| {
@@ -378,7 +378,8 @@ impl Directory {
             file.problems.clear();
             file.seen = None;
             let left = grace.saturating_sub(now - since);
-            if left.is_zero() || file.pods.iter().all(|pod| elsewhere.contains(&key(pod))) {
+            let moved = file.good.objects.is_empty() && file.good.pods.iter().all(|pod| elsewhere.contains(&key(pod)));
+            if left.is_zero() || moved {
                 return false;
             }
             retry = Some(retry.map_or(left, |retry| retry.min(left)));
@@ -388,13 +389,13 @@ impl Directory {
     }
 
     /// One pod per name and per UID; of two, the one that ran already, else the first.
-    fn select(&mut self, problems: &mut Vec<SourceProblem>) -> Vec<Desired> {
+    fn select(&mut self, problems: &mut Vec<SourceProblem>) -> (Vec<Desired>, Vec<DesiredObject>) {
         let mut chosen: HashMap<Key, &str> = HashMap::new();
         let mut uids: HashMap<&str, &str> = HashMap::new();
         let mut conflicts: Vec<(&str, &str, Key, &str)> = Vec::new();
         for owned in [true, false] {
             for (name, file) in &self.files {
-                for pod in &file.pods {
+                for pod in &file.good.pods {
                     let key = key(pod);
                     if (self.owners.get(&key) == Some(name)) != owned {
                         continue;
@@ -429,17 +430,30 @@ impl Directory {
             );
         }
 
-        let mut desired = Vec::new();
+        let (mut desired, mut objects) = (Vec::new(), Vec::new());
         let mut owners = HashMap::new();
-        let mut records: BTreeMap<String, Vec<Arc<Pod>>> = BTreeMap::new();
+        let mut records: BTreeMap<String, Good> = BTreeMap::new();
+        let mut taken: HashMap<ObjectId, &str> = HashMap::new();
         for (name, file) in &self.files {
-            for pod in &file.pods {
+            for pod in &file.good.pods {
                 let key = key(pod);
                 if chosen.get(&key) == Some(&name.as_str()) {
                     desired.push(Desired { pod: pod.clone(), origin: self.origin(name) });
-                    records.entry(name.clone()).or_default().push(pod.clone());
+                    records.entry(name.clone()).or_default().pods.push(pod.clone());
                     owners.insert(key, name.clone());
                 }
+            }
+            for object in &file.good.objects {
+                let id = object.id();
+                if let Some(other) = taken.get(&id) {
+                    let reason = format!("Duplicate value: \"{}\": {other} has it, too: this one is ignored", id);
+                    let problem = Problem { field: "metadata.name".into(), ..whole_file(reason, Severity::Error) };
+                    problems.push(SourceProblem { origin: self.origin(name), pod: None, problem });
+                    continue;
+                }
+                taken.insert(id, name);
+                objects.push(DesiredObject { object: object.clone(), origin: self.origin(name) });
+                records.entry(name.clone()).or_default().objects.push(object.clone());
             }
         }
         self.owners = owners;
@@ -447,16 +461,14 @@ impl Directory {
         for name in self.saved.keys().chain(records.keys()) {
             let (saved, record) = (self.saved.get(name), records.get(name));
             let same = match (saved, record) {
-                (Some(saved), Some(record)) => {
-                    saved.len() == record.len() && saved.iter().zip(record).all(|(a, b)| Arc::ptr_eq(a, b))
-                }
+                (Some(saved), Some(record)) => saved.is(record),
                 _ => false,
             };
             if !same {
                 self.unsaved.insert(name.clone(), record.cloned().unwrap_or_default());
             }
         }
-        desired
+        (desired, objects)
     }
 }
 
@@ -464,15 +476,23 @@ impl Manifest {
     /// Takes over what a manifest says now. What is broken keeps the pods that it gave before.
     fn take(&mut self, loaded: Loaded) {
         let broken = loaded.has_errors();
-        let mut before = std::mem::take(&mut self.pods);
+        let mut before = std::mem::take(&mut self.good);
         for pod in loaded.pods {
-            let known = before.iter().position(|known| key(known) == key(&pod)).map(|index| before.remove(index));
+            let known =
+                before.pods.iter().position(|known| key(known) == key(&pod)).map(|index| before.pods.remove(index));
             // The same allocation tells everyone downstream that nothing changed.
-            self.pods.push(known.filter(|known| **known == pod).unwrap_or_else(|| Arc::new(pod)));
+            self.good.pods.push(known.filter(|known| **known == pod).unwrap_or_else(|| Arc::new(pod)));
+        }
+        for object in loaded.objects {
+            let id = object.id();
+            let known = before.objects.iter().position(|known| known.id() == id);
+            let known = known.map(|index| before.objects.remove(index));
+            self.good.objects.push(known.filter(|known| *known == object).unwrap_or(object));
         }
         if broken {
-            // An error need not tell which pod it means, so none is taken for removed.
-            self.pods.extend(before);
+            // An error need not tell which document it means, so none is taken for removed.
+            self.good.pods.extend(before.pods);
+            self.good.objects.extend(before.objects);
         }
         self.problems = loaded.problems;
     }
@@ -518,7 +538,8 @@ fn look(path: &Path, seen: Option<Fingerprint>, writing: bool, settle: Duration,
         Contents::TooLong => {
             let reason = format!("is {} bytes long; the limit is {} bytes", before.size(), manifest::MAX_BYTES - 1);
             let problems = vec![whole_file(reason, Severity::Error)];
-            return wait.map_or(Outcome::Read(fingerprint, Loaded { pods: Vec::new(), problems }), Outcome::Unsettled);
+            return wait
+                .map_or(Outcome::Read(fingerprint, Loaded { problems, ..Loaded::default() }), Outcome::Unsettled);
         }
     };
     let loaded = manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node);

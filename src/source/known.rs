@@ -3,7 +3,8 @@
 //! Records hold pods as they were accepted, not the manifest's bytes: a newer version of the agent that reads manifests
 //! more strictly must not lose a pod that runs.
 
-use k8s_openapi::api::core::v1::Pod;
+use crate::manifest::Object;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -24,12 +25,44 @@ pub(super) struct Known {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record<P> {
+#[serde(rename_all = "camelCase")]
+struct Record<P, C, S> {
     /// Path of the manifest.
     path: String,
     /// Node whose suffix the pods carry.
     node: String,
     pods: Vec<P>,
+    // Records of earlier versions have none.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    config_maps: Vec<C>,
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
+    secrets: Vec<S>,
+}
+
+/// What a manifest gave last. Clones share the pods and objects, so that what has not changed is told by the pointer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Good {
+    pub(super) pods: Vec<Arc<Pod>>,
+    pub(super) objects: Vec<Object>,
+}
+
+impl Good {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.objects.is_empty()
+    }
+
+    /// Whether nothing changed since the other one: the very same pods and objects.
+    pub(super) fn is(&self, other: &Good) -> bool {
+        let same = |(a, b): (&Object, &Object)| match (a, b) {
+            (Object::ConfigMap(a), Object::ConfigMap(b)) => Arc::ptr_eq(a, b),
+            (Object::Secret(a), Object::Secret(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        self.pods.len() == other.pods.len()
+            && self.objects.len() == other.objects.len()
+            && self.pods.iter().zip(&other.pods).all(|(a, b)| Arc::ptr_eq(a, b))
+            && self.objects.iter().zip(&other.objects).all(same)
+    }
 }
 
 impl Known {
@@ -39,7 +72,7 @@ impl Known {
 
     /// Pods by file name, of the manifests in `directory`. What is no record of this node is passed over with a log line:
     /// it can only be missed when its manifest is broken, too.
-    pub(super) fn load(&self, directory: &Path) -> BTreeMap<String, Vec<Arc<Pod>>> {
+    pub(super) fn load(&self, directory: &Path) -> BTreeMap<String, Good> {
         let mut found = BTreeMap::new();
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -63,7 +96,11 @@ impl Known {
                         (manifest.parent(), manifest.file_name().and_then(|name| name.to_str()))
                         && parent == directory
                     {
-                        found.insert(name.to_owned(), record.pods.into_iter().map(Arc::new).collect());
+                        let maps = record.config_maps.into_iter().map(|map| Object::ConfigMap(Arc::new(map)));
+                        let secrets = record.secrets.into_iter().map(|secret| Object::Secret(Arc::new(secret)));
+                        let objects = maps.chain(secrets).collect();
+                        let pods = record.pods.into_iter().map(Arc::new).collect();
+                        found.insert(name.to_owned(), Good { pods, objects });
                     }
                 }
                 Ok(_) => {}
@@ -73,20 +110,31 @@ impl Known {
         found
     }
 
-    /// Makes `pods` the record of a manifest; no pods: no record. [`Known::sync`] makes it durable.
-    pub(super) fn store(&self, manifest: &Path, pods: &[Arc<Pod>]) -> io::Result<()> {
+    /// Makes this the record of a manifest; nothing: no record. [`Known::sync`] makes it durable.
+    pub(super) fn store(&self, manifest: &Path, good: &Good) -> io::Result<()> {
         let manifest = manifest.to_string_lossy().into_owned();
         let name = self.record_name(&manifest);
         let path = self.folder.join(format!("{name}.json"));
-        if pods.is_empty() {
+        if good.is_empty() {
             return match fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             };
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let pods = pods.iter().map(|pod| &**pod).collect();
-        let record = Record::<&Pod> { path: manifest, node: self.node.clone(), pods };
+        let mut record: Writing<'_> = Record {
+            path: manifest,
+            node: self.node.clone(),
+            pods: good.pods.iter().map(|pod| &**pod).collect(),
+            config_maps: Vec::new(),
+            secrets: Vec::new(),
+        };
+        for object in &good.objects {
+            match object {
+                Object::ConfigMap(map) => record.config_maps.push(map),
+                Object::Secret(secret) => record.secrets.push(secret),
+            }
+        }
         let staged = self.folder.join(format!("{name}.tmp"));
         let result = write(&staged, &record).and_then(|()| fs::rename(&staged, &path));
         if result.is_err() {
@@ -110,14 +158,17 @@ impl Known {
     }
 }
 
-fn read(path: &Path) -> io::Result<Record<Pod>> {
+/// As it is written.
+type Writing<'a> = Record<&'a Pod, &'a ConfigMap, &'a Secret>;
+
+fn read(path: &Path) -> io::Result<Record<Pod, ConfigMap, Secret>> {
     let mut bytes = Vec::new();
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     file.take(MAX_RECORD).read_to_end(&mut bytes)?;
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-fn write(path: &Path, record: &Record<&Pod>) -> io::Result<()> {
+fn write(path: &Path, record: &Writing<'_>) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let mut file = options.open(path)?;

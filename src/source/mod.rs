@@ -17,7 +17,7 @@ mod watch;
 pub use directory::Directory;
 pub use watch::{Rescan, watch};
 
-use crate::manifest::Problem;
+use crate::manifest::{Object, Problem};
 use k8s_openapi::api::core::v1::Pod;
 use std::sync::Arc;
 
@@ -36,6 +36,15 @@ impl PartialEq for Desired {
     }
 }
 
+/// A ConfigMap or Secret that pods may refer to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredObject {
+    /// The object. The same `Arc` as before while it is unchanged.
+    pub object: Object,
+    /// Path of its manifest.
+    pub origin: String,
+}
+
 /// What is wrong with a manifest, or with a file that might be one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceProblem {
@@ -52,6 +61,8 @@ pub struct SourceProblem {
 pub struct Snapshot {
     /// By file name, then in the order of each file.
     pub pods: Vec<Desired>,
+    /// ConfigMaps and Secrets, in the same order.
+    pub objects: Vec<DesiredObject>,
     /// All that is wrong at present; a problem stays until it is mended.
     pub problems: Vec<SourceProblem>,
     /// Whether everything could be read. While it is false, `pods` holds what was known last of the rest.
