@@ -593,15 +593,15 @@ fn unsettled(metadata: &Metadata, age: Duration) -> Option<Duration> {
     age.checked_sub(passed).filter(|wait| !wait.is_zero())
 }
 
-fn whole_file(reason: String, severity: Severity) -> Problem {
+pub(super) fn whole_file(reason: String, severity: Severity) -> Problem {
     Problem { line: None, column: None, field: String::new(), reason, severity, pod: None }
 }
 
-fn key(pod: &Pod) -> Key {
+pub(super) fn key(pod: &Pod) -> Key {
     (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
 }
 
-fn is_manifest(name: &str) -> bool {
+pub(super) fn is_manifest(name: &str) -> bool {
     [".yaml", ".yml", ".json"].iter().any(|extension| name.len() > extension.len() && name.ends_with(extension))
 }
 
