@@ -54,6 +54,9 @@ pub enum Error {
     /// A listener cannot be opened.
     #[error("cannot serve the API")]
     Server(#[from] server::Error),
+    /// Keys of manifests that are none.
+    #[error("cannot verify manifests")]
+    Keys(#[from] source::KeyError),
     /// Another agent uses the same run directory.
     #[error("another agent runs with the run directory {}", .0.display())]
     Running(PathBuf),
@@ -106,13 +109,15 @@ async fn serve(config: Config) -> Result<(), Error> {
     let max_backoff =
         SignedDuration::try_from(config.max_container_restart_period).unwrap_or(crate::pod::restart::MAX_BACKOFF);
     let found = runtime.scan()?;
-    let (mut snapshots, rescan) = source::watch(
-        config.manifest_dir.clone(),
-        config.node_name.clone(),
-        config.root_dir.join("manifests"),
-        config.file_check_frequency,
-    )
-    .map_err(set_up("the manifest source"))?;
+    let verifier = source::Verifier::new(&config.sources.public_keys, Some(config.root_dir.join("serials.json")))?;
+    let state = config.root_dir.join("manifests");
+    let options = source::Options {
+        verifier: verifier.clone(),
+        permissions: source::Permissions::of(config.sources.strict_permissions),
+        ..source::Options::new(config.manifest_dir.clone(), config.node_name.clone(), state)
+    };
+    let (mut snapshots, rescan) =
+        source::watch(options, config.file_check_frequency).map_err(set_up("the manifest source"))?;
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let images_changed = Arc::new(Notify::new());
@@ -125,6 +130,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         runtime: Arc::clone(&runtime),
         labels: config.node_labels.clone(),
         manifest_dir: config.manifest_dir.clone(),
+        verifier,
         rescan,
     }));
     let (shutdown, shutting_down) = watch::channel(false);

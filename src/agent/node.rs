@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
 use crate::shim::exec::Target;
-use crate::source::Rescan;
+use crate::source::{Rescan, Verifier};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerStatus, Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference,
@@ -51,6 +51,8 @@ pub struct Shared {
     pub started: Timestamp,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
+    /// Decides which manifests are accepted; `None`: they need no signature.
+    pub verifier: Option<Arc<Verifier>>,
     /// Makes the source look again.
     pub rescan: Rescan,
     /// Pulls images.
@@ -89,6 +91,8 @@ pub struct Parts {
     pub labels: BTreeMap<String, String>,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
+    /// Decides which manifests are accepted; `None`: they need no signature.
+    pub verifier: Option<Arc<Verifier>>,
     /// Makes the source look again.
     pub rescan: Rescan,
 }
@@ -110,6 +114,7 @@ impl Shared {
             labels: parts.labels,
             started: Timestamp::now(),
             manifest_dir: parts.manifest_dir,
+            verifier: parts.verifier,
             rescan: parts.rescan,
             slow: Semaphore::new(SLOW_ACTIONS),
             ends: Semaphore::new(SLOW_ENDS),
@@ -380,6 +385,10 @@ impl server::Node for Shared {
 
     fn manifest_dir(&self) -> PathBuf {
         self.manifest_dir.clone()
+    }
+
+    fn verifier(&self) -> Option<Arc<Verifier>> {
+        self.verifier.clone()
     }
 
     fn log_file(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<PathBuf, String> {

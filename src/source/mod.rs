@@ -12,9 +12,15 @@
 
 mod directory;
 mod known;
+mod look;
+mod permissions;
+mod serial;
+mod signature;
 mod watch;
 
-pub use directory::Directory;
+pub use directory::{Directory, Options, Takes};
+pub use permissions::Permissions;
+pub use signature::{KeyError, Revision, SignatureError, Signed, Text, Verifier};
 pub use watch::{Rescan, watch};
 
 use crate::manifest::{Object, Problem};

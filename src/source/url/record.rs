@@ -121,7 +121,6 @@ impl Place {
             Good {
                 pods: manifest.pods.into_iter().map(Arc::new).collect(),
                 objects: maps.chain(secrets).collect(),
-                ..Good::default()
             }
         };
         let manifests = record.manifests.into_iter().map(|(name, manifest)| (name, good(manifest))).collect();
@@ -190,7 +189,6 @@ mod tests {
         let good = Good {
             pods: vec![Arc::new(pod)],
             objects: vec![Object::Secret(Arc::new(secret))],
-            ..Good::default()
         };
         let manifests = BTreeMap::from([(String::new(), good)]);
         let conditions = Conditions { etag: Some("\"1\"".into()), last_modified: None };

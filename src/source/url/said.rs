@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::super::directory::{key, whole_file};
+use super::super::directory::key;
+use super::super::look::whole_file;
 use super::super::known::Good;
 use super::super::{Desired, DesiredObject, Snapshot, SourceProblem};
 use super::answer::Failure;
