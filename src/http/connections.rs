@@ -57,6 +57,8 @@ struct Key {
     tls: TlsSettings,
     /// Whether plain HTTP is never spoken.
     https_only: bool,
+    /// Whether TLS is spoken to nobody, not even to a proxy: hundreds of authorities need not be read then.
+    plain: bool,
     /// Variable with the URL of the proxy.
     proxy: Option<&'static str>,
     /// States of the files that `tls` names.
@@ -92,7 +94,8 @@ impl Connections {
         let proxy = self.proxies.choose(plain, authority);
         let files = tls.ca.iter().chain(tls.clients.iter().flat_map(|pair| [&pair.certificate, &pair.key]));
         let stamps = files.map(|file| Stamp::of(file)).collect::<Result<_, _>>()?;
-        let key = Key { tls, https_only, proxy: proxy.map(|(variable, _)| variable), stamps };
+        let all_plain = plain && !https_only && proxy.is_none_or(|(_, url)| !url.starts_with("https:"));
+        let key = Key { tls, https_only, plain: all_plain, proxy: proxy.map(|(variable, _)| variable), stamps };
         let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(agent) = agents.get(&key) {
             return Ok(agent.clone());
@@ -116,7 +119,7 @@ impl Connections {
 
     fn build(&self, key: &Key, proxy: Option<ureq::Proxy>) -> Result<ureq::Agent, Unusable> {
         let mut tls = TlsConfig::builder().disable_verification(key.tls.skip_verify);
-        if !key.tls.skip_verify {
+        if !key.tls.skip_verify && !key.plain {
             tls = tls.root_certs(self.roots(&key.tls)?);
         }
         // ureq shows one certificate: the first, as it would be with a server that takes any.

@@ -360,7 +360,8 @@ fn without_user(url: &str) -> (String, Option<String>) {
 }
 
 /// A text without its `%41`.
-fn decoded(text: &str) -> Vec<u8> {
+#[must_use]
+pub fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 pub use connections::{ClientPair, Connections, TlsSettings};
 pub use environment::Environment;
-pub use fetch::{Answer, Body, Conditions, Error, Kind, Limits, Request, fetch};
+pub use fetch::{Answer, Body, Conditions, Error, Kind, Limits, Request, decoded, fetch, unpack};
 
 /// A file with settings, certificates or keys, or a variable with a proxy, that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

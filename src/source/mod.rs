@@ -16,6 +16,7 @@ mod look;
 mod permissions;
 mod serial;
 mod signature;
+pub mod url;
 mod watch;
 
 pub use directory::{Directory, Options, Takes};

@@ -1,7 +1,9 @@
 //! What an answer means. Pure: every answer means one of three things, and only one of them can change a pod.
 
+use std::mem::Discriminant;
 use std::time::Duration;
 
+use super::super::signature::SignatureError;
 use crate::http::{self, Answer, Conditions};
 
 /// What an answer means for what was said before.
@@ -39,12 +41,18 @@ pub(super) enum Kind {
     Archive,
     /// Of a file: absent, unreadable, no file.
     File,
-    Signature,
+    Signature(Discriminant<SignatureError>),
 }
 
 impl Failure {
     pub(super) fn new(kind: Kind, reason: impl Into<String>) -> Failure {
         Failure { kind, reason: reason.into(), retry_after: None }
+    }
+}
+
+impl From<SignatureError> for Failure {
+    fn from(error: SignatureError) -> Failure {
+        Failure::new(Kind::Signature(std::mem::discriminant(&error)), error.to_string())
     }
 }
 

@@ -27,9 +27,11 @@ pub(super) struct Contents {
 ///
 /// # Errors
 /// When it holds no manifest, not even a broken one.
-pub(super) fn contents(bytes: Vec<u8>) -> Result<Contents, Failure> {
-    let bytes = match content(&bytes) {
-        Content::Gzip => http::unpack(&bytes[..], manifest::MAX_BYTES).map_err(|e| {
+pub(super) fn contents(bytes: &[u8]) -> Result<Contents, Failure> {
+    let unpacked;
+    let bytes = match content(bytes) {
+        Content::Gzip => {
+            unpacked = http::unpack(bytes, manifest::MAX_BYTES).map_err(|e| {
             let reason = match e.kind() {
                 std::io::ErrorKind::FileTooLarge => {
                     format!("unpacked it is longer than the limit of {} bytes", manifest::MAX_BYTES - 1)
@@ -37,15 +39,17 @@ pub(super) fn contents(bytes: Vec<u8>) -> Result<Contents, Failure> {
                 _ => format!("is no whole gzip stream: {e}"),
             };
             Failure::new(Kind::Archive, reason)
-        })?,
+        })?;
+            &unpacked[..]
+        }
         _ => bytes,
     };
-    match content(&bytes) {
-        Content::Tar => archive(&bytes),
+    match content(bytes) {
+        Content::Tar => archive(bytes),
         Content::Gzip => Err(Failure::new(Kind::Archive, "is compressed twice")),
         Content::Empty => Err(Failure::new(Kind::Empty, "unpacked it is empty")),
         Content::Html => Err(Failure::new(Kind::Html, "is a page of HTML or XML, not a manifest")),
-        Content::Text => Ok(Contents { manifests: BTreeMap::from([(String::new(), bytes)]), ignored: Vec::new() }),
+        Content::Text => Ok(Contents { manifests: BTreeMap::from([(String::new(), bytes.to_vec())]), ignored: Vec::new() }),
     }
 }
 
@@ -144,7 +148,7 @@ pub(super) mod tests {
             ("pipe.yaml", EntryType::Fifo, b""),
         ]);
         for bytes in [bytes.clone(), gzip(&bytes)] {
-            let found = contents(bytes).unwrap();
+            let found = contents(&bytes).unwrap();
             assert_eq!(names(&found), ["b.yaml", "c.yml", "sub/a.json"]);
             assert_eq!(found.manifests["c.yml"], b"new");
             assert_eq!(
@@ -152,12 +156,12 @@ pub(super) mod tests {
                 [("link.yaml".into(), "ignored: is a link"), ("pipe.yaml".into(), "ignored: is not a regular file")]
             );
         }
-        assert_eq!(names(&contents(gzip(b"kind: Pod")).unwrap()), [""]);
+        assert_eq!(names(&contents(&gzip(b"kind: Pod")).unwrap()), [""]);
     }
 
     #[test]
     fn what_holds_no_manifest_is_no_document() {
-        let told = |bytes: Vec<u8>| contents(bytes).unwrap_err().reason;
+        let told = |bytes: Vec<u8>| contents(&bytes).unwrap_err().reason;
         assert!(told(tar(&[])).starts_with("the archive holds no file named"), "{}", told(tar(&[])));
         assert!(told(tar(&[("a.txt", EntryType::Regular, b"x")])).starts_with("the archive holds no file named"));
         assert_eq!(told(gzip(b" \n")), "unpacked it is empty");
@@ -175,11 +179,11 @@ pub(super) mod tests {
         let whole = tar(&[("a.yaml", EntryType::Regular, b"a: 1"), ("b.yaml", EntryType::Regular, b"b: 2")]);
         assert_eq!(whole.len(), 3072);
         for cut in 263..whole.len() {
-            assert!(contents(whole[..cut].to_vec()).is_err(), "cut at {cut}");
+            assert!(contents(&whole[..cut]).is_err(), "cut at {cut}");
         }
         let packed = gzip(&whole);
         for cut in 2..packed.len() {
-            assert!(contents(packed[..cut].to_vec()).is_err(), "cut at {cut}");
+            assert!(contents(&packed[..cut]).is_err(), "cut at {cut}");
         }
     }
 
@@ -190,7 +194,7 @@ pub(super) mod tests {
             archive.resize(archive.len().max(262), 0);
             archive[257..262].copy_from_slice(b"ustar");
             for bytes in [bytes.clone(), gzip(&bytes), archive.clone(), gzip(&archive)] {
-                if let Ok(found) = contents(bytes) {
+                if let Ok(found) = contents(&bytes) {
                     prop_assert!(!found.manifests.is_empty());
                 }
             }
@@ -200,7 +204,7 @@ pub(super) mod tests {
         fn a_damaged_archive_never_has_more_than_it_had(at in 0_usize..3072, byte in any::<u8>()) {
             let mut bytes = tar(&[("a.yaml", EntryType::Regular, b"a: 1"), ("b.yaml", EntryType::Regular, b"b: 2")]);
             bytes[at] = byte;
-            if let Ok(found) = contents(bytes) {
+            if let Ok(found) = contents(&bytes) {
                 prop_assert!(found.manifests.len() <= 2);
             }
         }

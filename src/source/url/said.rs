@@ -26,6 +26,8 @@ pub(super) struct Said {
     /// Whether it said anything since the start.
     heard: bool,
     failure: Option<Failure>,
+    /// What people should know of the document, though it is taken.
+    warning: Option<String>,
 }
 
 /// One manifest.
@@ -42,17 +44,31 @@ impl Said {
     pub(super) fn new(identity: String, shown: String, node: String, known: BTreeMap<String, Good>) -> Said {
         let entry = |(name, good)| (name, Entry { good, ..Entry::default() });
         let entries = known.into_iter().map(entry).collect();
-        Said { identity, shown, node, entries, ignored: Vec::new(), heard: false, failure: None }
+        Said { identity, shown, node, entries, ignored: Vec::new(), heard: false, failure: None, warning: None }
+    }
+
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// The URL for people.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// What it says, read.
+    pub(super) fn read(&self, contents: &Contents) -> BTreeMap<String, Loaded> {
+        let load = |bytes: &[u8]| manifest::load(bytes, Origin::Url(&self.identity), &self.node);
+        contents.manifests.iter().map(|(name, bytes)| (name.clone(), load(bytes))).collect()
     }
 
     /// It said this. What is broken keeps what it gave before; only if nothing is broken are manifests gone that are not
     /// there any more.
-    pub(super) fn hear(&mut self, contents: Contents) {
+    pub(super) fn hear(&mut self, manifests: BTreeMap<String, Loaded>, ignored: Vec<(String, &'static str)>) {
         for entry in self.entries.values_mut() {
             entry.gone = true;
         }
-        for (name, bytes) in contents.manifests {
-            let loaded = manifest::load(&bytes, Origin::Url(&self.identity), &self.node);
+        for (name, loaded) in manifests {
             let entry = self.entries.entry(name).or_default();
             entry.gone = false;
             entry.take(loaded);
@@ -64,7 +80,7 @@ impl Said {
             }
             !entry.gone || broken
         });
-        self.ignored = contents.ignored;
+        self.ignored = ignored;
         self.hold();
     }
 
@@ -82,6 +98,11 @@ impl Said {
             self.failure = Some(failure);
         }
         news
+    }
+
+    /// Sets what people should know of the document, though it is taken.
+    pub(super) fn warn(&mut self, warning: Option<String>) {
+        self.warning = warning;
     }
 
     /// Whether it failed the last time.
@@ -153,6 +174,10 @@ impl Said {
                 snapshot.objects.push(DesiredObject { object: object.clone(), origin: origin.clone() });
             }
         }
+        if let Some(warning) = &self.warning {
+            let problem = whole_file(warning.clone(), Severity::Warning);
+            snapshot.problems.push(SourceProblem { origin: self.shown.clone(), pod: None, problem });
+        }
         for (name, reason) in &self.ignored {
             let problem = whole_file((*reason).to_owned(), Severity::Warning);
             snapshot.problems.push(SourceProblem { origin: self.origin(name), pod: None, problem });
@@ -219,8 +244,8 @@ mod tests {
         match judge(answer, true) {
             Verdict::Unchanged => said.hold(),
             Verdict::Failed(failure) => drop(said.fail(failure)),
-            Verdict::Document(bytes, _) => match contents(bytes) {
-                Ok(contents) => said.hear(contents),
+            Verdict::Document(bytes, _) => match contents(&bytes) {
+                Ok(contents) => said.hear(said.read(&contents), contents.ignored),
                 Err(failure) => drop(said.fail(failure)),
             },
         }
