@@ -107,6 +107,26 @@ pub fn watch(options: Options) -> io::Result<tokio::sync::watch::Receiver<Arc<Sn
     Ok(snapshots)
 }
 
+/// The manifest at an `http://` or `https://` URL, unpacked, for people who name one. Blocking, as [`watch`] asks: within
+/// the same limits, and with the same answers refused.
+///
+/// # Errors
+/// Why there is none, for people, without the URL.
+pub fn download(url: &str) -> Result<Vec<u8>, String> {
+    let connections = Connections::new(Environment::of_process());
+    let (tls, conditions) = (TlsSettings::default(), Conditions::default());
+    let request =
+        http::Request { url, headers: &[], tls: &tls, conditions: &conditions, limits: &Limits::MANIFEST };
+    let bytes = match judge(http::fetch(&connections, &request), false) {
+        Verdict::Document(bytes, _) => bytes,
+        Verdict::Failed(failure) => return Err(failure.reason),
+        // Only what was known can be unchanged.
+        Verdict::Unchanged => return Err("the server says that nothing changed".to_owned()),
+    };
+    let mut contents = content::contents(&bytes).map_err(|failure| failure.reason)?;
+    contents.manifests.remove("").ok_or_else(|| "is an archive: unpack it, and name its files".to_owned())
+}
+
 /// The part of a URL that makes its pods what they are: not the user and password, which may change.
 fn identity(url: &str) -> String {
     let url = url.split('#').next().unwrap_or_default();
