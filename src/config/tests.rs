@@ -266,3 +266,79 @@ proptest! {
         prop_assert_eq!(text.parse::<PodCidr>().unwrap().to_string(), text);
     }
 }
+
+#[test]
+fn manifest_urls_come_from_flags_and_both_documents() {
+    let file = "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+staticPodURL: http://first.example/pods
+staticPodURLHeader: {X-Node: [a, b]}
+httpCheckFrequency: 1m30s
+---
+apiVersion: coracle.dev/v1alpha1
+kind: CoracleConfiguration
+manifestURLs:
+- url: https://second.example/x.tar.gz?site=7
+  headers: {Authorization: [Bearer s3cret]}
+  caFile: /etc/ca.pem
+  clientCertFile: /etc/client.pem
+  clientKeyFile: /etc/client.key
+- url: file:///media/usb/pods.yaml
+";
+    let (config, warnings) = resolve(file).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.sources.http_check_frequency, Duration::from_secs(90));
+    let header = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let [first, second, third] = &config.sources.urls[..] else { panic!("{:?}", config.sources.urls) };
+    assert_eq!(first.url, "http://first.example/pods");
+    assert_eq!(first.headers, [header("X-Node", "a"), header("X-Node", "b")]);
+    assert_eq!(second.url, "https://second.example/x.tar.gz?site=7");
+    assert_eq!(second.ca_file, Some(PathBuf::from("/etc/ca.pem")));
+    assert_eq!(second.client_cert, Some((PathBuf::from("/etc/client.pem"), PathBuf::from("/etc/client.key"))));
+    assert_eq!(*third, ManifestUrl { url: "file:///media/usb/pods.yaml".into(), ..ManifestUrl::default() });
+    assert!(!format!("{config:?}").contains("s3cret"), "a header may be a credential");
+
+    // Flags stand in the place of all of them.
+    let flags = Flags {
+        manifest_url: vec!["http://a.example/x".into(), "http://b.example/y".into()],
+        manifest_url_header: vec!["X-A:1,X-B: 2".into(), "X-C:a:b".into()],
+        ..Flags::default()
+    };
+    let (config, _) = Config::resolve(&flags, Some(file), &facts()).unwrap();
+    let headers = [header("X-A", "1"), header("X-B", "2"), header("X-C", "a:b")];
+    let urls: Vec<_> = config.sources.urls.iter().map(|url| (url.url.as_str(), &url.headers[..])).collect();
+    assert_eq!(urls, [("http://a.example/x", &headers[..]), ("http://b.example/y", &headers[..])]);
+}
+
+#[test]
+fn what_is_no_manifest_url_or_header_is_told_without_secrets() {
+    let own = |body: &str| {
+        let head = "apiVersion: coracle.dev/v1alpha1\nkind: CoracleConfiguration\n";
+        resolve(&format!("{head}manifestURLs:\n- {body}\n")).expect_err(body).to_string()
+    };
+    let flags = |urls: &[&str], headers: &[&str]| {
+        let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let flags = Flags { manifest_url: list(urls), manifest_url_header: list(headers), ..Flags::default() };
+        Config::resolve(&flags, None, &facts()).expect_err("must be refused").to_string()
+    };
+    let text = [
+        refusal("staticPodURL: ftp://host/x\n"),
+        refusal("staticPodURLHeader: {X: text}\n"),
+        refusal("staticPodURLHeader: {'X Y': [a]}\n"),
+        own("{}"),
+        own("{url: https://}"),
+        own("{url: 'https://a b/'}"),
+        own("{url: file://host/x}"),
+        own("{url: http://h/x, caFile: ca.pem}"),
+        own("{url: http://h/x, clientCertFile: /c.pem}"),
+        own("{url: http://h/x, clientKeyFile: /c.key}"),
+        own("{url: http://h/x, headers: {X: [\"s3cret\\n\"]}}"),
+        flags(&["host/x"], &[]),
+        flags(&[], &["X:s3cret"]),
+        flags(&["http://h/x"], &["s3cret"]),
+        flags(&["http://h/x"], &["X:s3cret\u{7f}"]),
+    ]
+    .join("\n");
+    assert!(!text.contains("s3cret"), "{text}");
+    expect![[r#""#]].assert_eq(&text);
+}

@@ -131,6 +131,10 @@ async fn status(node: Arc<dyn Node>) -> Result<Reply, Failure> {
         })
         .collect();
     warnings.reverse();
+    // What is wrong still, after what was wrong lately.
+    let conditions = node.node().status.and_then(|status| status.conditions).unwrap_or_default();
+    let source = conditions.into_iter().find(|c| c.type_ == "ManifestSourceHealthy" && c.status == "False");
+    warnings.extend(source.map(|c| format!("SourceUnhealthy (now): {}", c.message.unwrap_or_default())));
     reply::json(&NodeSummary {
         node: node.name().to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -21,6 +21,7 @@
 //! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
+//! | manifests from URLs | [`url`] |
 //! | all of it together, as others publish it | [`published`] |
 //!
 //! And of images:
@@ -77,5 +78,7 @@ mod sources;
 mod timeline;
 mod trust;
 mod unlisted;
+mod url;
+mod url_server;
 mod userns;
 mod volumes;

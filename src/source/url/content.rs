@@ -32,14 +32,14 @@ pub(super) fn contents(bytes: &[u8]) -> Result<Contents, Failure> {
     let bytes = match content(bytes) {
         Content::Gzip => {
             unpacked = http::unpack(bytes, manifest::MAX_BYTES).map_err(|e| {
-            let reason = match e.kind() {
-                std::io::ErrorKind::FileTooLarge => {
-                    format!("unpacked it is longer than the limit of {} bytes", manifest::MAX_BYTES - 1)
-                }
-                _ => format!("is no whole gzip stream: {e}"),
-            };
-            Failure::new(Kind::Archive, reason)
-        })?;
+                let reason = match e.kind() {
+                    std::io::ErrorKind::FileTooLarge => {
+                        format!("unpacked it is longer than the limit of {} bytes", manifest::MAX_BYTES - 1)
+                    }
+                    _ => format!("is no whole gzip stream: {e}"),
+                };
+                Failure::new(Kind::Archive, reason)
+            })?;
             &unpacked[..]
         }
         _ => bytes,
@@ -49,7 +49,9 @@ pub(super) fn contents(bytes: &[u8]) -> Result<Contents, Failure> {
         Content::Gzip => Err(Failure::new(Kind::Archive, "is compressed twice")),
         Content::Empty => Err(Failure::new(Kind::Empty, "unpacked it is empty")),
         Content::Html => Err(Failure::new(Kind::Html, "is a page of HTML or XML, not a manifest")),
-        Content::Text => Ok(Contents { manifests: BTreeMap::from([(String::new(), bytes.to_vec())]), ignored: Vec::new() }),
+        Content::Text => {
+            Ok(Contents { manifests: BTreeMap::from([(String::new(), bytes.to_vec())]), ignored: Vec::new() })
+        }
     }
 }
 

@@ -34,10 +34,10 @@ use pace::Pace;
 use record::{Place, Version, digest};
 use said::Said;
 
+use super::Snapshot;
 use super::known::Good;
 use super::permissions::Permissions;
 use super::signature::{Revision, SignatureError, Text, Verifier};
-use super::Snapshot;
 use crate::config::{ManifestUrl, Sources};
 use crate::http::{self, ClientPair, Conditions, Connections, Environment, Limits, TlsSettings};
 use crate::manifest::Loaded;
@@ -115,8 +115,7 @@ pub fn watch(options: Options) -> io::Result<tokio::sync::watch::Receiver<Arc<Sn
 pub fn download(url: &str) -> Result<Vec<u8>, String> {
     let connections = Connections::new(Environment::of_process());
     let (tls, conditions) = (TlsSettings::default(), Conditions::default());
-    let request =
-        http::Request { url, headers: &[], tls: &tls, conditions: &conditions, limits: &Limits::MANIFEST };
+    let request = http::Request { url, headers: &[], tls: &tls, conditions: &conditions, limits: &Limits::MANIFEST };
     let bytes = match judge(http::fetch(&connections, &request), false) {
         Verdict::Document(bytes, _) => bytes,
         Verdict::Failed(failure) => return Err(failure.reason),
@@ -315,8 +314,7 @@ impl Watching {
         self.version = Version { conditions, digest };
         let good = self.said.good();
         let same = |saved: &BTreeMap<String, Good>| {
-            saved.len() == good.len()
-                && saved.iter().zip(&good).all(|((a, saved), (b, good))| a == b && saved.is(good))
+            saved.len() == good.len() && saved.iter().zip(&good).all(|((a, saved), (b, good))| a == b && saved.is(good))
         };
         // A server that changes a comment or a date with every answer must not wear out a flash disk.
         if !self.saved.as_ref().is_some_and(same) {

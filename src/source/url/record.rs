@@ -118,10 +118,7 @@ impl Place {
         let good = |manifest: Manifest<Pod, ConfigMap, Secret>| {
             let maps = manifest.config_maps.into_iter().map(|map| Object::ConfigMap(Arc::new(map)));
             let secrets = manifest.secrets.into_iter().map(|secret| Object::Secret(Arc::new(secret)));
-            Good {
-                pods: manifest.pods.into_iter().map(Arc::new).collect(),
-                objects: maps.chain(secrets).collect(),
-            }
+            Good { pods: manifest.pods.into_iter().map(Arc::new).collect(), objects: maps.chain(secrets).collect() }
         };
         let manifests = record.manifests.into_iter().map(|(name, manifest)| (name, good(manifest))).collect();
         Known { manifests, version, spoken: true }
@@ -186,10 +183,7 @@ mod tests {
         pod.metadata.name = Some("a-node".into());
         let mut secret = Secret::default();
         secret.metadata.name = Some("s".into());
-        let good = Good {
-            pods: vec![Arc::new(pod)],
-            objects: vec![Object::Secret(Arc::new(secret))],
-        };
+        let good = Good { pods: vec![Arc::new(pod)], objects: vec![Object::Secret(Arc::new(secret))] };
         let manifests = BTreeMap::from([(String::new(), good)]);
         let conditions = Conditions { etag: Some("\"1\"".into()), last_modified: None };
         let version = Version { conditions, digest: digest(b"x") };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::super::directory::key;
-use super::super::look::whole_file;
 use super::super::known::Good;
+use super::super::look::whole_file;
 use super::super::{Desired, DesiredObject, Snapshot, SourceProblem};
 use super::answer::Failure;
 use super::content::Contents;
@@ -280,12 +280,17 @@ mod tests {
         };
         assert_eq!((image(&said, 0), image(&said, 1)), ("y".into(), "x".into()), "the others are taken");
 
-        for nothing in ["# a comment\n", "---\n", "null", "some text", "- a\n- b", "{}", "kind: PodList", "apiVersion: v1"] {
+        for nothing in
+            ["# a comment\n", "---\n", "null", "some text", "- a\n- b", "{}", "kind: PodList", "apiVersion: v1"]
+        {
             tell(&mut said, document(nothing));
             assert_eq!(names(&said), ["a-node", "b-node"], "{nothing:?}");
             assert!(!said.snapshot().problems.is_empty(), "{nothing:?}");
         }
-        tell(&mut said, document(format!("apiVersion: v1\nkind: List\nitems:\n- {}", pod("b", "x").replace('\n', "\n  "))));
+        tell(
+            &mut said,
+            document(format!("apiVersion: v1\nkind: List\nitems:\n- {}", pod("b", "x").replace('\n', "\n  "))),
+        );
         assert_eq!(names(&said), ["b-node"]);
         assert!(said.is_clean());
         tell(&mut said, document("apiVersion: v1\nkind: PodList\nitems: []\n"));
