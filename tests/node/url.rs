@@ -24,11 +24,11 @@ fn body(text: impl ToString) -> Play {
 /// A node that asks these URLs often.
 fn node(urls: &[Value]) -> Node {
     let mut node = Node::new();
-    node.configure(json!({ "httpCheckFrequency": "100ms" }));
     let own = json!({ "apiVersion": "coracle.dev/v1alpha1", "kind": "CoracleConfiguration", "manifestURLs": urls });
+    let kubelet = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nhttpCheckFrequency: 100ms\n";
     let path = node.dir.join("config.yaml");
-    let kubelet = fs::read_to_string(&path).expect("config");
-    fs::write(&path, format!("{kubelet}\n---\n{own}\n")).expect("config");
+    fs::write(&path, format!("{kubelet}---\n{own}\n")).expect("config");
+    node.args.extend(["--config".to_owned(), path.display().to_string()]);
     node
 }
 
@@ -162,6 +162,7 @@ fn pods_of_a_url_run_on_through_all_that_its_server_does() {
     }
     node.kill9();
     node.kill_everything();
+    node.forget_kernel_state();
     node.start();
     let restarted = node.wait_up("web");
     assert_eq!(restarted.uid(), uid);
