@@ -116,12 +116,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         permissions: source::Permissions::of(config.sources.strict_permissions),
         ..source::Options::new(config.manifest_dir.clone(), config.node_name.clone(), state)
     };
-    let (snapshots, rescan) =
+    let (mut snapshots, rescan) =
         source::watch(options, config.file_check_frequency).map_err(set_up("the manifest source"))?;
-    let urls =
-        source::url::watch_all(&config.sources, &config.node_name, config.root_dir.join("urls"), verifier.as_ref());
-    let urls = urls.map_err(set_up("the URLs of manifests"))?.into_iter().map(|(_, snapshots)| snapshots);
-    let mut snapshots = together(std::iter::once(snapshots).chain(urls).collect());
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let images_changed = Arc::new(Notify::new());
@@ -250,47 +246,6 @@ async fn serve(config: Config) -> Result<(), Error> {
     // Nobody listens any more when the servers have ended already.
     let _ = shutdown.send(true);
     Ok(())
-}
-
-/// One snapshot of all sources.
-fn together(mut sources: Vec<watch::Receiver<Arc<Snapshot>>>) -> watch::Receiver<Arc<Snapshot>> {
-    let all = |sources: &mut Vec<watch::Receiver<Arc<Snapshot>>>| {
-        let mut all = Snapshot { healthy: true, ..Snapshot::default() };
-        for source in sources {
-            let one = source.borrow_and_update();
-            all.pods.extend(one.pods.iter().cloned());
-            all.objects.extend(one.objects.iter().cloned());
-            all.problems.extend(one.problems.iter().cloned());
-            all.healthy &= one.healthy;
-            let errors: Vec<String> = all.error.into_iter().chain(one.error.clone()).collect();
-            all.error = (!errors.is_empty()).then(|| errors.join("; "));
-        }
-        Arc::new(all)
-    };
-    let (publish, merged) = watch::channel(all(&mut sources));
-    tokio::spawn(async move {
-        loop {
-            let changed = sources.iter_mut().map(|source| Box::pin(source.changed()));
-            let changed = futures_select(changed.collect()).await;
-            if changed.is_err() || publish.send(all(&mut sources)).is_err() {
-                return;
-            }
-        }
-    });
-    merged
-}
-
-/// The first of these that is ready.
-async fn futures_select<T>(mut futures: Vec<std::pin::Pin<Box<impl Future<Output = T>>>>) -> T {
-    std::future::poll_fn(move |context| {
-        for future in &mut futures {
-            if let std::task::Poll::Ready(done) = future.as_mut().poll(context) {
-                return std::task::Poll::Ready(done);
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
 }
 
 fn notify(state: &[sd_notify::NotifyState<'_>]) {
