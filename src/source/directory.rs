@@ -40,6 +40,8 @@ pub struct Directory {
     unsaved: BTreeMap<String, Good>,
     saved: BTreeMap<String, Good>,
     retry: Option<Duration>,
+    /// Whether the directory was read once.
+    listed: bool,
 }
 
 /// Namespace and name.
@@ -117,6 +119,7 @@ impl Directory {
             unsaved: BTreeMap::new(),
             saved: BTreeMap::new(),
             retry: None,
+            listed: false,
         };
         let mut folders = vec![directory.path.clone()];
         folders.extend(directory.path.parent().map(Path::to_owned));
@@ -361,7 +364,10 @@ impl Directory {
     /// there; but at once when another file has all their pods (a renamed file).
     fn drop_missing(&mut self, present: &HashSet<String>) {
         let now = Instant::now();
-        let grace = self.settle.min(REMOVAL);
+        // What went while no agent looked went for good, unless someone is at work here right now.
+        let first = !std::mem::replace(&mut self.listed, true);
+        let quiet = || fs::metadata(self.folder()).is_ok_and(|folder| unsettled(&folder, REMOVAL).is_none());
+        let grace = if first && quiet() { Duration::ZERO } else { self.settle.min(REMOVAL) };
         let elsewhere: HashSet<Key> = self
             .files
             .iter()
