@@ -24,6 +24,8 @@
 //! | [`bundle`] | pure | Pod + image config → OCI runtime spec |
 //! | [`sys`] | blocking | the kernel: files, mounts, namespaces, processes, cgroups, netlink; all unsafe code |
 //! | [`store`] | blocking | crash-safe records |
+//! | [`http`] | blocking | requests to servers: proxies, authorities, client certificates; one document within limits |
+//! | [`minisign`] | blocking | keys and signatures of minisign, for archives and manifests |
 //! | [`image`] | blocking | archives · registries · trust · unpack · store · healing · collection |
 //! | [`net`] | blocking | bridge · ipam · nftables · resolv.conf and hosts |
 //! | [`volume`] | blocking | emptyDir · hostPath · files made from objects · stages of a container's start |
@@ -42,6 +44,8 @@ pub mod pod;
 pub mod bundle;
 pub mod sys;
 pub mod store;
+pub mod http;
+pub mod minisign;
 pub mod image;
 pub mod net;
 pub mod volume;

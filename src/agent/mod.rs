@@ -25,7 +25,7 @@ use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
 use crate::server;
-use crate::source::{Merged, SourceKind, sources};
+use crate::source::{KeyError, Merged, SourceKind, Verifier, sources};
 use events::{Note, pod_reference};
 use jiff::{SignedDuration, Timestamp};
 use node::{Parts, Shared};
@@ -55,6 +55,9 @@ pub enum Error {
     /// A listener cannot be opened.
     #[error("cannot serve the API")]
     Server(#[from] server::Error),
+    /// Keys of manifests that are none.
+    #[error("cannot verify manifests")]
+    Keys(#[from] KeyError),
     /// Another agent uses the same run directory.
     #[error("another agent runs with the run directory {}", .0.display())]
     Running(PathBuf),
@@ -107,7 +110,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let max_backoff =
         SignedDuration::try_from(config.max_container_restart_period).unwrap_or(crate::pod::restart::MAX_BACKOFF);
     let found = runtime.scan()?;
-    let (mut wishes, sources) = sources::start(&config, Vec::new()).map_err(set_up("the manifest sources"))?;
+    let verifier = Verifier::new(&config.sources.public_keys, Some(config.root_dir.join("serials.json")))?;
+    let (mut wishes, sources) =
+        sources::start(&config, verifier.as_ref()).map_err(set_up("the manifest sources"))?;
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let images_changed = Arc::new(Notify::new());
@@ -121,6 +126,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         labels: config.node_labels.clone(),
         manifest_dir: config.manifest_dir.clone(),
         sources,
+        verifier,
     }));
     let (shutdown, shutting_down) = watch::channel(false);
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;

@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
 use crate::shim::exec::Target;
-use crate::source::Standing;
+use crate::source::{Standing, Verifier};
 use crate::source::history::History;
 use crate::source::sources::{Control, Refusal, Rolled};
 use futures_util::future::BoxFuture;
@@ -59,6 +59,8 @@ pub struct Shared {
     pub manifest_dir: PathBuf,
     /// Talks to the sources.
     pub sources: Control,
+    /// Decides which manifests are accepted; `None`: they need no signature.
+    pub verifier: Option<Arc<Verifier>>,
     /// Pulls images.
     pub pulls: Arc<Pulls>,
     /// Turns for actions that may take long.
@@ -99,6 +101,8 @@ pub struct Parts {
     pub manifest_dir: PathBuf,
     /// Talks to the sources.
     pub sources: Control,
+    /// Decides which manifests are accepted; `None`: they need no signature.
+    pub verifier: Option<Arc<Verifier>>,
 }
 
 impl Shared {
@@ -119,6 +123,7 @@ impl Shared {
             started: Timestamp::now(),
             manifest_dir: parts.manifest_dir,
             sources: parts.sources,
+            verifier: parts.verifier,
             slow: Semaphore::new(SLOW_ACTIONS),
             ends: Semaphore::new(SLOW_ENDS),
             pods: RwLock::default(),
@@ -416,6 +421,10 @@ impl server::Node for Shared {
 
     fn manifest_dir(&self) -> PathBuf {
         self.manifest_dir.clone()
+    }
+
+    fn verifier(&self) -> Option<Arc<Verifier>> {
+        self.verifier.clone()
     }
 
     fn log_file(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<PathBuf, String> {

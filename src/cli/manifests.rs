@@ -6,6 +6,7 @@ use super::print;
 use crate::manifest::{self, Origin, Severity};
 use crate::server::encode;
 use crate::server::types::{Action, Applied, Cause, Status};
+use crate::source;
 use hyper::Method;
 use hyper::body::Bytes;
 use k8s_openapi::List;
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant};
 
 /// Largest manifest, in bytes.
 const MAX_MANIFEST: u64 = 10 << 20;
-/// How long a download may take.
-const DOWNLOAD_TIME: Duration = Duration::from_secs(30);
 
 /// Reads a manifest from a file, standard input (`-`) or a URL.
 pub(super) async fn read(source: &str) -> Result<Bytes, Error> {
@@ -25,7 +24,7 @@ pub(super) async fn read(source: &str) -> Result<Bytes, Error> {
         if name == "-" {
             limited(std::io::stdin().lock())
         } else if is_url(&name) {
-            download(&name)
+            source::url::download(&name)
         } else {
             std::fs::File::open(&name).map_err(|error| error.to_string()).and_then(limited)
         }
@@ -45,13 +44,6 @@ fn limited(reader: impl Read) -> Result<Vec<u8>, String> {
         return Err(format!("larger than {} MiB", MAX_MANIFEST >> 20));
     }
     Ok(bytes)
-}
-
-fn download(url: &str) -> Result<Vec<u8>, String> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(DOWNLOAD_TIME)).build();
-    let agent = ureq::Agent::new_with_config(config);
-    let answer = agent.get(url).call().map_err(|error| error.to_string())?;
-    limited(answer.into_body().into_reader())
 }
 
 /// How a source is called in messages, and by `validate`'s `FILE:LINE`.

@@ -5,6 +5,8 @@ use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
 use super::types::{Action, Applied, Cause, PodName};
 use crate::manifest::{self, Origin, Problem, Severity};
+use crate::minisign::{EXTENSION, LARGEST_SIGNATURE};
+use crate::source::{SignatureError, Text, Verifier};
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -19,11 +21,20 @@ pub(super) const MAX_MANIFEST: u64 = 10 << 20;
 /// One change of the directory at a time: the check for other files that define a pod must still hold at the rename.
 static DIRECTORY: Mutex<()> = Mutex::new(());
 
-/// Answers `POST /coracle/v1/apply[?file=STEM]` with [`Applied`].
+/// Answers `POST /coracle/v1/apply[?file=STEM][&signature=TEXT]` with [`Applied`]. The signature is the text of the
+/// manifest's `.minisig`. A node without keys keeps it all the same: it counts as soon as the node has keys.
 pub(super) async fn apply(node: Arc<dyn Node>, query: &Query, manifest: Bytes) -> Result<Reply, Failure> {
     let stem = query.get("file").map(checked_stem).transpose()?;
-    let (dir, name) = (node.manifest_dir(), node.name().to_owned());
-    let applied = blocking(move || write(&dir, &name, &manifest, stem.as_deref())).await??;
+    let signature = query.get("signature").map(str::to_owned);
+    if signature.as_ref().is_some_and(|text| text.len() as u64 > LARGEST_SIGNATURE) {
+        return Err(Failure::bad_request("signature: is too large for one"));
+    }
+    let (dir, name, verifier) = (node.manifest_dir(), node.name().to_owned(), node.verifier());
+    let applied = blocking(move || {
+        let text = Sent { manifest: &manifest, signature: signature.as_deref(), stem: stem.as_deref() };
+        write(&dir, &name, &text, verifier.as_deref())
+    })
+    .await??;
     node.rescan();
     reply::json(&applied)
 }
@@ -84,7 +95,23 @@ fn cause(problem: &Problem) -> Cause {
     }
 }
 
-fn write(dir: &Path, node: &str, bytes: &[u8], stem: Option<&str>) -> Result<Applied, Failure> {
+/// What a client wants written.
+struct Sent<'a> {
+    manifest: &'a [u8],
+    signature: Option<&'a str>,
+    /// Name of the file without its extension; `None`: made of the first pod's.
+    stem: Option<&'a str>,
+}
+
+/// Refuses what the directory source would refuse as well.
+fn verify(verifier: &Verifier, sent: &Sent<'_>, text: &Text<'_>) -> Result<(), SignatureError> {
+    let missing = || SignatureError::Missing(format!("signature with it ({EXTENSION})"));
+    let signed = verifier.verify(sent.manifest, sent.signature.ok_or_else(missing)?.as_bytes())?;
+    verifier.check(text, &signed)
+}
+
+fn write(dir: &Path, node: &str, sent: &Sent<'_>, verifier: Option<&Verifier>) -> Result<Applied, Failure> {
+    let bytes = sent.manifest;
     let loaded = manifest::load(bytes, Origin::File("manifest"), node);
     let problems: Vec<Cause> = loaded.problems.iter().map(cause).collect();
     if loaded.problems.iter().any(|problem| matches!(problem.severity, Severity::Error)) {
@@ -92,7 +119,7 @@ fn write(dir: &Path, node: &str, bytes: &[u8], stem: Option<&str>) -> Result<App
     }
     let first = loaded.pods.first().ok_or_else(|| Failure::invalid("the manifest defines no pod", problems.clone()))?;
     let keys: Vec<(String, String)> = loaded.pods.iter().map(|pod| key(pod, node)).collect();
-    let stem = match stem {
+    let stem = match sent.stem {
         Some(stem) => stem.to_owned(),
         None => {
             let (namespace, name) = key(first, node);
@@ -100,6 +127,11 @@ fn write(dir: &Path, node: &str, bytes: &[u8], stem: Option<&str>) -> Result<App
         }
     };
     let path = dir.join(format!("{stem}.yaml"));
+    if let Some(verifier) = verifier {
+        let text = Text { origin: &path.to_string_lossy(), bytes, loaded: &loaded, node };
+        let refused = |error: SignatureError| Failure::forbidden(format!("the manifest {error}"));
+        verify(verifier, sent, &text).map_err(refused)?;
+    }
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
     for other in defined(dir, node).map_err(|error| unreadable(dir, &error))? {
         if other.path != path
@@ -111,14 +143,21 @@ fn write(dir: &Path, node: &str, bytes: &[u8], stem: Option<&str>) -> Result<App
             )));
         }
     }
+    let beside = signature_path(&path);
+    let signature = sent.signature.map(str::as_bytes);
     let action = match fs::read(&path) {
-        Ok(present) if present == bytes => Action::Unchanged,
+        Ok(present) if present == bytes && fs::read(&beside).ok().as_deref() == signature => Action::Unchanged,
         Ok(_) => Action::Configured,
         Err(_) => Action::Created,
     };
     if action != Action::Unchanged {
-        replace(&path, bytes)
-            .map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
+        // The signature first: one without a manifest is nothing, and a manifest that it does not fit is one that is about
+        // to be replaced. After a power cut between the two the last good version runs.
+        let written = match signature {
+            Some(signature) => replace(&beside, signature).and_then(|()| replace(&path, bytes)),
+            None => replace(&path, bytes).and_then(|()| discard(&beside)),
+        };
+        written.map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
     }
     Ok(Applied { file: path.display().to_string(), action, pods: names(&loaded.pods), problems })
 }
@@ -131,10 +170,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let temporary = dir.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
     // A leftover of a process of the same PID before a power cut.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    discard(&temporary)?;
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
@@ -146,6 +182,21 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     written?;
     File::open(dir)?.sync_all()
+}
+
+/// Where the signature of a manifest is.
+fn signature_path(manifest: &Path) -> PathBuf {
+    let mut path = manifest.as_os_str().to_owned();
+    path.push(EXTENSION);
+    path.into()
+}
+
+/// Removes a file that need not be there.
+fn discard(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A file of the manifest directory and the pods it defines.
@@ -242,6 +293,10 @@ fn remove(dir: &Path, doomed: Vec<(PathBuf, Vec<Pod>)>) -> Result<Vec<Applied>, 
                 return Err(Failure::not_found(format!("{} does not exist", path.display())));
             }
             Err(error) => return Err(Failure::internal(format!("cannot remove {}: {error}", path.display()))),
+        }
+        // Without its manifest it is nothing.
+        if let Err(error) = discard(&signature_path(&path)) {
+            tracing::warn!(manifest = %path.display(), %error, "the signature of a manifest that is gone cannot be removed");
         }
         let (file, pods) = (path.display().to_string(), names(&pods));
         removed.push(Applied { file, action: Action::Deleted, pods, problems: Vec::new() });

@@ -27,7 +27,7 @@ pub(crate) use route::encode;
 use crate::image::{Collector, ImageStore};
 use crate::pod::Key;
 use crate::shim::exec::Target;
-use crate::source::Standing;
+use crate::source::{Standing, Verifier};
 use crate::source::history::History;
 use crate::source::sources::{Refusal, Rolled};
 use futures_util::future::BoxFuture;
@@ -57,6 +57,8 @@ pub trait Node: Send + Sync + 'static {
     fn pull(&self, image: &str) -> mpsc::UnboundedReceiver<types::PullLine>;
     /// The folder that `apply` writes to.
     fn manifest_dir(&self) -> PathBuf;
+    /// What has to accept a manifest that `apply` writes; `None`: manifests need no signature.
+    fn verifier(&self) -> Option<Arc<Verifier>>;
     /// The log file of a container's present (`previous`: last but one) run; `Err` says why there is none.
     fn log_file(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<PathBuf, String>;
     /// Where to exec; `Err` says why not (kubelet's wording: `container not found ("x")`).

@@ -62,6 +62,10 @@ impl Node for Fake {
     fn manifest_dir(&self) -> PathBuf {
         self.dir.join("manifests")
     }
+
+    fn verifier(&self) -> Option<Arc<crate::source::Verifier>> {
+        None
+    }
     fn log_file(&self, _: &str, _: &str, container: &str, previous: bool) -> Result<PathBuf, String> {
         if previous { Err("no previous".to_owned()) } else { Ok(self.dir.join(format!("{container}.log"))) }
     }

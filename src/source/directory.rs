@@ -1,34 +1,76 @@
 //! One look at the manifest directory.
 
 use super::known::{Good, Known};
+use super::look::{Outcome, Seen, look, whole_file};
+use super::permissions::{self, Permissions};
+use super::signature::{Revision, Verifier};
 use super::{Desired, DesiredObject, Snapshot, SourceProblem};
-use crate::manifest::{self, Loaded, ObjectId, Origin, Problem, Severity};
+use crate::manifest::{Loaded, ObjectId, Problem, Severity};
+use crate::minisign::EXTENSION;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-/// A file that fails to parse this soon after it was changed may be half-written: it is read again before it is reported.
+/// A file that fails to parse this soon after it was changed may be half-written, and one whose signature does not fit may
+/// be about to get another: they are looked at again before they are reported.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Two changes within the resolution of a file system's clock look like one; a file this young is read again next time.
-const CLOCK_RESOLUTION: Duration = Duration::from_millis(50);
 /// How long a file that is gone keeps its pods.
 const REMOVAL: Duration = Duration::from_millis(200);
 /// This many files that are no manifests are named; the rest is counted.
 const MAX_STRANGERS: usize = 20;
 
+/// What a [`Directory`] is to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A directory of manifests, or one manifest file.
+    pub path: PathBuf,
+    /// Name of the node whose suffix the pods carry.
+    pub node: String,
+    /// A folder of its own for the last known good pods; it is made when it is first needed.
+    pub state: PathBuf,
+    /// Decides which texts are accepted; `None`: they need no signature.
+    pub verifier: Option<Arc<Verifier>>,
+    /// What comes of files that others may write.
+    pub permissions: Permissions,
+    /// What may be in them.
+    pub takes: Takes,
+}
+
+/// Which kinds of documents a source takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Takes {
+    /// Pods, ConfigMaps and Secrets.
+    #[default]
+    All,
+    /// ConfigMaps and Secrets only.
+    Objects,
+}
+
+impl Options {
+    /// Of manifests without signatures.
+    #[must_use]
+    pub fn new(path: PathBuf, node: String, state: PathBuf) -> Options {
+        let (verifier, permissions, takes) = (None, Permissions::default(), Takes::default());
+        Options { path, node, state, verifier, permissions, takes }
+    }
+}
+
 /// The manifests of a directory, or one manifest file.
 #[derive(Debug)]
 pub struct Directory {
-    path: PathBuf,
-    node: String,
+    options: Options,
     known: Known,
     settle: Duration,
+    /// Whether its files were looked at before.
+    scanned: bool,
+    /// The keys that signatures were held against.
+    keys: Revision,
     /// The file system that the directory was on when it was read last.
     device: Option<u64>,
     files: BTreeMap<String, Manifest>,
@@ -40,8 +82,6 @@ pub struct Directory {
     unsaved: BTreeMap<String, Good>,
     saved: BTreeMap<String, Good>,
     retry: Option<Duration>,
-    /// Whether the directory was read once.
-    listed: bool,
 }
 
 /// Namespace and name.
@@ -51,7 +91,7 @@ type Key = (String, String);
 #[derive(Debug, Default)]
 struct Manifest {
     /// The state of the file that `pods` and `problems` are about; `None`: to be read.
-    seen: Option<Fingerprint>,
+    seen: Option<Seen>,
     /// Last known good.
     good: Good,
     problems: Vec<Problem>,
@@ -61,57 +101,18 @@ struct Manifest {
     missing: Option<Instant>,
 }
 
-/// Tells whether a file changed without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Fingerprint {
-    fn of(metadata: &Metadata) -> Fingerprint {
-        Fingerprint {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
-/// What became of reading a file.
-enum Outcome {
-    /// Nothing changed.
-    Same,
-    /// It is not there (any more).
-    Gone,
-    /// It may be half-written: to be read again after this time.
-    Unsettled(Duration),
-    /// It is there but cannot be read.
-    Unreadable(String),
-    /// A link to nowhere.
-    Dangling,
-    /// It is no manifest.
-    Stranger(String),
-    Read(Option<Fingerprint>, Loaded),
-}
-
 impl Directory {
-    /// A source over the manifests in `dir`, a directory or a regular file, for the node of this name. `state` is a folder
-    /// of its own for the last known good pods; it is made when it is first needed.
-    pub fn new(dir: PathBuf, node: String, state: PathBuf) -> Directory {
+    /// A source with what it gave last, as far as there are records of it.
+    pub fn new(mut options: Options) -> Directory {
         // The path is part of the pods' identity: the same one however it is written.
-        let dir = std::path::absolute(&dir).unwrap_or(dir).components().collect();
-        let known = Known::new(state, node.to_lowercase());
+        options.path = std::path::absolute(&options.path).unwrap_or(options.path).components().collect();
+        let known = Known::new(options.state.clone(), options.node.to_lowercase());
         let mut directory = Directory {
-            path: dir,
-            node,
+            options,
             known,
             settle: SETTLE,
+            scanned: false,
+            keys: Revision::default(),
             device: None,
             files: BTreeMap::new(),
             writing: HashSet::new(),
@@ -119,14 +120,13 @@ impl Directory {
             unsaved: BTreeMap::new(),
             saved: BTreeMap::new(),
             retry: None,
-            listed: false,
         };
-        let mut folders = vec![directory.path.clone()];
-        folders.extend(directory.path.parent().map(Path::to_owned));
+        let mut folders = vec![directory.options.path.clone()];
+        folders.extend(directory.options.path.parent().map(Path::to_owned));
         for folder in folders {
             for (name, good) in directory.known.load(&folder) {
                 // A record of the parent's other files belongs to another configuration.
-                if folder.join(&name) != directory.path && folder != directory.path {
+                if folder.join(&name) != directory.options.path && folder != directory.options.path {
                     continue;
                 }
                 for pod in &good.pods {
@@ -148,7 +148,7 @@ impl Directory {
 
     /// The path that it was made for.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.options.path
     }
 
     /// How long a change waits for the writer to close the file.
@@ -168,8 +168,9 @@ impl Directory {
         self.forget(name);
     }
 
-    /// The next scan reads this file whether or not it seems to have changed.
+    /// The next scan reads this file, or the one that this is the signature of, whether or not it seems to have changed.
     pub(super) fn forget(&mut self, name: &str) {
+        let name = name.strip_suffix(EXTENSION).filter(|signed| is_manifest(signed)).unwrap_or(name);
         if let Some(file) = self.files.get_mut(name) {
             file.seen = None;
         }
@@ -187,10 +188,24 @@ impl Directory {
         self.retry = None;
         let mut problems = Vec::new();
         let mut error = None;
-        match self.list() {
-            Ok(names) => self.refresh(names, &mut problems, &mut error),
-            Err(failure) => error = Some(format!("{}: {failure}", self.path.display())),
+        self.heed_keys();
+        let objection = self.objection();
+        let refused = objection.is_some() && self.options.permissions == Permissions::Refuse;
+        if let Some(objection) = objection {
+            let folder = self.folder().to_string_lossy().into_owned();
+            if refused {
+                error = Some(format!("{folder}: {objection}"));
+            }
+            let severity = if refused { Severity::Error } else { Severity::Warning };
+            problems.push(SourceProblem { origin: folder, pod: None, problem: whole_file(objection, severity) });
         }
+        match self.list() {
+            // Nothing of it is taken, neither that a file is gone.
+            Ok(_) if refused => {}
+            Ok(names) => self.refresh(names, &mut problems, &mut error),
+            Err(failure) => error = Some(format!("{}: {failure}", self.options.path.display())),
+        }
+        self.save_serials(&mut problems);
         for (name, file) in &self.files {
             let only = match &file.good.pods[..] {
                 [pod] => Some(key(pod)),
@@ -236,6 +251,37 @@ impl Directory {
         failed.and(self.known.sync())
     }
 
+    /// Other keys than before may judge all files in another way.
+    fn heed_keys(&mut self) {
+        let Some(verifier) = &self.options.verifier else { return };
+        let keys = verifier.revision();
+        if self.keys != keys {
+            self.keys = keys;
+            self.files.values_mut().for_each(|file| file.seen = None);
+        }
+    }
+
+    /// Why others could change the directory.
+    fn objection(&self) -> Option<String> {
+        match self.options.permissions {
+            Permissions::Ignore => None,
+            Permissions::Warn | Permissions::Refuse => permissions::folder_objection(&self.folder()),
+        }
+    }
+
+    /// Makes durable which serials were accepted, before anybody acts on it; tells of what hinders signatures.
+    fn save_serials(&self, problems: &mut Vec<SourceProblem>) {
+        let Some(verifier) = &self.options.verifier else { return };
+        // That it failed is among the troubles; the next scan tries again. An update is not held up by a full disk.
+        let _ = verifier.save();
+        let origin = self.options.path.to_string_lossy();
+        problems.extend(verifier.troubles().into_iter().map(|trouble| SourceProblem {
+            origin: origin.clone().into_owned(),
+            pod: None,
+            problem: whole_file(trouble, Severity::Warning),
+        }));
+    }
+
     /// Whether [`Directory::save`] has something to do.
     pub(super) fn is_unsaved(&self) -> bool {
         !self.unsaved.is_empty()
@@ -244,16 +290,16 @@ impl Directory {
     /// The folder that the files are in.
     pub(super) fn folder(&self) -> PathBuf {
         match self.is_single() {
-            true => self.path.parent().unwrap_or(&self.path).to_owned(),
-            false => self.path.clone(),
+            true => self.options.path.parent().unwrap_or(&self.options.path).to_owned(),
+            false => self.options.path.clone(),
         }
     }
 
     /// Whether the path is that of one manifest file.
     fn is_single(&self) -> bool {
-        match fs::metadata(&self.path) {
+        match fs::metadata(&self.options.path) {
             Ok(metadata) => !metadata.is_dir(),
-            Err(_) => is_manifest(&self.path.to_string_lossy()),
+            Err(_) => is_manifest(&self.options.path.to_string_lossy()),
         }
     }
 
@@ -266,12 +312,12 @@ impl Directory {
         if self.is_single() {
             // A file that is gone is gone when its folder can be read, as with a file of a directory.
             fs::metadata(self.folder())?;
-            return Ok(self.path.file_name().map(OsString::from).into_iter().collect());
+            return Ok(self.options.path.file_name().map(OsString::from).into_iter().collect());
         }
         let mut names =
-            fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+            fs::read_dir(&self.options.path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
         names.sort();
-        let device = fs::metadata(&self.path)?.dev();
+        let device = fs::metadata(&self.options.path)?.dev();
         let manifests = names.iter().any(|name| name.to_str().is_some_and(is_manifest));
         match self.device {
             // Its file system was unmounted, or another one mounted over it.
@@ -300,7 +346,7 @@ impl Directory {
                 stranger(&name.to_string_lossy(), "ignored: its name is not UTF-8".to_owned());
                 continue;
             };
-            if !single && is_scratch(name) {
+            if !single && (is_scratch(name) || is_signature(name)) {
                 continue;
             }
             if !single && !is_manifest(name) {
@@ -309,8 +355,9 @@ impl Directory {
             }
             let path = folder.join(name);
             let file = self.files.get(name);
-            let outcome =
-                look(&path, file.and_then(|file| file.seen), self.writing.contains(name), self.settle, &self.node);
+            let writing = self.writing.contains(name)
+                || (self.options.verifier.is_some() && self.writing.contains(&format!("{name}{EXTENSION}")));
+            let outcome = look(&path, file.and_then(|file| file.seen), writing, self.settle, &self.options);
             if let Outcome::Gone = outcome {
                 continue;
             }
@@ -357,17 +404,16 @@ impl Directory {
             problems.push(SourceProblem { origin, pod: None, problem: whole_file(reason, Severity::Warning) });
         }
         self.drop_missing(&present);
-        self.writing.retain(|name| present.contains(name));
+        self.scanned = true;
+        self.writing.retain(|name| present.contains(name.strip_suffix(EXTENSION).unwrap_or(name)));
     }
 
     /// Forgets files that are gone: not at once, because many editors save by moving the old file away before the new one is
-    /// there; but at once when another file has all their pods (a renamed file).
+    /// there; but at once when another file has all their pods (a renamed file), or when they were gone before the agent was
+    /// started.
     fn drop_missing(&mut self, present: &HashSet<String>) {
         let now = Instant::now();
-        // What went while no agent looked went for good, unless someone is at work here right now.
-        let first = !std::mem::replace(&mut self.listed, true);
-        let quiet = || fs::metadata(self.folder()).is_ok_and(|folder| unsettled(&folder, REMOVAL).is_none());
-        let grace = if first && quiet() { Duration::ZERO } else { self.settle.min(REMOVAL) };
+        let grace = if self.scanned { self.settle.min(REMOVAL) } else { Duration::ZERO };
         let elsewhere: HashSet<Key> = self
             .files
             .iter()
@@ -504,111 +550,17 @@ impl Manifest {
     }
 }
 
-/// Reads and parses a file if it changed.
-fn look(path: &Path, seen: Option<Fingerprint>, writing: bool, settle: Duration, node: &str) -> Outcome {
-    // What is no regular file is not even opened: opening a device can have effects.
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match fs::symlink_metadata(path) {
-                Ok(_) => Outcome::Dangling,
-                Err(_) => Outcome::Gone,
-            };
-        }
-        Err(error) => return Outcome::Unreadable(format!("cannot be read: {error}")),
-    };
-    if metadata.is_dir() {
-        return Outcome::Stranger("ignored: is a directory".to_owned());
-    }
-    if !metadata.is_file() {
-        return Outcome::Stranger("ignored: is not a regular file".to_owned());
-    }
-    if seen == Some(Fingerprint::of(&metadata)) {
-        return Outcome::Same;
-    }
-    let wait = unsettled(&metadata, settle);
-    if let Some(wait) = wait.filter(|_| writing) {
-        return Outcome::Unsettled(wait);
-    }
-    let (before, contents) = match read(path) {
-        Ok(read) => read,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Outcome::Unsettled(CLOCK_RESOLUTION),
-        Err(error) => return Outcome::Unreadable(format!("cannot be read: {error}")),
-    };
-    let young = unsettled(&before, CLOCK_RESOLUTION).is_some();
-    let fingerprint = (!young).then(|| Fingerprint::of(&before));
-    let bytes = match contents {
-        Contents::Whole(bytes) => bytes,
-        Contents::NotAFile => return Outcome::Stranger("ignored: is not a regular file".to_owned()),
-        Contents::Changing => return Outcome::Unsettled(settle.max(CLOCK_RESOLUTION)),
-        Contents::TooLong => {
-            let reason = format!("is {} bytes long; the limit is {} bytes", before.size(), manifest::MAX_BYTES - 1);
-            let problems = vec![whole_file(reason, Severity::Error)];
-            return wait
-                .map_or(Outcome::Read(fingerprint, Loaded { problems, ..Loaded::default() }), Outcome::Unsettled);
-        }
-    };
-    let loaded = manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node);
-    match wait {
-        Some(wait) if loaded.has_errors() => Outcome::Unsettled(wait),
-        _ => Outcome::Read(fingerprint, loaded),
-    }
-}
-
-/// What reading a file brought.
-enum Contents {
-    Whole(Vec<u8>),
-    /// It has [`manifest::MAX_BYTES`] or more.
-    TooLong,
-    /// It changed while it was read.
-    Changing,
-    /// Something else has taken its place.
-    NotAFile,
-}
-
-fn read(path: &Path) -> io::Result<(Metadata, Contents)> {
-    // Should a FIFO have taken the file's place meanwhile, opening it must not wait for a writer.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Ok((metadata, Contents::NotAFile));
-    }
-    let limit = manifest::MAX_BYTES as u64;
-    if metadata.size() >= limit {
-        return Ok((metadata, Contents::TooLong));
-    }
-    let mut bytes = Vec::with_capacity(metadata.size() as usize + 1);
-    (&file).take(limit).read_to_end(&mut bytes)?;
-    let contents = match Fingerprint::of(&file.metadata()?) == Fingerprint::of(&metadata) {
-        true => Contents::Whole(bytes),
-        false => Contents::Changing,
-    };
-    Ok((metadata, contents))
-}
-
-/// How long until the file's last change is `age` old; `None` when it is. A change in the future is an old one: the clock
-/// was set back.
-fn unsettled(metadata: &Metadata, age: Duration) -> Option<Duration> {
-    let modified = metadata.modified().ok()?;
-    let passed = match SystemTime::now().duration_since(modified) {
-        Ok(passed) => passed,
-        Err(ahead) if ahead.duration() < age => Duration::ZERO,
-        Err(_) => return None,
-    };
-    age.checked_sub(passed).filter(|wait| !wait.is_zero())
-}
-
-fn whole_file(reason: String, severity: Severity) -> Problem {
-    Problem { line: None, column: None, field: String::new(), reason, severity, pod: None }
-}
-
-fn key(pod: &Pod) -> Key {
+pub(super) fn key(pod: &Pod) -> Key {
     (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
 }
 
-fn is_manifest(name: &str) -> bool {
+pub(super) fn is_manifest(name: &str) -> bool {
     [".yaml", ".yml", ".json"].iter().any(|extension| name.len() > extension.len() && name.ends_with(extension))
+}
+
+/// The signature of a manifest, whether or not signatures are asked for.
+fn is_signature(name: &str) -> bool {
+    name.strip_suffix(EXTENSION).is_some_and(is_manifest)
 }
 
 /// Hidden files, and what editors and copying programs leave for a moment: not worth a word.

@@ -1,10 +1,13 @@
 //! A directory over real files in a temporary folder.
 
 use super::*;
+use crate::manifest;
 use crate::source::Snapshot;
+use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::SystemTime;
 
 /// A temporary folder with `manifests/` and `state/`, removed at the end.
 pub(in crate::source) struct Bench {
@@ -36,8 +39,14 @@ impl Bench {
         fs::write(self.file(name), text).unwrap();
     }
 
-    fn directory(&self) -> Directory {
-        Directory::new(self.manifests(), "n1".to_owned(), self.state()).impatient()
+    /// Where the temporary folder is, is not looked at.
+    pub(in crate::source) fn options(&self) -> Options {
+        let permissions = Permissions::Ignore;
+        Options { permissions, ..Options::new(self.manifests(), "n1".to_owned(), self.state()) }
+    }
+
+    pub(in crate::source) fn directory(&self) -> Directory {
+        Directory::new(self.options()).impatient()
     }
 
     /// Scans and saves with a fresh agent.
@@ -283,7 +292,7 @@ fn one_uid_is_one_pod() {
 #[test]
 fn a_file_that_settles_is_not_reported_before() {
     let bench = Bench::new();
-    let mut directory = Directory::new(bench.manifests(), "n1".to_owned(), bench.state());
+    let mut directory = Directory::new(bench.options());
     bench.write("a.yaml", "apiVersion: v1\nkind: Po");
     let snapshot = step(&mut directory);
     assert_eq!((told(&snapshot), shown(&snapshot)), (vec![], vec![]));
@@ -301,7 +310,7 @@ fn a_file_that_settles_is_not_reported_before() {
 #[test]
 fn a_file_that_is_being_written_waits_for_its_writer() {
     let bench = Bench::new();
-    let mut directory = Directory::new(bench.manifests(), "n1".to_owned(), bench.state());
+    let mut directory = Directory::new(bench.options());
     directory.begin_writing("a.yaml");
     bench.write("a.yaml", &pod("a", "app:1"));
     assert_eq!(shown(&step(&mut directory)), [""; 0]);
@@ -320,7 +329,7 @@ fn unchanged_files_are_not_read_again() {
     step(&mut directory);
     let seen = directory.files["a.yaml"].seen;
     assert!(seen.is_some());
-    assert!(matches!(look(&bench.file("a.yaml"), seen, false, Duration::ZERO, "n1"), Outcome::Same));
+    assert!(matches!(look(&bench.file("a.yaml"), seen, false, Duration::ZERO, &bench.options()), Outcome::Same));
     // Same size, same time of modification: the time of change tells.
     bench.write("a.yaml", &pod("a", "app:2"));
     File::open(bench.file("a.yaml")).unwrap().set_modified(old).unwrap();
@@ -332,7 +341,7 @@ fn a_single_file_is_a_source_too() {
     let bench = Bench::new();
     bench.write("only.yaml", &pod("a", "app:1"));
     bench.write("other.yaml", &pod("b", "app:1"));
-    let source = || Directory::new(bench.file("only.yaml"), "n1".to_owned(), bench.state()).impatient();
+    let source = || Directory::new(Options { path: bench.file("only.yaml"), ..bench.options() }).impatient();
     let mut directory = source();
     assert_eq!(shown(&step(&mut directory)), ["a app:1"]);
     bench.write("only.yaml", "broken: [");
@@ -356,7 +365,7 @@ fn records_are_private_and_bad_ones_passed_over() {
     bench.write("a.yaml", "broken: [");
     assert_eq!(shown(&bench.restart()), [""; 0]);
     assert!(!bench.state().join("left-over.tmp").exists());
-    let other = Directory::new(bench.manifests(), "n2".to_owned(), bench.state()).impatient().scan();
+    let other = Directory::new(Options { node: "n2".to_owned(), ..bench.options() }).impatient().scan();
     assert!(other.pods.is_empty(), "another node's records are not this node's");
 }
 
@@ -364,7 +373,7 @@ fn records_are_private_and_bad_ones_passed_over() {
 fn an_editor_that_moves_the_old_file_away_first_stops_nothing() {
     let bench = Bench::new();
     bench.write("web.yaml", &pod("web", "app:1"));
-    let mut directory = Directory::new(bench.manifests(), "n1".to_owned(), bench.state());
+    let mut directory = Directory::new(bench.options());
     directory.settle = Duration::from_millis(50);
     std::thread::sleep(Duration::from_millis(60));
     assert_eq!(directory.scan().pods.len(), 1);

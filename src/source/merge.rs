@@ -11,7 +11,6 @@ use crate::pod::{Key, trial};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The histories of this many names that no manifest has any more are kept.
@@ -22,8 +21,8 @@ const MAX_REMOVED: usize = 50;
 pub(super) enum Role {
     /// Pods, and objects for them.
     Pods(SourceKind),
-    /// Objects only; pods belong into this folder.
-    Objects(PathBuf),
+    /// Objects only.
+    Objects,
 }
 
 /// What one source says.
@@ -39,7 +38,7 @@ impl Said {
     fn kind(&self) -> Option<SourceKind> {
         match self.role {
             Role::Pods(kind) => Some(kind),
-            Role::Objects(_) => None,
+            Role::Objects => None,
         }
     }
 
@@ -52,7 +51,7 @@ impl Said {
             Role::Pods(SourceKind::Http) => {
                 self.spoken || !self.snapshot.pods.is_empty() || !self.snapshot.objects.is_empty()
             }
-            Role::Objects(_) => true,
+            Role::Objects => true,
         }
     }
 }
@@ -268,19 +267,8 @@ fn problem(field: impl Into<String>, reason: String, severity: Severity) -> Prob
 fn candidates(said: &[Said], past: &Past, problems: &mut Vec<SourceProblem>) -> Vec<(SourceKind, Desired)> {
     let mut all: Vec<(SourceKind, &Desired)> = Vec::new();
     for source in said {
-        match &source.role {
-            Role::Pods(kind) => all.extend(source.snapshot.pods.iter().map(|desired| (*kind, desired))),
-            Role::Objects(instead) => {
-                for desired in &source.snapshot.pods {
-                    let reason = format!(
-                        "Forbidden: pods belong into {}; this folder is for ConfigMaps and Secrets",
-                        instead.display()
-                    );
-                    let problem = problem("kind", reason, Severity::Error);
-                    problems.push(SourceProblem { origin: desired.origin.clone(), pod: None, problem });
-                }
-            }
-        }
+        // Pods among objects were reported by their source.
+        all.extend(source.kind().into_iter().flat_map(|kind| source.snapshot.pods.iter().map(move |pod| (kind, pod))));
     }
     let ran = |desired: &Desired| {
         let history = past.histories.get(&Key::of(&desired.pod));

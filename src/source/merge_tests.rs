@@ -96,7 +96,7 @@ fn a_pod_waits_for_what_it_refers_to_and_runs_as_soon_as_it_is_there() {
     assert_eq!(problem.pod, Some(("default".into(), "web-n".into())));
     assert!(past.histories.is_empty(), "it was never accepted");
     // From another source.
-    let objects = says(Role::Objects("/m".into()), "/o/settings.yaml", &[map("settings", "mode", "x")]);
+    let objects = says(Role::Objects, "/o/settings.yaml", &[map("settings", "mode", "x")]);
     let merged = merge(&[file(&[web]), objects], &mut past, now());
     assert_eq!((images(&merged), reasons(&merged)), (vec!["a".to_owned()], vec![]));
     assert_eq!(merged.standings[&key("web")].revision, 1);
@@ -225,13 +225,10 @@ fn kinds_of_sources_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn pods_in_the_folder_of_objects_are_told_where_they_belong() {
-    let said = says(Role::Objects("/etc/m".into()), "/o/web.yaml", &[pod("web", "a", None), map("s", "k", "v")]);
+fn a_source_of_objects_has_no_pods() {
+    let said = says(Role::Objects, "/o/web.yaml", &[pod("web", "a", None), map("s", "k", "v")]);
     let merged = merge(&[file(&[]), said], &mut Past::default(), now());
     assert_eq!((merged.pods.len(), value(&merged, "s", "k")), (0, Some("v".into())));
-    let text = "/o/web.yaml: kind: Forbidden: pods belong into /etc/m; this folder is for ConfigMaps and Secrets";
-    assert_eq!(reasons(&merged), [text]);
-    assert!(merged.broken.is_empty(), "no pod's manifest is");
 }
 
 #[test]

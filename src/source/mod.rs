@@ -13,12 +13,19 @@
 mod directory;
 pub mod history;
 mod known;
+mod look;
 mod merge;
+mod permissions;
+mod serial;
+mod signature;
 pub mod sources;
+pub mod url;
 mod watch;
 
-pub use directory::Directory;
+pub use directory::{Directory, Options, Takes};
 pub use merge::{Held, Merged, Standing};
+pub use permissions::Permissions;
+pub use signature::{KeyError, Revision, SignatureError, Signed, Text, Verifier};
 pub use watch::{Rescan, watch};
 
 use crate::manifest::{Object, Problem};

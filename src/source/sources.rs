@@ -5,7 +5,7 @@
 
 use super::history::{By, History, Shelf, Verdict, Writing};
 use super::merge::{Merged, Past, Role, Said, Standing, merge};
-use super::{Rescan, Snapshot, SourceKind, watch};
+use super::{Options, Permissions, Rescan, Snapshot, SourceKind, Takes, Verifier, url, watch};
 use crate::config::Config;
 use crate::manifest;
 use crate::pod::{Key, trial};
@@ -25,17 +25,9 @@ const SAVE_RETRY: Duration = Duration::from_secs(10);
 
 /// A source that runs.
 #[derive(Debug)]
-pub struct Input {
+struct Input {
     role: Role,
     snapshots: Receiver<Arc<Snapshot>>,
-}
-
-impl Input {
-    /// Pods and objects of a URL.
-    #[must_use]
-    pub fn url(snapshots: Receiver<Arc<Snapshot>>) -> Input {
-        Input { role: Role::Pods(SourceKind::Http), snapshots }
-    }
 }
 
 /// Why a rollback cannot be had; kubectl's words where it has some.
@@ -104,25 +96,33 @@ struct State {
     past: Past,
 }
 
-/// Starts the manifest directory and the objects folder, and merges them with the sources in `urls`. The first word of all
-/// folders is in what is returned.
+/// Starts the manifest directory, the objects folder and the URLs, and merges what they say. The first word of the folders is
+/// in what is returned, and what is known of URLs from before.
 ///
 /// # Errors
 /// When a thread cannot be started.
-pub fn start(config: &Config, urls: Vec<Input>) -> io::Result<(Receiver<Arc<Merged>>, Control)> {
+pub fn start(config: &Config, verifier: Option<&Arc<Verifier>>) -> io::Result<(Receiver<Arc<Merged>>, Control)> {
     let records = config.root_dir.join("manifests");
     let (node, rescan) = (&config.node_name, config.file_check_frequency);
-    let (pods, pods_rescan) = watch(config.manifest_dir.clone(), node.clone(), records.clone(), rescan)?;
+    let options = |path, state, takes| Options {
+        verifier: verifier.cloned(),
+        permissions: Permissions::of(config.sources.strict_permissions),
+        takes,
+        ..Options::new(path, node.clone(), state)
+    };
+    let (pods, pods_rescan) = watch(options(config.manifest_dir.clone(), records.clone(), Takes::All), rescan)?;
     let folder = config.root_dir.join("objects");
     if let Err(error) = create_dir_all(&folder, 0o700) {
         tracing::warn!(folder = %folder.display(), %error, "cannot make the folder of ConfigMaps and Secrets");
     }
-    let (objects, objects_rescan) = watch(folder, node.clone(), records.join("objects"), rescan)?;
+    let (objects, objects_rescan) = watch(options(folder, records.join("objects"), Takes::Objects), rescan)?;
     let mut inputs = vec![
         Input { role: Role::Pods(SourceKind::File), snapshots: pods },
-        Input { role: Role::Objects(config.manifest_dir.clone()), snapshots: objects },
+        Input { role: Role::Objects, snapshots: objects },
     ];
-    inputs.extend(urls);
+    for (_, snapshots) in url::watch_all(&config.sources, node, records.join("urls"), verifier)? {
+        inputs.push(Input { role: Role::Pods(SourceKind::Http), snapshots });
+    }
 
     let shelf = Shelf::new(records);
     let (histories, kept) = shelf.load();

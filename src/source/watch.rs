@@ -1,6 +1,6 @@
 //! Keeps a [`Directory`] up to date: inotify for speed, a rescan now and then for certainty.
 
-use super::{Directory, Snapshot};
+use super::{Directory, Options, Snapshot};
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, INotifyWatcher, RecursiveMode, Watcher};
 use std::fs;
@@ -33,20 +33,15 @@ impl Rescan {
     }
 }
 
-/// Watches `dir` on a thread of its own; see [`Directory::new`]. The first scan is done before this returns, and the thread
+/// Watches a directory on a thread of its own, and looks at it every `rescan` besides. The first scan is done before this returns, and the thread
 /// ends when all receivers are dropped. A change is in a new snapshot as soon as its file was closed or moved into place.
 ///
 /// # Errors
 /// When no thread can be started. A directory that does not exist is none: the source is unhealthy until it does.
-pub fn watch(
-    dir: PathBuf,
-    node: String,
-    state: PathBuf,
-    rescan: Duration,
-) -> io::Result<(tokio::sync::watch::Receiver<Arc<Snapshot>>, Rescan)> {
+pub fn watch(options: Options, rescan: Duration) -> io::Result<(tokio::sync::watch::Receiver<Arc<Snapshot>>, Rescan)> {
     let (wake, wakes) = channel();
     let mut watching = Watching {
-        directory: Directory::new(dir, node, state),
+        directory: Directory::new(options),
         armed: None,
         wake: wake.clone(),
         rescan: rescan.max(MIN_RESCAN),
@@ -216,8 +211,12 @@ fn read(event: &Event, root: &Path) -> Vec<Wake> {
     }
     let of_file = |path: &PathBuf| -> Option<Wake> {
         if path == root {
-            let lost = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
-            return lost.then_some(Wake::Lost);
+            return match event.kind {
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => Some(Wake::Lost),
+                // Who may write to it.
+                EventKind::Modify(ModifyKind::Metadata(_)) => Some(Wake::Now),
+                _ => None,
+            };
         }
         let name = path.file_name()?.to_str()?.to_owned();
         match event.kind {

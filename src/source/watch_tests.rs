@@ -9,7 +9,7 @@ type Snapshots = tokio::sync::watch::Receiver<Arc<Snapshot>>;
 const NEVER: Duration = Duration::from_secs(3600);
 
 fn start(bench: &Bench, rescan: Duration) -> (Snapshots, Rescan) {
-    watch(bench.manifests(), "n1".to_owned(), bench.state(), rescan).unwrap()
+    watch(bench.options(), rescan).unwrap()
 }
 
 /// Waits until the pods are these, and says how long that took.

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod fs;
 pub mod idmap;
 pub mod inotify;
+pub mod keyfile;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::place::{Place, show};
+use crate::http::place::{Place, show};
 
 /// Longest header that is looked at, in bytes; most challenges in it, and parameters of one.
 const LONGEST: usize = 8192;

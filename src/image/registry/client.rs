@@ -17,7 +17,7 @@ use super::auth::{self, Challenge, Token, TokenService};
 use super::credentials::{Candidates, Credential, Login};
 use super::exchange::{Answer, Ask, Halt, LONGEST_PAUSE, Patience, exchange};
 use super::hosts::{Endpoint, Hosts};
-use super::place::{Place, redirect, show};
+use crate::http::place::{Place, redirect, show};
 use super::tls::Connections;
 
 /// Most redirects for one answer.

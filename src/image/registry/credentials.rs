@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use keyring::Keyring;
 
-use super::environment::Environment;
-use super::kept::Kept;
+use crate::http::Environment;
+use crate::http::kept::Kept;
 use super::{PullSecret, Settings};
 
 /// How to log in.

@@ -14,7 +14,7 @@ use ureq::Agent;
 use ureq::http::HeaderMap;
 
 use super::Error;
-use super::place::show;
+use crate::http::place::show;
 use super::tls;
 use crate::causes::distinct;
 

@@ -8,7 +8,8 @@ use super::auth::{self, TokenService};
 use super::credentials::{Credentials, Login};
 use super::hosts::{Endpoint, Hosts};
 use super::manifest::{self, Manifest};
-use super::{Environment, PullSecret, Settings, download, exchange, place};
+use super::{Environment, PullSecret, Settings, download, exchange};
+use crate::http::place;
 
 /// Headers and bodies of answers.
 pub(in super::super) fn answers(bytes: &[u8]) {

@@ -17,15 +17,16 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use registries_conf::Registry;
 
-use super::kept::{self, Kept};
 use super::{Error, Settings};
+use crate::http::kept::{self, Kept};
+use crate::http::place::{is_loopback, split_port};
+pub use crate::http::{ClientPair, TlsSettings};
 
 /// Where docker.io is.
 const DOCKER_HUB: &str = "registry-1.docker.io";
@@ -37,23 +38,6 @@ pub struct Capabilities {
     pub pull: bool,
     /// What a tag stands for now.
     pub resolve: bool,
-}
-
-/// A client certificate with its chain, and its key; PEM files, perhaps the same.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ClientPair {
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
-
-/// How to be sure of a place, and the place of us.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct TlsSettings {
-    /// PEM files with authorities besides the machine's.
-    pub ca: Vec<PathBuf>,
-    pub clients: Vec<ClientPair>,
-    /// Take whatever certificate is shown.
-    pub skip_verify: bool,
 }
 
 /// One place to ask for an image.
@@ -163,20 +147,6 @@ impl Authority {
 
 fn is_docker_hub(authority: &str) -> bool {
     matches!(authority, "docker.io" | "index.docker.io" | DOCKER_HUB)
-}
-
-/// Host, with brackets if it has them, and port.
-pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, Some(port)),
-        _ => (authority, None),
-    }
-}
-
-/// A host that is this machine itself.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Finds the places of images. Blocking; shared between threads. Files are read anew when they change.
@@ -406,6 +376,6 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     };
     match read() {
         Err(e) if kept::absent(&e) => Ok(Vec::new()),
-        other => other.map_err(|e| kept::unreadable(folder, &e)),
+        other => other.map_err(|e| kept::unreadable(folder, &e).into()),
     }
 }

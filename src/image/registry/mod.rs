@@ -8,14 +8,11 @@ mod auth;
 mod client;
 pub mod credentials;
 mod download;
-mod environment;
 mod exchange;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzzing;
 pub mod hosts;
-mod kept;
 mod manifest;
-mod place;
 mod pull;
 #[cfg(test)]
 mod scratch;
@@ -38,9 +35,9 @@ use tls::Connections;
 
 use super::trust::Trust;
 use super::{Digest, Image, ImageStore, Origin, reference, trust};
-use crate::config;
+use crate::{config, http};
 
-pub use environment::Environment;
+pub use crate::http::Environment;
 
 /// Where registries are configured.
 #[derive(Debug, Clone, Default)]
@@ -149,6 +146,12 @@ pub enum Error {
     Settings { path: PathBuf, reason: String },
     #[error("cancelled")]
     Cancelled,
+}
+
+impl From<http::Unusable> for Error {
+    fn from(http::Unusable { path, reason }: http::Unusable) -> Error {
+        Error::Settings { path, reason }
+    }
 }
 
 impl Error {

@@ -1,8 +1,5 @@
 //! Public keys as cosign and openssl write them: PEM, SubjectPublicKeyInfo.
 
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use base64::Engine;
@@ -12,11 +9,8 @@ use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::{RawPublicKeyEntity, ring};
 
 use super::super::Digest;
+use crate::sys::keyfile::content;
 
-/// A key is some hundred bytes; a file of many is still small.
-const LARGEST_FILE: u64 = 64 << 10;
-/// Opening does not wait.
-const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 /// Most keys in one file.
 const MOST_KEYS: usize = 32;
 
@@ -154,43 +148,4 @@ fn der(tag: u8, content: &[u8]) -> Vec<u8> {
 /// Why there is no key to be had.
 pub fn read(path: &Path) -> Result<Vec<Key>, String> {
     parse(&content(path)?, &path.display().to_string())
-}
-
-/// Opens a file; a pipe does not keep everybody waiting.
-///
-/// # Errors
-/// As of opening.
-pub fn open(path: &Path) -> io::Result<File> {
-    File::options().read(true).custom_flags(NONBLOCK).open(path)
-}
-
-/// What is in a file of keys.
-///
-/// # Errors
-/// Why it cannot be used.
-pub fn content(path: &Path) -> Result<Vec<u8>, String> {
-    let unreadable = |error: io::Error| format!("cannot read it: {error}");
-    let file = open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err("not a regular file".into());
-    }
-    check_mode(&metadata)?;
-    let mut content = Vec::new();
-    file.take(LARGEST_FILE + 1).read_to_end(&mut content).map_err(unreadable)?;
-    match content.len() as u64 > LARGEST_FILE {
-        true => Err(format!("larger than {LARGEST_FILE} bytes")),
-        false => Ok(content),
-    }
-}
-
-/// What anybody may write to says nothing of whom to trust.
-///
-/// # Errors
-/// What is wrong with the mode.
-pub fn check_mode(metadata: &Metadata) -> Result<(), String> {
-    match metadata.mode() & 0o002 {
-        0 => Ok(()),
-        _ => Err(format!("everybody may write to it (mode {:04o}): chmod o-w", metadata.mode() & 0o7777)),
-    }
 }

@@ -33,6 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{BUILTIN, Digest, Image, Origin, Verification, reference};
 use crate::config;
+use crate::sys::keyfile;
 pub use collect::{Listed, listed_signatures, signature_tag};
 pub(super) use collect::{Vetting, holds_signatures};
 use identity::Named;
@@ -362,7 +363,7 @@ impl Trust {
         let failed = |reason: String| Refusal::Policy { path: path.clone(), reason };
         let unreadable = |error: io::Error| failed(format!("cannot read it: {error}"));
         let mut cached = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = match keys::open(path) {
+        let file = match keyfile::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // Whoever made the link wanted a policy: its disk may only not be there yet.
                 if std::fs::symlink_metadata(path).is_ok() {
@@ -379,7 +380,7 @@ impl Trust {
         if !metadata.is_file() {
             return Err(failed("it is not a regular file".into()));
         }
-        keys::check_mode(&metadata).map_err(failed)?;
+        keyfile::check_mode(&metadata).map_err(failed)?;
         let version = version(&metadata);
         if let Some(loaded) = cached.as_ref().filter(|loaded| loaded.version == version && !racy(metadata.ctime())) {
             return loaded.policy.clone().map(Some).map_err(failed);

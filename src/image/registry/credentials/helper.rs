@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
-use super::super::environment::Environment;
+use crate::http::Environment;
 use super::Login;
 use crate::sys::process;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::kept;
+use crate::http::kept;
 use super::{Authority, Capabilities, ClientPair, TlsSettings};
 use crate::config;
 

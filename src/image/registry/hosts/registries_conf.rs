@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::super::kept;
+use crate::http::kept;
 
 /// When a mirror is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]

@@ -2,16 +2,22 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
 
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::super::hosts::Capabilities;
-use super::super::place::Place;
+use super::super::hosts::{Capabilities, ClientPair};
+use crate::http::place::Place;
 use super::super::scratch::Scratch;
 use super::*;
+use crate::http::Environment;
 
 /// An authority, and PEM files with what it signed.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -333,7 +339,7 @@ fn agents_are_kept_while_nothing_changes() {
     let scratch = Scratch::new();
     let ca = scratch.write("ca.crt", Authority::new("one").pem());
     let connections = connections(Environment::default());
-    let count = || connections.agents.lock().unwrap().len();
+    let count = || connections.0.kept().0;
     for host in ["https://a.example", "https://b.example", "https://a.example"] {
         connections.agent(&endpoint(host, with_ca(&ca))).unwrap();
         assert_eq!(count(), 1);
@@ -343,9 +349,9 @@ fn agents_are_kept_while_nothing_changes() {
     scratch.write("ca.crt", format!("{}\n", Authority::new("two").pem()));
     connections.agent(&endpoint("https://a.example", with_ca(&ca))).unwrap();
     assert_eq!(count(), 2, "the agent with the older authority is gone");
-    for number in 0..2 * AGENTS {
+    for number in 0..2 * connections.0.kept().1 {
         let ca = scratch.write(&format!("{number}.crt"), std::fs::read(&ca).unwrap());
         connections.agent(&endpoint("https://a.example", with_ca(&ca))).unwrap();
-        assert!(count() <= AGENTS);
+        assert!(count() <= connections.0.kept().1);
     }
 }

@@ -7,16 +7,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Error;
+use super::Unusable;
 use crate::sys;
 
 /// Most bytes of a file with settings.
-pub(super) const LIMIT: u64 = 1024 * 1024;
+pub const LIMIT: u64 = 1024 * 1024;
 
 /// What tells one state of a file from another: times of content and of inode, size, inode. The size alone or the time
 /// alone would miss a rewrite within a tick of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Stamp {
+pub struct Stamp {
     modified: (i64, i64),
     changed: (i64, i64),
     size: u64,
@@ -25,7 +25,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     /// `None`: there is no such file.
-    pub(super) fn of(path: &Path) -> Result<Option<Stamp>, Error> {
+    pub fn of(path: &Path) -> Result<Option<Stamp>, Unusable> {
         match std::fs::metadata(path) {
             Ok(meta) => Ok(Some(Stamp {
                 modified: (meta.mtime(), meta.mtime_nsec()),
@@ -43,28 +43,28 @@ impl Stamp {
 type Parsed<T> = Result<Arc<T>, String>;
 
 /// What files of one format say, by path.
-pub(super) struct Kept<T> {
+pub struct Kept<T> {
     parse: fn(&Path, &[u8]) -> Result<T, String>,
     files: Mutex<HashMap<PathBuf, (Stamp, Parsed<T>)>>,
 }
 
 impl<T> Kept<T> {
     /// `parse` is given the file's path and content; its error is the reason that people read.
-    pub(super) fn new(parse: fn(&Path, &[u8]) -> Result<T, String>) -> Kept<T> {
+    pub fn new(parse: fn(&Path, &[u8]) -> Result<T, String>) -> Kept<T> {
         Kept { parse, files: Mutex::default() }
     }
 
     /// `None`: there is no such file.
     ///
     /// # Errors
-    /// [`Error::Settings`] for a file that cannot be read or parsed.
-    pub(super) fn get(&self, path: &Path) -> Result<Option<Arc<T>>, Error> {
+    /// [`Unusable`] for a file that cannot be read or parsed.
+    pub fn get(&self, path: &Path) -> Result<Option<Arc<T>>, Unusable> {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(stamp) = Stamp::of(path)? else {
             files.remove(path);
             return Ok(None);
         };
-        let damaged = |reason: &String| Error::Settings { path: path.to_owned(), reason: reason.clone() };
+        let damaged = |reason: &String| Unusable { path: path.to_owned(), reason: reason.clone() };
         if let Some((seen, parsed)) = files.get(path)
             && *seen == stamp
         {
@@ -92,16 +92,16 @@ impl<T> fmt::Debug for Kept<T> {
 }
 
 /// Whether there is nothing at the path.
-pub(super) fn absent(error: &io::Error) -> bool {
+pub fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-pub(super) fn unreadable(path: &Path, error: &io::Error) -> Error {
-    Error::Settings { path: path.to_owned(), reason: format!("cannot read: {error}") }
+pub fn unreadable(path: &Path, error: &io::Error) -> Unusable {
+    Unusable { path: path.to_owned(), reason: format!("cannot read: {error}") }
 }
 
 /// The text of a file of settings.
-pub(super) fn text(content: &[u8]) -> Result<&str, String> {
+pub fn text(content: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(content).map_err(|e| {
         let line = content[..e.valid_up_to()].iter().filter(|b| **b == b'\n').count() + 1;
         format!("line {line}: not UTF-8")
@@ -109,12 +109,12 @@ pub(super) fn text(content: &[u8]) -> Result<&str, String> {
 }
 
 /// Number of the line at a byte of a text.
-pub(super) fn line(text: &str, at: usize) -> usize {
+pub fn line(text: &str, at: usize) -> usize {
     text.as_bytes().iter().take(at).filter(|b| **b == b'\n').count() + 1
 }
 
 /// A TOML document.
-pub(super) fn toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+pub fn toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|e| match e.span() {
         Some(span) => format!("line {}: {}", line(text, span.start), e.message()),
         None => e.message().to_owned(),

@@ -10,14 +10,12 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ureq::http::Uri;
 
-use super::hosts::is_loopback;
-
 /// Longest part of a URL that people are shown.
 const LONGEST: usize = 200;
 
 /// Scheme, host and port of a URL that can be asked. The same place is equal, however it is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     pub plain: bool,
     /// Lower case; with brackets if it is an IPv6 address.
     pub host: String,
@@ -78,6 +76,20 @@ impl Place {
     }
 }
 
+/// Host, with brackets if it has them, and port.
+pub fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+/// A host that is this machine itself.
+pub fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// From where a host can be asked.
 enum Reach {
     World,
@@ -109,7 +121,7 @@ fn reach(host: &str) -> Reach {
 }
 
 /// A URL for people: without user, password and query, which may be secret, and of one short line.
-pub(super) fn show(url: &str) -> String {
+pub fn show(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or_default();
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
@@ -119,12 +131,12 @@ pub(super) fn show(url: &str) -> String {
     whole.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect()
 }
 
-/// Where a redirect from `from` leads.
+/// The URL that a `Location` names, seen from the one that was asked, without its fragment; and its place. Whether to go
+/// there is another question.
 ///
 /// # Errors
-/// Why it is not followed.
-pub(super) fn redirect(from: &str, location: &str) -> Result<String, String> {
-    let place = Place::of(from).ok_or("is no URL")?;
+/// Why it is no URL.
+pub fn resolve(from: &str, location: &str) -> Result<(String, Place), &'static str> {
     let (scheme, rest) = from.split_once("://").ok_or("is no URL")?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let whole = match location {
@@ -140,6 +152,16 @@ pub(super) fn redirect(from: &str, location: &str) -> Result<String, String> {
     let whole = whole.split('#').next().unwrap_or_default().to_owned();
     // Not shown: there may be a password in it.
     let target = Place::of(&whole).ok_or("redirects to something that is no URL")?;
+    Ok((whole, target))
+}
+
+/// Where a registry's redirect from `from` leads.
+///
+/// # Errors
+/// Why it is not followed.
+pub fn redirect(from: &str, location: &str) -> Result<String, String> {
+    let place = Place::of(from).ok_or("is no URL")?;
+    let (whole, target) = resolve(from, location)?;
     place.may_lead_to(&target).map_err(|what| format!("redirects to {what}: {}", show(&whole)))?;
     Ok(whole)
 }

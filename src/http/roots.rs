@@ -8,9 +8,7 @@ use rustls_pki_types::pem::PemObject;
 use tokio_rustls::rustls::RootCertStore;
 use ureq::tls::Certificate;
 
-use super::super::environment::Environment;
-use super::super::kept;
-use super::Error;
+use super::{Environment, Unusable, kept};
 use crate::sys;
 
 /// Most bytes of a bundle; Debian's has some 220 kB.
@@ -31,7 +29,7 @@ const FOLDERS: &[&str] = &["/etc/ssl/certs", "/etc/pki/tls/certs"];
 
 /// The files to read: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, else the machine's bundle, else its folders. Named
 /// ones must be there.
-fn places(environment: &Environment) -> Result<Vec<PathBuf>, Error> {
+fn places(environment: &Environment) -> Result<Vec<PathBuf>, Unusable> {
     let file = environment.get("SSL_CERT_FILE");
     let folders = environment.get("SSL_CERT_DIR");
     if file.is_some() || folders.is_some() {
@@ -47,7 +45,7 @@ fn places(environment: &Environment) -> Result<Vec<PathBuf>, Error> {
     Ok(FOLDERS.iter().filter_map(|folder| files(Path::new(folder)).ok()).flatten().collect())
 }
 
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+fn files(folder: &Path) -> Result<Vec<PathBuf>, Unusable> {
     let unreadable = |e: std::io::Error| kept::unreadable(folder, &e);
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
@@ -61,7 +59,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// The authorities of the machine; `None`: it has none, so those that are built in must do.
-pub(super) fn of_machine(environment: &Environment) -> Result<Option<Arc<Vec<Certificate<'static>>>>, Error> {
+pub fn of_machine(environment: &Environment) -> Result<Option<Arc<Vec<Certificate<'static>>>>, Unusable> {
     let mut store = RootCertStore::empty();
     let mut roots = Vec::new();
     for place in places(environment)? {
@@ -77,13 +75,13 @@ pub(super) fn of_machine(environment: &Environment) -> Result<Option<Arc<Vec<Cer
 }
 
 /// The authorities in a file that somebody named: all must be usable.
-pub(super) fn of_file(path: &Path) -> Result<Vec<Certificate<'static>>, Error> {
+pub fn of_file(path: &Path) -> Result<Vec<Certificate<'static>>, Unusable> {
     let mut store = RootCertStore::empty();
     let mut roots = Vec::new();
     for der in certificates(path)? {
         if let Err(e) = store.add(der.clone()) {
             let reason = format!("certificate {} is not one of an authority: {e}", roots.len() + 1);
-            return Err(Error::Settings { path: path.to_owned(), reason });
+            return Err(Unusable { path: path.to_owned(), reason });
         }
         roots.push(Certificate::from_der(&der).to_owned());
     }
@@ -91,8 +89,8 @@ pub(super) fn of_file(path: &Path) -> Result<Vec<Certificate<'static>>, Error> {
 }
 
 /// The certificates in a PEM file, at least one.
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let damaged = |reason: String| Error::Settings { path: path.to_owned(), reason };
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Unusable> {
+    let damaged = |reason: String| Unusable { path: path.to_owned(), reason };
     let content = sys::fs::read_limited(path, LIMIT).map_err(|e| kept::unreadable(path, &e))?;
     let found = CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>();
     let found = found.map_err(|e| damaged(format!("not PEM: {e}")))?;

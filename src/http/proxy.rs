@@ -7,13 +7,12 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::super::environment::Environment;
-use super::super::hosts::{is_loopback, split_port};
-use super::Error;
+use super::place::{is_loopback, split_port};
+use super::{Environment, Unusable};
 
 /// The proxies of this process.
 #[derive(Clone, Default)]
-pub(super) struct Proxies {
+pub struct Proxies {
     /// Variable and value.
     https: Option<(&'static str, String)>,
     http: Option<(&'static str, String)>,
@@ -49,7 +48,7 @@ enum Hosts {
 }
 
 impl Proxies {
-    pub(super) fn of(environment: &Environment) -> Proxies {
+    pub fn of(environment: &Environment) -> Proxies {
         let first = |names: &[&'static str]| {
             names.iter().find_map(|name| Some((*name, environment.get(name)?.trim().to_owned())))
         };
@@ -62,7 +61,7 @@ impl Proxies {
     }
 
     /// The variable and URL of the proxy for a URL with this scheme and authority; `None`: ask directly.
-    pub(super) fn choose(&self, plain: bool, authority: &str) -> Option<(&'static str, &str)> {
+    pub fn choose(&self, plain: bool, authority: &str) -> Option<(&'static str, &str)> {
         let (host, port) = split_port(authority);
         if is_loopback(host) {
             return None;
@@ -77,9 +76,9 @@ impl Proxies {
 }
 
 /// A proxy for ureq.
-pub(super) fn parse(variable: &str, url: &str) -> Result<ureq::Proxy, Error> {
+pub fn parse(variable: &str, url: &str) -> Result<ureq::Proxy, Unusable> {
     // The URL may hold a password.
-    let wrong = |reason: &str| Error::Settings { path: PathBuf::from(variable), reason: reason.to_owned() };
+    let wrong = |reason: &str| Unusable { path: PathBuf::from(variable), reason: reason.to_owned() };
     if let Some((scheme, _)) = url.split_once("://")
         && !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str())
     {

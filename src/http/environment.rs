@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// All that is read of the environment by [`registry`](super).
+/// All that is read of the environment by who speaks with servers.
 const NAMES: &[&str] = &[
     "ALL_PROXY",
     "HOME",
@@ -20,7 +20,7 @@ const NAMES: &[&str] = &[
     "no_proxy",
 ];
 
-/// Some variables, taken once: nothing else in this module looks at the environment. Shows no values, for the URL of a
+/// Some variables, taken once: nothing else of those looks at the environment. Shows no values, for the URL of a
 /// proxy may hold a password.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Environment(BTreeMap<&'static str, String>);

@@ -1,0 +1,3 @@
+//! Signatures that the real tool made, and what is none.
+
+use super::*;

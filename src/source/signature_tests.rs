@@ -1,0 +1,3 @@
+//! Keys and signatures made here as minisign makes them.
+
+use super::*;
