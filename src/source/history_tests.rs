@@ -218,8 +218,10 @@ proptest! {
                 }
                 Step::Back(number) if wanted.is_some() => history.roll_back(number, By::Hand, String::new(), at(1)),
                 Step::Back(_) => {}
-                Step::Judge(number, true) => drop(history.judge(number, Verdict::Good)),
-                Step::Judge(number, false) => drop(history.judge(number, Verdict::Bad { why: String::new() })),
+                Step::Judge(number, good) => {
+                    let verdict = if good { Verdict::Good } else { Verdict::Bad { why: String::new() } };
+                    history.judge(number, verdict);
+                }
                 Step::Remove => {
                     history.remove(at(2));
                     wanted = None;

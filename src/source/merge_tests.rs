@@ -32,7 +32,11 @@ fn says(role: Role, origin: &str, documents: &[String]) -> Said {
         Role::Pods(SourceKind::Http) => Origin::Url(origin),
         _ => Origin::File(origin),
     };
-    let loaded = manifest::load(documents.join("---\n").as_bytes(), from, "n");
+    let text = documents.join("---\n");
+    let loaded = match text.is_empty() {
+        true => manifest::Loaded::default(),
+        false => manifest::load(text.as_bytes(), from, "n"),
+    };
     let origin = origin.to_owned();
     let snapshot = Snapshot {
         pods: loaded.pods.into_iter().map(|pod| Desired { pod: Arc::new(pod), origin: origin.clone() }).collect(),
