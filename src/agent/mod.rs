@@ -111,8 +111,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         SignedDuration::try_from(config.max_container_restart_period).unwrap_or(crate::pod::restart::MAX_BACKOFF);
     let found = runtime.scan()?;
     let verifier = Verifier::new(&config.sources.public_keys, Some(config.root_dir.join("serials.json")))?;
-    let (mut wishes, sources) =
-        sources::start(&config, verifier.as_ref()).map_err(set_up("the manifest sources"))?;
+    let (mut wishes, sources) = sources::start(&config, verifier.as_ref()).map_err(set_up("the manifest sources"))?;
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let images_changed = Arc::new(Notify::new());

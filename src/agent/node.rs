@@ -13,9 +13,9 @@ use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
 use crate::shim::exec::Target;
-use crate::source::{Standing, Verifier};
 use crate::source::history::History;
 use crate::source::sources::{Control, Refusal, Rolled};
+use crate::source::{Standing, Verifier};
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{

@@ -4,8 +4,8 @@
 use super::events::{Note, pod_reference};
 use super::node::{MANIFEST_APPLIED, Shared};
 use crate::manifest::REVISION;
-use crate::pod::trial::{Judgement, Trial, window};
 use crate::pod::Key;
+use crate::pod::trial::{Judgement, Trial, window};
 use crate::server;
 use crate::source::history::{By, Verdict};
 use crate::source::sources::Judged;
@@ -74,7 +74,9 @@ impl Departure {
         let rolled_back = standing.rollback.as_ref().map(|rollback| {
             let why = match rollback.by {
                 By::Hand => format!("rolled back to revision {revision} by hand; the manifest says revision {latest}"),
-                By::Gate => format!("rolled back to revision {revision}: revision {latest} did not work: {}", rollback.why),
+                By::Gate => {
+                    format!("rolled back to revision {revision}: revision {latest} did not work: {}", rollback.why)
+                }
             };
             (why, rollback.at)
         });
@@ -82,7 +84,8 @@ impl Departure {
             (Some((message, since)), None) => Some(Departure { reason: "RolledBack", message, since }),
             (rolled_back, Some(held)) => {
                 let before = rolled_back.map(|(why, _)| format!("; {why}")).unwrap_or_default();
-                let message = format!("revision {revision} runs; the manifest cannot be accepted: {}{before}", held.why);
+                let message =
+                    format!("revision {revision} runs; the manifest cannot be accepted: {}{before}", held.why);
                 Some(Departure { reason: "ManifestHeld", message, since: now })
             }
             (None, None) => None,

@@ -180,12 +180,8 @@ pub(super) fn merge(said: &[Said], past: &mut Past, now: Timestamp) -> Merged {
         available.insert(kept.object.clone());
     }
 
-    let mut merged = Merged {
-        unready,
-        broken,
-        error: (!errors.is_empty()).then(|| errors.join("; ")),
-        ..Merged::default()
-    };
+    let mut merged =
+        Merged { unready, broken, error: (!errors.is_empty()).then(|| errors.join("; ")), ..Merged::default() };
     let mut named = BTreeSet::new();
     for (kind, desired) in candidates(said, past, &mut problems) {
         let key = Key::of(&desired.pod);
@@ -316,7 +312,8 @@ fn offered(said: &[Said], past: &Past, problems: &mut Vec<SourceProblem>) -> BTr
                 continue;
             }
             if let Some(first) = offered.get(&id) {
-                let reason = format!("Duplicate value: {:?}: {} has it, too: this one is ignored", id.name, first.origin);
+                let reason =
+                    format!("Duplicate value: {:?}: {} has it, too: this one is ignored", id.name, first.origin);
                 let problem = problem("metadata.name", reason, Severity::Error);
                 problems.push(SourceProblem { origin: desired.origin.clone(), pod: None, problem });
                 continue;
@@ -375,7 +372,8 @@ fn serve(
     // A pod on trial may have to go back to what needs other objects.
     let tried = past.histories.values().filter(|history| history.is_tried());
     let fallbacks: Vec<Arc<Pod>> = tried.filter_map(|history| history.get(history.fallback()?)?.pod()).collect();
-    let dependants: Vec<&Pod> = pods.iter().map(|desired| &*desired.pod).chain(fallbacks.iter().map(|p| &**p)).collect();
+    let dependants: Vec<&Pod> =
+        pods.iter().map(|desired| &*desired.pod).chain(fallbacks.iter().map(|p| &**p)).collect();
     let mut served: Objects = offered.values().map(|offer| offer.object.clone()).collect();
     let missing = |objects: &Objects| dependants.iter().map(|pod| manifest::unresolved(pod, objects).len()).sum();
     let mut lacking: usize = missing(&served);

@@ -9,9 +9,8 @@ fn now() -> Timestamp {
 
 /// A pod that refers to a ConfigMap's key, or to nothing.
 fn pod(name: &str, image: &str, needs: Option<(&str, &str)>) -> String {
-    let env = needs.map(|(map, key)| {
-        format!(", env: [{{name: V, valueFrom: {{configMapKeyRef: {{name: {map}, key: {key}}}}}}}]")
-    });
+    let env = needs
+        .map(|(map, key)| format!(", env: [{{name: V, valueFrom: {{configMapKeyRef: {{name: {map}, key: {key}}}}}}}]"));
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: \"{image}\"{}}}]}}\n",
         env.unwrap_or_default()
@@ -40,9 +39,7 @@ fn says(role: Role, origin: &str, documents: &[String]) -> Said {
     let origin = origin.to_owned();
     let snapshot = Snapshot {
         pods: loaded.pods.into_iter().map(|pod| Desired { pod: Arc::new(pod), origin: origin.clone() }).collect(),
-        objects: (loaded.objects.into_iter())
-            .map(|object| DesiredObject { object, origin: origin.clone() })
-            .collect(),
+        objects: (loaded.objects.into_iter()).map(|object| DesiredObject { object, origin: origin.clone() }).collect(),
         healthy: true,
         problems: (loaded.problems.into_iter())
             .map(|problem| SourceProblem { origin: origin.clone(), pod: None, problem })
@@ -123,7 +120,8 @@ fn a_revision_that_is_not_accepted_leaves_the_one_before_running_also_over_a_res
         assert!(why.starts_with("spec.containers[0].env[0].valueFrom.configMapKeyRef.name: Not found"), "{why}");
         assert!(reasons(&merged)[0].ends_with("revision 1 of the pod keeps running"), "{:?}", reasons(&merged));
     }
-    let limit = pod("web", "b", None).replace("{name: web}", "{name: web, annotations: {coracle.dev/rollback-after: soon}}");
+    let limit =
+        pod("web", "b", None).replace("{name: web}", "{name: web, annotations: {coracle.dev/rollback-after: soon}}");
     let merged = merge(&[file(&[limit])], &mut past, now());
     assert_eq!(images(&merged), ["a"]);
     assert_eq!(merged.problems[0].problem.field, "metadata.annotations[coracle.dev/rollback-after]");
@@ -197,14 +195,22 @@ fn of_two_sources_with_a_pod_the_one_that_ran_goes_on() {
         assert_eq!(images(&merged), ["b"]);
         let told = reasons(&merged);
         assert_eq!(told.len(), 4, "{told:?}");
-        assert!(told.iter().any(|t| t == "http://a/: metadata.name: Duplicate value: \"web-n\": http://b/ has a pod with it, which runs"), "{told:?}");
+        assert!(
+            told.iter().any(|t| t
+                == "http://a/: metadata.name: Duplicate value: \"web-n\": http://b/ has a pod with it, which runs"),
+            "{told:?}"
+        );
         assert!(told.iter().any(|t| t == "http://b/: warning: metadata.name: Duplicate value: \"web-n\": /m/a.yaml has a pod with it, too: ignored"), "{told:?}");
         past = restart(past);
     }
     // Once it is gone, the first of the others.
     assert_eq!(images(&merge(&[first, a], &mut past, now())), ["c"]);
     // The same in one go, without anything that ran.
-    let merged = merge(&[url("http://a/", &[pod("x", "1", None)]), url("http://b/", &[pod("x", "2", None)])], &mut Past::default(), now());
+    let merged = merge(
+        &[url("http://a/", &[pod("x", "1", None)]), url("http://b/", &[pod("x", "2", None)])],
+        &mut Past::default(),
+        now(),
+    );
     assert_eq!(images(&merged), ["1"]);
 }
 

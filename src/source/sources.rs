@@ -161,7 +161,8 @@ async fn follow(inner: Arc<Inner>, inputs: Vec<Input>) {
     let mut live: Vec<(usize, Receiver<Arc<Snapshot>>)> =
         inputs.into_iter().map(|input| input.snapshots).enumerate().collect();
     while !live.is_empty() {
-        let next = live.iter_mut().map(|(index, snapshots)| Box::pin(async move { (*index, snapshots.changed().await) }));
+        let next =
+            live.iter_mut().map(|(index, snapshots)| Box::pin(async move { (*index, snapshots.changed().await) }));
         let ((ended, result), ..) = select_all(next).await;
         if result.is_err() {
             // Its thread is gone: that is a bug, but no reason to touch a pod.

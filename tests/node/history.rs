@@ -62,7 +62,9 @@ fn a_revision_that_crash_loops_is_replaced_by_the_last_good_one_in_time() {
 
     node.apply("web.yaml", gated("two", "sleep 0.1; exit 3", "4s"));
     node.wait_event("the trial failed", |reason, message| {
-        reason == "TrialFailed" && message.contains("revision 2 does not work") && message.contains("not Ready within 4s")
+        reason == "TrialFailed"
+            && message.contains("revision 2 does not work")
+            && message.contains("not Ready within 4s")
     });
     wait_revision(&node, "one");
     assert_eq!(story(&node), ["TrialBegun", "TrialPassed", "TrialBegun", "TrialFailed", "RolledBack"]);

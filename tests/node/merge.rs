@@ -40,7 +40,9 @@ fn a_pod_is_refused_with_the_path_until_its_object_is_there_and_keeps_it() {
     assert!(node.pod("web").is_none());
     // A pod does not belong there.
     object(&node, "stray.yaml", &resting("stray").to_string());
-    node.wait_event("pods belong elsewhere", |_, message| message.contains("stray.yaml: ") && message.contains("pods go to the manifest directory"));
+    node.wait_event("pods belong elsewhere", |_, message| {
+        message.contains("stray.yaml: ") && message.contains("pods go to the manifest directory")
+    });
     let path = object(&node, "settings.yaml", &settings("mode"));
     let before = node.wait_up("web");
     let pid = node.init_pid(&before.id("main"));
