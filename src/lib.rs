@@ -32,7 +32,7 @@
 //! | [`shim`] | blocking | one process per pod: libcontainer, stdio, logs, exits |
 //! | [`runtime`] | blocking | executes actions, reports observations |
 //! | [`probe`] | async | probes and lifecycle hooks: HTTP, TCP, gRPC, exec |
-//! | [`source`] | async | the manifest directory, URLs → desired pods, last known good |
+//! | [`source`] | async | directories and URLs → desired pods and objects: last known good, merged, with history |
 //! | [`server`] | async | local API on a unix socket, healthz, metrics |
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
 //! | [`cli`] | async | what a person types |

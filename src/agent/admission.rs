@@ -33,6 +33,12 @@ impl Gate {
         self.taken.get(&spec.key()).is_some_and(|taken| same(taken, spec))
     }
 
+    /// The pod that runs, or is to run, under this name.
+    #[must_use]
+    pub fn taken(&self, key: &Key) -> Option<&Arc<Spec>> {
+        self.taken.get(key)
+    }
+
     /// Whether any pod waits for room.
     #[must_use]
     pub fn refuses_any(&self) -> bool {

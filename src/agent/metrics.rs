@@ -20,6 +20,7 @@ pub struct Metrics {
     restarts: Gauge,
     manifest_problems: Gauge,
     source_healthy: Gauge,
+    departures: Gauge,
     action_failures: Counter,
     container_failures: Counter,
     images_imported: Counter,
@@ -97,6 +98,7 @@ impl Default for Metrics {
         let restarts = gauge("coracle_container_restarts", "Restart counts of all containers, added up");
         let manifest_problems = gauge("coracle_manifest_problems", "Errors in the manifests as they are now");
         let source_healthy = gauge("coracle_manifest_source_healthy", "1 when the manifest directory can be read");
+        let departures = gauge("coracle_pods_not_as_manifest", "Pods that do not run what their manifests say");
         let images_collected = Family::<[(&'static str, &'static str); 1], Counter>::default();
         // As kubelet, which counts what was removed for age and for space.
         let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age";
@@ -120,6 +122,7 @@ impl Default for Metrics {
             restarts,
             manifest_problems,
             source_healthy,
+            departures,
         }
     }
 }
@@ -164,6 +167,11 @@ impl Metrics {
     pub fn source(&self, problems: usize, healthy: bool) {
         self.manifest_problems.set(i64::try_from(problems).unwrap_or(i64::MAX));
         self.source_healthy.set(i64::from(healthy));
+    }
+
+    /// How many pods do not run what their manifests say.
+    pub fn departures(&self, pods: usize) {
+        self.departures.set(i64::try_from(pods).unwrap_or(i64::MAX));
     }
 
     /// All of them as text, with the pods as they are reported now.

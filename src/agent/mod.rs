@@ -16,6 +16,7 @@ mod node;
 mod prober;
 mod pulled;
 mod pulls;
+mod trial;
 mod worker;
 
 use crate::config::Config;
@@ -24,7 +25,7 @@ use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
 use crate::server;
-use crate::source::{self, Snapshot};
+use crate::source::{KeyError, Merged, SourceKind, Verifier, sources};
 use events::{Note, pod_reference};
 use jiff::{SignedDuration, Timestamp};
 use node::{Parts, Shared};
@@ -56,7 +57,7 @@ pub enum Error {
     Server(#[from] server::Error),
     /// Keys of manifests that are none.
     #[error("cannot verify manifests")]
-    Keys(#[from] source::KeyError),
+    Keys(#[from] KeyError),
     /// Another agent uses the same run directory.
     #[error("another agent runs with the run directory {}", .0.display())]
     Running(PathBuf),
@@ -109,15 +110,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     let max_backoff =
         SignedDuration::try_from(config.max_container_restart_period).unwrap_or(crate::pod::restart::MAX_BACKOFF);
     let found = runtime.scan()?;
-    let verifier = source::Verifier::new(&config.sources.public_keys, Some(config.root_dir.join("serials.json")))?;
-    let state = config.root_dir.join("manifests");
-    let options = source::Options {
-        verifier: verifier.clone(),
-        permissions: source::Permissions::of(config.sources.strict_permissions),
-        ..source::Options::new(config.manifest_dir.clone(), config.node_name.clone(), state)
-    };
-    let (mut snapshots, rescan) =
-        source::watch(options, config.file_check_frequency).map_err(set_up("the manifest source"))?;
+    let verifier = Verifier::new(&config.sources.public_keys, Some(config.root_dir.join("serials.json")))?;
+    let (mut wishes, sources) = sources::start(&config, verifier.as_ref()).map_err(set_up("the manifest sources"))?;
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let images_changed = Arc::new(Notify::new());
@@ -130,8 +124,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         runtime: Arc::clone(&runtime),
         labels: config.node_labels.clone(),
         manifest_dir: config.manifest_dir.clone(),
+        sources,
         verifier,
-        rescan,
     }));
     let (shutdown, shutting_down) = watch::channel(false);
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
@@ -175,8 +169,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     agent.unclaimed = adopted.iter().cloned().collect();
     // The first scan is done already.
-    let first = Arc::clone(&snapshots.borrow_and_update());
+    let first = Arc::clone(&wishes.borrow_and_update());
     agent.apply(&first);
+    tokio::spawn(trial::watch(Arc::clone(&agent.shared), wishes.clone()));
     agent.reported(&adopted).await;
     tokio::spawn(collect::watch(Arc::clone(&agent.shared), removals));
     tokio::spawn(listener.serve(api, shutting_down));
@@ -206,16 +201,10 @@ async fn serve(config: Config) -> Result<(), Error> {
         // Cancel-safe: every arm waits on a channel, a signal or an interval, none of which loses what it has not
         // handed out.
         tokio::select! {
-            changed = snapshots.changed() => {
-                if changed.is_ok() {
-                    let snapshot = Arc::clone(&snapshots.borrow_and_update());
-                    agent.apply(&snapshot);
-                } else {
-                    // The source's thread is gone: that is a bug, but no reason to touch a pod.
-                    tracing::error!("the manifest source ended; running pods are kept as they are");
-                    snapshots = watch::channel(Arc::new(Snapshot::default())).1;
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+            // It never ends: what talks to the sources holds the other end.
+            Ok(()) = wishes.changed() => {
+                let merged = Arc::clone(&wishes.borrow_and_update());
+                agent.apply(&merged);
             }
             Some(key) = ended.recv() => agent.ended(key),
             () = images_changed.notified() => agent.wake_all(),
@@ -296,34 +285,37 @@ impl Agent {
         }
     }
 
-    /// Bring the workers in line with what the source says.
-    fn apply(&mut self, snapshot: &Snapshot) {
-        let objects: Objects = snapshot.objects.iter().map(|desired| desired.object.clone()).collect();
-        self.serve(Arc::new(objects));
-        if !snapshot.pods.is_empty() {
+    /// Bring the workers in line with what the sources say.
+    fn apply(&mut self, merged: &Merged) {
+        self.serve(Arc::clone(&merged.objects));
+        if !merged.pods.is_empty() {
             // Something may start soon; the kernel's part of that can begin now.
             crate::shim::prewarm();
         }
         let mut wanted = BTreeSet::new();
-        self.wanted = (snapshot.pods.iter())
+        self.wanted = (merged.pods.iter())
             .filter_map(|desired| Spec::new(Arc::clone(&desired.pod)))
-            .filter(|spec| wanted.insert(spec.key())) // the source reports duplicates itself
+            .filter(|spec| wanted.insert(spec.key())) // the sources report duplicates themselves
             .map(Arc::new)
             .collect();
-        if snapshot.healthy {
+        if merged.unready.is_empty() {
             self.shown.set(&self.wanted);
+            self.settle(merged);
         }
-        self.unclaimed.retain(|key| !wanted.contains(key));
-        let broken = snapshot.problems.iter().any(|p| p.problem.severity == crate::manifest::Severity::Error);
-        if !broken {
-            self.unclaimed.clear();
-        }
-        if snapshot.healthy {
-            self.settle(snapshot);
-            self.remove_unwanted(&wanted);
-        }
+        let unclaimed = std::mem::take(&mut self.unclaimed);
+        let may_be_broken = |key: &Key| self.may_be_from(key, &merged.broken);
+        self.unclaimed = unclaimed.into_iter().filter(|key| !wanted.contains(key) && may_be_broken(key)).collect();
+        self.remove_unwanted(&wanted, merged);
         self.admit();
-        self.report(snapshot);
+        self.report(merged);
+    }
+
+    /// Whether a pod on the machine may be from one of these kinds of sources.
+    fn may_be_from(&self, key: &Key, kinds: &BTreeSet<SourceKind>) -> bool {
+        match self.gate.taken(key).and_then(|spec| SourceKind::of(spec.pod())) {
+            Some(kind) => kinds.contains(&kind),
+            None => !kinds.is_empty(),
+        }
     }
 
     /// Have pods find these objects.
@@ -334,10 +326,14 @@ impl Agent {
         }
     }
 
-    /// Pods that no manifest names go, and no longer count.
-    fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>) {
+    /// Pods that no manifest names go, and no longer count: when all that could name them have spoken.
+    fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>, merged: &Merged) {
+        let named = |key: &Key| wanted.contains(key) || merged.refused.contains(key);
+        let stays: BTreeSet<&Key> = (self.workers.keys())
+            .filter(|key| named(key) || self.unclaimed.contains(*key) || self.may_be_from(key, &merged.unready))
+            .collect();
         for (key, worker) in &self.workers {
-            if !wanted.contains(key) && !self.unclaimed.contains(key) {
+            if !stays.contains(key) {
                 self.gate.release(key);
                 self.shared.refuse_resize(key, None);
                 worker.wish.send_if_modified(|wish| {
@@ -417,20 +413,20 @@ impl Agent {
     }
 
     /// The first word of a healthy source tells which folders nobody owns.
-    fn settle(&mut self, snapshot: &Snapshot) {
+    fn settle(&mut self, merged: &Merged) {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let wanted: Vec<String> = snapshot.pods.iter().filter_map(|d| d.pod.metadata.uid.clone()).collect();
+        let wanted: Vec<String> = merged.pods.iter().filter_map(|d| d.pod.metadata.uid.clone()).collect();
         let runtime = Arc::clone(&self.shared.runtime);
         tokio::task::spawn_blocking(move || runtime.remove_strays(&wanted));
     }
 
     /// Tell of problems once, when they appear.
-    fn report(&mut self, snapshot: &Snapshot) {
+    fn report(&mut self, merged: &Merged) {
         let now = Timestamp::now();
         let mut present = BTreeSet::new();
-        for problem in &snapshot.problems {
+        for problem in &merged.problems {
             let text = format!("{}: {}", problem.origin, problem.problem);
             if !present.insert(text.clone()) || self.problems.contains(&text) {
                 continue;
@@ -455,16 +451,15 @@ impl Agent {
             self.shared.note(object, &Note { warning, reason, message: text, container: None }, now);
         }
         self.problems = present;
-        if let Some(error) = &snapshot.error
+        if let Some(error) = &merged.error
             && self.problems.insert(error.clone())
         {
             let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
             self.shared.note(self.shared.events.node_reference(), &note, now);
         }
-        self.shared.set_source_error(snapshot.error.clone());
-        let errors =
-            snapshot.problems.iter().filter(|p| p.problem.severity == crate::manifest::Severity::Error).count();
-        self.shared.metrics.source(errors, snapshot.healthy);
+        self.shared.set_source_error(merged.error.clone());
+        let errors = merged.problems.iter().filter(|p| p.problem.severity == crate::manifest::Severity::Error).count();
+        self.shared.metrics.source(errors, merged.error.is_none());
     }
 
     /// A worker found nothing left to do; the wish may have changed at the same moment.

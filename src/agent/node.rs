@@ -13,11 +13,14 @@ use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
 use crate::shim::exec::Target;
-use crate::source::{Rescan, Verifier};
+use crate::source::history::History;
+use crate::source::sources::{Control, Refusal, Rolled};
+use crate::source::{Standing, Verifier};
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerStatus, Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference,
-    Pod, PodSpec, PodStatus,
+    Pod, PodCondition, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -25,6 +28,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
+
+/// Condition of a pod that does not run what its manifest says.
+pub const MANIFEST_APPLIED: &str = "coracle.dev/ManifestApplied";
 
 /// How many starts may be under way at once: enough to keep two cores busy.
 const SLOW_ACTIONS: usize = 6;
@@ -51,10 +57,10 @@ pub struct Shared {
     pub started: Timestamp,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
+    /// Talks to the sources.
+    pub sources: Control,
     /// Decides which manifests are accepted; `None`: they need no signature.
     pub verifier: Option<Arc<Verifier>>,
-    /// Makes the source look again.
-    pub rescan: Rescan,
     /// Pulls images.
     pub pulls: Arc<Pulls>,
     /// Turns for actions that may take long.
@@ -69,6 +75,8 @@ pub struct Shared {
     pressure: RwLock<BTreeMap<Pressure, (bool, Timestamp)>>,
     /// Pods that have to leave for what they use: uid and why.
     evictions: Mutex<BTreeMap<Key, (String, Eviction)>>,
+    /// What is reported of pods that do not run what their manifests say.
+    departures: RwLock<BTreeMap<Key, PodCondition>>,
     /// Resizes that there is no room for.
     refused_resizes: Mutex<BTreeMap<Key, RefusedResize>>,
 }
@@ -91,10 +99,10 @@ pub struct Parts {
     pub labels: BTreeMap<String, String>,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
+    /// Talks to the sources.
+    pub sources: Control,
     /// Decides which manifests are accepted; `None`: they need no signature.
     pub verifier: Option<Arc<Verifier>>,
-    /// Makes the source look again.
-    pub rescan: Rescan,
 }
 
 impl Shared {
@@ -114,8 +122,8 @@ impl Shared {
             labels: parts.labels,
             started: Timestamp::now(),
             manifest_dir: parts.manifest_dir,
+            sources: parts.sources,
             verifier: parts.verifier,
-            rescan: parts.rescan,
             slow: Semaphore::new(SLOW_ACTIONS),
             ends: Semaphore::new(SLOW_ENDS),
             pods: RwLock::default(),
@@ -123,6 +131,7 @@ impl Shared {
             source_error: RwLock::default(),
             pressure: RwLock::default(),
             evictions: Mutex::default(),
+            departures: RwLock::default(),
             refused_resizes: Mutex::default(),
         }
     }
@@ -143,6 +152,7 @@ impl Shared {
                 }
             }
             Some(mut pod) => {
+                self.add_departure(key, &mut pod);
                 if let Some(old) = pods.get(key) {
                     pod.metadata.resource_version.clone_from(&old.metadata.resource_version);
                     if **old == pod {
@@ -155,6 +165,32 @@ impl Shared {
         }
         drop(pods);
         self.revision.send_modify(|r| *r += 1);
+    }
+
+    /// How the manifest is not followed, as a condition of the pod.
+    fn add_departure(&self, key: &Key, pod: &mut Pod) {
+        let departures = self.departures.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(status) = &mut pod.status else { return };
+        if let Some(conditions) = &mut status.conditions {
+            conditions.retain(|condition| condition.type_ != MANIFEST_APPLIED);
+        }
+        if let Some(condition) = departures.get(key) {
+            status.conditions.get_or_insert_default().push(condition.clone());
+        }
+    }
+
+    /// These pods do not run what their manifests say; all others do.
+    pub fn set_departures(&self, departures: BTreeMap<Key, PodCondition>) {
+        let mut known = self.departures.write().unwrap_or_else(PoisonError::into_inner);
+        let concerned: BTreeSet<Key> = known.keys().chain(departures.keys()).cloned().collect();
+        let changed: Vec<Key> = concerned.into_iter().filter(|key| known.get(key) != departures.get(key)).collect();
+        *known = departures;
+        drop(known);
+        for key in changed {
+            if let Some(pod) = self.pod(&key) {
+                self.publish(&key, Some(Pod::clone(&pod)));
+            }
+        }
     }
 
     /// Record an event, and log it.
@@ -426,7 +462,32 @@ impl server::Node for Shared {
     }
 
     fn rescan(&self) {
-        self.rescan.now();
+        self.sources.rescan();
+    }
+
+    fn history(&self, namespace: &str, name: &str) -> Option<History> {
+        self.named(namespace, name).and_then(|key| self.sources.history(&key))
+    }
+
+    fn standing(&self, namespace: &str, name: &str) -> Option<Standing> {
+        self.named(namespace, name).and_then(|key| self.sources.standing(&key))
+    }
+
+    fn roll_back(
+        &self,
+        namespace: &str,
+        name: &str,
+        to: Option<u64>,
+    ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>> {
+        let (sources, key) = (self.sources.clone(), self.named(namespace, name));
+        let name = name.to_owned();
+        Box::pin(async move {
+            let key = key.ok_or(Refusal::Unknown(name))?;
+            let rolled = sources.roll_back(&key, to)?;
+            // Whoever is told that it is done relies on it.
+            sources.remember().await;
+            Ok((key, rolled))
+        })
     }
 
     fn images_changed(&self) {
@@ -446,6 +507,13 @@ fn name_of(pod: &Pod) -> &str {
 type StatusOf = Option<ContainerStatus>;
 
 impl Shared {
+    /// The pod name with a history, given with or without the node's suffix.
+    fn named(&self, namespace: &str, name: &str) -> Option<Key> {
+        let full = [name.to_owned(), format!("{name}-{}", self.name)];
+        let keys = full.into_iter().map(|name| Key { namespace: namespace.to_owned(), name });
+        keys.into_iter().find(|key| self.sources.history(key).is_some())
+    }
+
     fn container(&self, namespace: &str, name: &str, container: &str) -> Result<(Arc<Pod>, StatusOf), String> {
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
         let pod = self.pod(&key).ok_or_else(|| format!("pods \"{name}\" not found"))?;

@@ -34,7 +34,7 @@ pub(super) fn pod_row(pod: &Pod, wide: bool, now: Timestamp) -> Row {
     let mut row = vec![
         pod.metadata.name.clone().unwrap_or_default(),
         format!("{}/{}", summary.ready, summary.total),
-        summary.status,
+        departed(pod, summary.status),
         restarts,
         age_or_unknown(created, now),
     ];
@@ -51,6 +51,16 @@ pub(super) fn pod_row(pod: &Pod, wide: bool, now: Timestamp) -> Row {
         row.push(readiness_gates(pod));
     }
     row
+}
+
+/// That a pod does not run what its manifest says, as nodes say `Ready,SchedulingDisabled`.
+fn departed(pod: &Pod, status: String) -> String {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let departure = conditions.iter().find(|c| c.type_ == "coracle.dev/ManifestApplied" && c.status == "False");
+    match departure.and_then(|condition| condition.reason.as_deref()) {
+        Some(reason) => format!("{status},{reason}"),
+        None => status,
+    }
 }
 
 fn readiness_gates(pod: &Pod) -> String {

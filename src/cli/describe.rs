@@ -64,6 +64,10 @@ pub(super) fn pod(pod: &Pod, events: &[Event], zone: &TimeZone, now: Timestamp) 
             put!(out, "{name}:\t{}", text(field));
         }
     }
+    let departure = status.conditions.iter().flatten().find(|c| c.type_ == "coracle.dev/ManifestApplied");
+    if let Some(departure) = departure.filter(|condition| condition.status == "False") {
+        put!(out, "Manifest:\t{}", text(&departure.message));
+    }
     put!(out, "IP:\t{}", text(&status.pod_ip));
     match status.pod_ips.as_deref() {
         None | Some([]) => {

@@ -291,7 +291,7 @@ pub(super) fn pretty(value: &impl Serialize) -> Result<String, Error> {
     String::from_utf8(out).map_err(|error| Error::new("cannot print JSON", error))
 }
 
-fn yaml(value: &Value) -> Result<String, Error> {
+pub(super) fn yaml(value: &Value) -> Result<String, Error> {
     let mut text = serde_yaml::to_string(value).map_err(|error| Error::new("cannot print YAML", error))?;
     if !text.ends_with('\n') {
         text.push('\n');

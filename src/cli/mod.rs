@@ -10,6 +10,7 @@ mod exec;
 mod explain;
 mod get;
 mod hello;
+mod history;
 mod images;
 mod logs;
 mod manifests;
@@ -134,6 +135,34 @@ enum Command {
         #[arg(short, long, value_enum, value_name = "FORMAT", requires = "explain")]
         output: Option<JsonOnly>,
     },
+    /// Show the revisions of a pod: what its manifest said, and what became of it
+    #[command(after_help = HISTORY_EXAMPLES)]
+    History {
+        /// Pod; pod/NAME and pod NAME work too
+        #[arg(value_name = "POD", required = true, num_args = 1..=2)]
+        pod: Vec<String>,
+        /// Show this revision whole
+        #[arg(long, value_name = "N")]
+        revision: Option<u64>,
+        /// Format
+        #[arg(short, long, value_enum, value_name = "FORMAT")]
+        output: Option<history::Format>,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Run an older revision of a pod until its manifest changes
+    ///
+    /// Rolling back to the newest revision has the pod follow its manifest again.
+    Rollback {
+        /// Pod; pod/NAME and pod NAME work too
+        #[arg(value_name = "POD", required = true, num_args = 1..=2)]
+        pod: Vec<String>,
+        /// The revision to run [default: the one before]
+        #[arg(long, value_name = "N")]
+        to_revision: Option<u64>,
+        #[command(flatten)]
+        scope: Scope,
+    },
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -164,6 +193,12 @@ enum Command {
         port: u16,
     },
 }
+
+const HISTORY_EXAMPLES: &str = "\
+Examples:
+  coracle history pod web              all revisions
+  coracle history web --revision 3     the third one, as YAML
+  coracle rollback web                 back to the one before";
 
 const LS_EXAMPLES: &str = "\
 Examples:
@@ -396,6 +431,12 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
         Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
+        Command::History { pod, revision, output, scope } => {
+            history::history(&scope.agent.client(), &scope.namespace, &one_pod(pod)?, revision, output).await
+        }
+        Command::Rollback { pod, to_revision, scope } => {
+            history::roll_back(&scope.agent.client(), &scope.namespace, &one_pod(pod)?, to_revision).await
+        }
         Command::Image(ImageCommand::Ls { names, output, no_headers, agent }) => {
             get::get(&agent.client(), &get::Request::of_images(names, output.unwrap_or_default(), no_headers)).await
         }
@@ -440,6 +481,17 @@ fn print_bytes(bytes: &[u8]) -> Result<(), Error> {
     })
 }
 
+/// `web`, `pod web` or `pod/web`.
+fn one_pod(words: Vec<String>) -> Result<String, Error> {
+    let words = without_kind(words);
+    let [word] = &words[..] else { return Err(Error::usage(format!("want one pod, not {}", words.join(" ")))) };
+    match word.split_once('/') {
+        None => Ok(word.clone()),
+        Some(("pod" | "pods" | "po", name)) => Ok(name.to_owned()),
+        Some((kind, _)) => Err(Error::usage(format!("unknown kind {kind:?}: want pod"))),
+    }
+}
+
 /// kubectl's habit of naming the kind first: `delete pod web`.
 fn without_kind(mut names: Vec<String>) -> Vec<String> {
     if names.len() > 1 && ["pod", "pods", "po"].contains(&names[0].as_str()) {
@@ -472,6 +524,8 @@ mod tests {
             "coracle exec -it web -c c -- sh -c true",
             "coracle apply -f a.yaml -f -",
             "coracle delete web --timeout 30s",
+            "coracle history pod web -n kube-system --revision 2 -o json",
+            "coracle rollback pod web --to-revision=2",
             "coracle agent --hostname-override n1 --node-ip 10.0.0.1,fd00::1 --v 4 --pod-cidr 10.1.0.0/16 --log-format json",
             "coracle image prune -a --dry-run",
             "coracle status -o json --run-dir /tmp/x",

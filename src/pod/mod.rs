@@ -27,6 +27,7 @@ mod timeline_tests;
 #[cfg(test)]
 mod world;
 pub mod sysctl;
+pub mod trial;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,

@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, exec, images, lists, log, verify};
+use super::{Node, apply, exec, history, images, lists, log, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -59,6 +59,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::PruneImages => images::prune(node, &query).await,
         Route::ImportImage => images::import(node, &query, request).await,
         Route::ExportImages => images::export(node, &query).await,
+        Route::History { namespace, pod } => history::history(node.as_ref(), &namespace, &pod, &query),
+        Route::Rollback { namespace, pod } => history::roll_back(node.as_ref(), &namespace, &pod, &query).await,
         Route::VerifyImages => verify::verify(node, &query).await,
     }
 }

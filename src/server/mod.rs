@@ -6,6 +6,7 @@
 
 mod apply;
 mod exec;
+mod history;
 mod http;
 mod images;
 mod listen;
@@ -24,8 +25,12 @@ pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
 use crate::image::{Collector, ImageStore};
+use crate::pod::Key;
 use crate::shim::exec::Target;
-use crate::source::Verifier;
+use crate::source::history::History;
+use crate::source::sources::{Refusal, Rolled};
+use crate::source::{Standing, Verifier};
+use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +67,17 @@ pub trait Node: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
+    /// What is known of a pod name, given with or without the node's suffix.
+    fn history(&self, namespace: &str, name: &str) -> Option<History>;
+    /// How a pod that runs stands to its manifest.
+    fn standing(&self, namespace: &str, name: &str) -> Option<Standing>;
+    /// Has an older revision of a pod run (`None`: the one before). What comes out is on the disk then.
+    fn roll_back(
+        &self,
+        namespace: &str,
+        name: &str,
+        to: Option<u64>,
+    ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
 }

@@ -22,6 +22,8 @@ pub(super) enum Route {
     VerifyImages,
     PruneImages,
     PullImage,
+    History { namespace: String, pod: String },
+    Rollback { namespace: String, pod: String },
 }
 
 /// A kind of object.
@@ -74,6 +76,12 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "images", "import"] => (Route::ImportImage, &[Method::POST]),
         ["coracle", "v1", "images", "export"] => (Route::ExportImages, &[Method::GET]),
         ["coracle", "v1", "images", "verify"] => (Route::VerifyImages, &[Method::POST]),
+        ["coracle", "v1", "namespaces", namespace, "pods", pod, "history"] => {
+            (Route::History { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+        }
+        ["coracle", "v1", "namespaces", namespace, "pods", pod, "rollback"] => {
+            (Route::Rollback { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::POST])
+        }
         ["api", "v1", "namespaces", namespace, "pods", pod, "log"] => {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
@@ -204,6 +212,9 @@ mod tests {
         assert_eq!(get("/api/v1/namespaces/a/nodes"), Err(404));
         assert_eq!(get("/api/v1/secrets"), Err(404));
         assert_eq!(get("/coracle/v1/apply"), Err(405));
+        let (namespace, pod) = ("a".to_owned(), "p".to_owned());
+        assert_eq!(get("/coracle/v1/namespaces/a/pods/p/history"), Ok(Route::History { namespace, pod }));
+        assert_eq!(get("/coracle/v1/namespaces/a/pods/p/rollback"), Err(405));
         assert_eq!(get("/api/v1/nodes/%zz"), Err(400));
     }
 

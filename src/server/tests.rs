@@ -78,6 +78,16 @@ impl Node for Fake {
     fn rescan(&self) {
         self.revision.send_modify(|revision| *revision += 1);
     }
+    fn history(&self, _: &str, _: &str) -> Option<History> {
+        None
+    }
+    fn standing(&self, _: &str, _: &str) -> Option<Standing> {
+        None
+    }
+    fn roll_back(&self, _: &str, name: &str, _: Option<u64>) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>> {
+        let name = name.to_owned();
+        Box::pin(async move { Err(Refusal::Unknown(name)) })
+    }
     fn images_changed(&self) {
         self.rescan();
     }

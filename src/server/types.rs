@@ -138,6 +138,65 @@ pub struct RemovedImage {
     pub freed: u64,
 }
 
+/// Answer of `GET /coracle/v1/namespaces/NAMESPACE/pods/POD/history`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodHistory {
+    /// Always `PodHistory`.
+    pub kind: String,
+    /// Always `coracle.dev/v1alpha1`.
+    pub api_version: String,
+    /// Which pod.
+    pub pod: PodName,
+    /// What keeps the manifest from being accepted, while the revision before it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// Oldest first.
+    pub items: Vec<PodRevision>,
+}
+
+/// A pod as it was accepted once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRevision {
+    /// Number, from 1.
+    pub revision: u64,
+    /// When it was accepted first, RFC 3339.
+    pub accepted: String,
+    /// Whether it is the one that runs.
+    pub running: bool,
+    /// Whether it is what the manifest said when it was accepted last.
+    pub manifest: bool,
+    /// `Good`, `Bad`, or `Unknown` while nothing is known of it.
+    pub verdict: String,
+    /// Why it is bad, or why it runs though the manifest says something newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Path or URL of the manifest.
+    pub source: String,
+    /// What tells its content.
+    pub content: String,
+    /// The pod; only where one revision is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<serde_json::Value>,
+}
+
+/// Answer of `POST /coracle/v1/namespaces/NAMESPACE/pods/POD/rollback`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RolledBack {
+    /// Always `RolledBack`.
+    pub kind: String,
+    /// Always `coracle.dev/v1alpha1`.
+    pub api_version: String,
+    /// Which pod.
+    pub pod: PodName,
+    /// The revision that runs.
+    pub revision: u64,
+    /// Whether it ran before.
+    pub unchanged: bool,
+}
+
 /// A line of the answer of `POST /coracle/v1/images/pull`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

@@ -142,7 +142,9 @@ pub(super) fn look(path: &Path, seen: Option<Seen>, writing: bool, settle: Durat
     if options.takes == Takes::Objects {
         for pod in std::mem::take(&mut loaded.pods) {
             let name = pod.metadata.name.unwrap_or_default();
-            let reason = format!("Pod {name}: only ConfigMaps and Secrets are taken from here");
+            let reason = format!(
+                "Pod {name}: only ConfigMaps and Secrets are taken from here; pods go to the manifest directory"
+            );
             loaded.problems.push(Problem { field: "kind".to_owned(), ..whole_file(reason, Severity::Error) });
         }
     }

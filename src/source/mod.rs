@@ -11,22 +11,49 @@
 //! does a directory that vanished. Only a file that is gone from a readable directory takes its pods along.
 
 mod directory;
+pub mod history;
 mod known;
 mod look;
+mod merge;
 mod permissions;
 mod serial;
 mod signature;
+pub mod sources;
 pub mod url;
 mod watch;
 
 pub use directory::{Directory, Options, Takes};
+pub use merge::{Held, Merged, Standing};
 pub use permissions::Permissions;
 pub use signature::{KeyError, Revision, SignatureError, Signed, Text, Verifier};
 pub use watch::{Rescan, watch};
 
 use crate::manifest::{Object, Problem};
 use k8s_openapi::api::core::v1::Pod;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// Kinds of sources that pods come from, by the annotation `kubernetes.io/config.source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SourceKind {
+    /// The manifest directory.
+    File,
+    /// URLs.
+    Http,
+}
+
+impl SourceKind {
+    /// Where a static pod came from; `None` when it does not say.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<SourceKind> {
+        match pod.metadata.annotations.as_ref()?.get("kubernetes.io/config.source")?.as_str() {
+            "file" => Some(SourceKind::File),
+            "http" => Some(SourceKind::Http),
+            _ => None,
+        }
+    }
+}
 
 /// A pod that should run.
 #[derive(Debug, Clone)]

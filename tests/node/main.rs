@@ -23,6 +23,8 @@
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | manifests from URLs | [`url`] |
 //! | all of it together, as others publish it | [`published`] |
+//! | revisions, rollbacks by hand and by the gate | [`history`] |
+//! | several sources, and objects that pods wait for | [`merge`] |
 //!
 //! And of images:
 //!
@@ -53,12 +55,14 @@ mod faults;
 mod fields;
 mod gate;
 mod harness;
+mod history;
 mod hostile;
 mod hostile_archives;
 mod hostile_images;
 mod hostile_registry;
 mod images;
 mod lifecycle;
+mod merge;
 mod net;
 mod packed;
 mod pods;
