@@ -129,6 +129,12 @@ fn pods_of_a_url_run_on_through_all_that_its_server_does() {
         server.play(path, body(&both));
         well(&node);
     }
+    // People who name a URL get the same.
+    let valid = node.cli(&["validate", &server.url(path)]).ok();
+    assert!(valid.contains(": valid: default/web, default/db"), "{valid}");
+    server.play("/html", body("<html>"));
+    let refused = node.cli(&["validate", &server.url("/html")]).fails(1);
+    assert!(refused.contains("is a page of HTML or XML"), "{refused}");
     // The bomb would have had 300 MB, the flood no end.
     assert!(peak_kib(&node) < 200 << 10, "{} KiB", peak_kib(&node));
 
