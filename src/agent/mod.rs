@@ -232,6 +232,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     tracing::info!("stopping; {} pods keep running", agent.workers.len());
     notify(&[sd_notify::NotifyState::Stopping]);
+    agent.shared.sources.remember().await;
     // Nobody listens any more when the servers have ended already.
     let _ = shutdown.send(true);
     Ok(())
