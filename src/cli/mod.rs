@@ -15,6 +15,7 @@ mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod signature;
 mod start;
 mod status;
 mod table;
@@ -127,6 +128,9 @@ enum Command {
         /// Manifests: files, URLs, or - for standard input
         #[arg(value_name = "FILE", required_unless_present = "explain")]
         sources: Vec<String>,
+        /// Also check FILE.minisig against this minisign public key: a file or the key itself; may be repeated
+        #[arg(long = "key", value_name = "FILE|KEY", conflicts_with = "explain")]
+        keys: Vec<String>,
         /// Tell which fields of a Pod work and why others are refused: all, or those in FIELD
         #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
         explain: Option<String>,
@@ -395,7 +399,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
-        Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
+        Command::Validate { sources, keys, .. } => {
+            manifests::validate(&sources, &keys, &start::hostname().to_lowercase()).await
+        }
         Command::Image(ImageCommand::Ls { names, output, no_headers, agent }) => {
             get::get(&agent.client(), &get::Request::of_images(names, output.unwrap_or_default(), no_headers)).await
         }
@@ -471,6 +477,7 @@ mod tests {
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
             "coracle apply -f a.yaml -f -",
+            "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",
             "coracle agent --hostname-override n1 --node-ip 10.0.0.1,fd00::1 --v 4 --pod-cidr 10.1.0.0/16 --log-format json",
             "coracle image prune -a --dry-run",
