@@ -61,7 +61,7 @@ fn a_wrong_key_is_an_error_and_a_missing_file_of_keys_is_not() {
     let bench = Bench::new();
     let ours = Signer::new(1);
     assert!(Verifier::new(&[], None).unwrap().is_none());
-    let error = Verifier::new(&[ours.public(), "nonsense".into(), "AAAA".into()], None).unwrap_err().to_string();
+    let error = Verifier::new(&[ours.public(), "no sense".into(), "AAAA".into()], None).unwrap_err().to_string();
     assert_eq!(
         error,
         "manifestVerification.publicKeys[1]: not a minisign public key: not base64; \
