@@ -224,6 +224,9 @@ fn asking_for_signatures_and_permissions_stops_nothing_that_runs() {
         json!({ "manifestVerification": { "publicKeys": [later] }, "strictManifestPermissions": true }),
     );
     node.start();
+    // It was the last thing that happened before the agent was stopped: no record of it need be there yet.
+    refused(&node, "web.yaml", "is not signed: there is no web.yaml.minisig", &before);
+    put(&node, &signed(&node, &secret, &says("web", 1), "", &[]), "web.yaml");
     refused(&node, "web.yaml", "cannot be verified: minisign key ", &before);
     fs::rename(&public, &later).expect("the key comes");
     put(&node, &signed(&node, &secret, &says("web", 2), "a comment without a serial", &[]), "web.yaml");
