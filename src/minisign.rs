@@ -245,4 +245,4 @@ pub fn plain(comment: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

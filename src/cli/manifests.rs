@@ -2,7 +2,7 @@
 
 use super::client::{Client, decode};
 use super::error::Error;
-use super::print;
+use super::{print, signature};
 use crate::manifest::{self, Origin, Severity};
 use crate::server::encode;
 use crate::server::types::{Action, Applied, Cause, Status};
@@ -33,7 +33,7 @@ pub(super) async fn read(source: &str) -> Result<Bytes, Error> {
     bytes.map(Bytes::from).map_err(|why| Error::new(format!("cannot read {source}"), why))
 }
 
-fn is_url(source: &str) -> bool {
+pub(super) fn is_url(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
@@ -62,9 +62,10 @@ fn problem_line(source: &str, problem: &Cause) -> String {
     format!("{place}: {severity}{field}{}\n", problem.message)
 }
 
-/// Sends a manifest to the agent; problems go to standard error.
+/// Sends a manifest to the agent, and the signature beside it; problems go to standard error.
 pub(super) async fn send(client: &Client, source: &str, bytes: Bytes, query: &str) -> Result<Applied, Error> {
-    match client.try_send(Method::POST, &format!("/coracle/v1/apply{query}"), bytes).await {
+    let signature = signature::sent(source, query)?;
+    match client.try_send(Method::POST, &format!("/coracle/v1/apply{query}{signature}"), bytes).await {
         Ok(answer) => {
             let applied: Applied = decode(&answer)?;
             for problem in &applied.problems {
@@ -172,8 +173,10 @@ pub(super) async fn wait_until_gone(
     }
 }
 
-/// Runs `validate`: needs no agent. Prints every problem; exit code 1 when one is an error.
-pub(super) async fn validate(sources: &[String], node: &str) -> Result<i32, Error> {
+/// Runs `validate`: needs no agent. Prints every problem; exit code 1 when one is an error, or when there are keys and a
+/// manifest is not signed by one of them.
+pub(super) async fn validate(sources: &[String], keys: &[String], node: &str) -> Result<i32, Error> {
+    let verifier = signature::verifier(keys)?;
     let mut code = 0;
     for source in sources {
         let bytes = match read(source).await {
@@ -185,6 +188,15 @@ pub(super) async fn validate(sources: &[String], node: &str) -> Result<i32, Erro
                 continue;
             }
         };
+        if let Some(verifier) = &verifier {
+            match signature::check(verifier, source, &bytes).await {
+                Ok(line) => print(&format!("{}: {line}\n", shown(source)))?,
+                Err(error) => {
+                    eprintln!("{error}");
+                    code = 1;
+                }
+            }
+        }
         let origin = if is_url(source) { Origin::Url(source) } else { Origin::File(source) };
         let loaded = manifest::load(&bytes, origin, node);
         let mut errors = 0;

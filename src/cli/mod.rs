@@ -16,6 +16,7 @@ mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod signature;
 mod start;
 mod status;
 mod table;
@@ -128,6 +129,9 @@ enum Command {
         /// Manifests: files, URLs, or - for standard input
         #[arg(value_name = "FILE", required_unless_present = "explain")]
         sources: Vec<String>,
+        /// Also check FILE.minisig against this minisign public key: a file or the key itself; may be repeated
+        #[arg(long = "key", value_name = "FILE|KEY", conflicts_with = "explain")]
+        keys: Vec<String>,
         /// Tell which fields of a Pod work and why others are refused: all, or those in FIELD
         #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
         explain: Option<String>,
@@ -430,7 +434,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
-        Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
+        Command::Validate { sources, keys, .. } => {
+            manifests::validate(&sources, &keys, &start::hostname().to_lowercase()).await
+        }
         Command::History { pod, revision, output, scope } => {
             history::history(&scope.agent.client(), &scope.namespace, &one_pod(pod)?, revision, output).await
         }
@@ -523,6 +529,7 @@ mod tests {
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
             "coracle apply -f a.yaml -f -",
+            "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",
             "coracle history pod web -n kube-system --revision 2 -o json",
             "coracle rollback pod web --to-revision=2",

@@ -69,6 +69,8 @@ pub struct Directory {
     settle: Duration,
     /// Whether its files were looked at before.
     scanned: bool,
+    /// Files of the first look that may be half-written: what they say has never been known since the agent was started.
+    unknown: HashSet<String>,
     /// The keys that signatures were held against.
     keys: Revision,
     /// The file system that the directory was on when it was read last.
@@ -112,6 +114,7 @@ impl Directory {
             known,
             settle: SETTLE,
             scanned: false,
+            unknown: HashSet::new(),
             keys: Revision::default(),
             device: None,
             files: BTreeMap::new(),
@@ -333,6 +336,7 @@ impl Directory {
         let folder = self.folder();
         let single = self.is_single();
         let mut present = HashSet::new();
+        let mut unsettled = HashSet::new();
         let mut strangers = 0;
         let mut stranger = |name: &str, reason: String| {
             strangers += 1;
@@ -367,6 +371,10 @@ impl Directory {
                 Outcome::Same | Outcome::Gone => {}
                 Outcome::Unsettled(wait) => {
                     file.seen = None;
+                    if !self.scanned && file.good.is_empty() {
+                        self.unknown.insert(name.to_owned());
+                    }
+                    unsettled.insert(name.to_owned());
                     self.retry = Some(self.retry.map_or(wait, |retry| retry.min(wait)));
                 }
                 Outcome::Unreadable(reason) => {
@@ -405,6 +413,12 @@ impl Directory {
         }
         self.drop_missing(&present);
         self.scanned = true;
+        // A pod that runs since before may be one of theirs.
+        self.unknown.retain(|name| unsettled.contains(name));
+        if let Some(name) = self.unknown.iter().min().filter(|_| error.is_none()) {
+            *error =
+                Some(format!("{}: was changed a moment ago: waiting until it is whole", folder.join(name).display()));
+        }
         self.writing.retain(|name| present.contains(name.strip_suffix(EXTENSION).unwrap_or(name)));
     }
 

@@ -50,7 +50,7 @@ impl Bench {
     }
 
     /// Scans and saves with a fresh agent.
-    fn restart(&self) -> Snapshot {
+    pub(in crate::source) fn restart(&self) -> Snapshot {
         let mut directory = self.directory();
         step(&mut directory)
     }
@@ -62,7 +62,7 @@ impl Drop for Bench {
     }
 }
 
-fn step(directory: &mut Directory) -> Snapshot {
+pub(in crate::source) fn step(directory: &mut Directory) -> Snapshot {
     let snapshot = directory.scan();
     directory.save().unwrap();
     snapshot
@@ -85,7 +85,7 @@ pub(in crate::source) fn shown(snapshot: &Snapshot) -> Vec<String> {
 }
 
 /// `file: problem` of each problem.
-fn told(snapshot: &Snapshot) -> Vec<String> {
+pub(in crate::source) fn told(snapshot: &Snapshot) -> Vec<String> {
     let file = |origin: &str| Path::new(origin).file_name().unwrap().to_string_lossy().into_owned();
     snapshot.problems.iter().map(|told| format!("{}: {}", file(&told.origin), told.problem)).collect()
 }
@@ -160,6 +160,16 @@ fn a_file_that_is_gone_takes_its_pods_along_for_good() {
     assert_eq!(fs::read_dir(bench.state()).unwrap().count(), 0, "its record is gone, too");
     bench.write("a.yaml", "broken: [");
     assert_eq!(shown(&bench.restart()), [""; 0], "not resurrected");
+}
+
+#[test]
+fn what_was_removed_while_no_agent_ran_does_not_come_back_for_a_moment() {
+    let bench = Bench::new();
+    bench.write("a.yaml", &pod("a", "app:1"));
+    bench.restart();
+    fs::remove_file(bench.file("a.yaml")).unwrap();
+    let mut patient = Directory::new(bench.options());
+    assert_eq!(shown(&patient.scan()), [""; 0]);
 }
 
 #[test]
@@ -296,9 +306,11 @@ fn a_file_that_settles_is_not_reported_before() {
     bench.write("a.yaml", "apiVersion: v1\nkind: Po");
     let snapshot = step(&mut directory);
     assert_eq!((told(&snapshot), shown(&snapshot)), (vec![], vec![]));
+    assert!(!snapshot.healthy, "what runs since before the agent was started may be its pod");
     assert!(directory.retry_in().is_some_and(|wait| wait <= SETTLE));
     bench.write("a.yaml", &pod("a", "app:1"));
-    assert_eq!(shown(&step(&mut directory)), ["a app:1"], "whole: at once");
+    let snapshot = step(&mut directory);
+    assert_eq!((shown(&snapshot), snapshot.healthy), (vec!["a app:1".to_owned()], true), "whole: at once");
     assert_eq!(directory.retry_in(), None);
     bench.write("a.yaml", "apiVersion: v1\nkind: Po");
     let file = File::open(bench.file("a.yaml")).unwrap();

@@ -7,7 +7,10 @@
 //!                              last known good
 //! ```
 //!
-//! A file that cannot be read or understood keeps the pods that it gave last, also over a restart of the agent, and so
+//! With keys, a text is taken only with the signature of one of them, and never an older one than was taken already
+//! (see [`Verifier`]). Who else could write to manifests is looked at (see [`Permissions`]).
+//!
+//! A file that cannot be read or understood, or may not be taken, keeps the pods that it gave last, also over a restart of the agent, and so
 //! does a directory that vanished. Only a file that is gone from a readable directory takes its pods along.
 
 mod directory;
@@ -21,6 +24,9 @@ mod signature;
 pub mod sources;
 pub mod url;
 mod watch;
+
+#[cfg(test)]
+mod signed_tests;
 
 pub use directory::{Directory, Options, Takes};
 pub use merge::{Held, Merged, Standing};

@@ -78,6 +78,7 @@ mod resources;
 mod shapes;
 mod shim;
 mod signatures;
+mod signed;
 mod sources;
 mod timeline;
 mod trust;
