@@ -2,6 +2,7 @@
 
 mod cdi;
 mod container;
+mod credentials;
 mod devices;
 mod error;
 mod image_users;
@@ -10,6 +11,7 @@ mod logs;
 mod machine;
 mod message;
 mod note;
+mod objects;
 mod observe;
 mod progress;
 mod resize;

@@ -3,7 +3,7 @@
 
 use super::harness::{BUSYBOX, Node, REST, pod as script_pod, resting};
 use coracle::pod::resources::Allocatable;
-use coracle::volume::{Error, refresh, set_up, tear_down};
+use coracle::volume::{Error, Given, refresh, set_up, tear_down};
 use k8s_openapi::api::core::v1::Pod;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -47,8 +47,8 @@ impl Drop for Scratch {
     }
 }
 
-fn node(memory: i64) -> Allocatable {
-    Allocatable { cpu_milli: 2000, memory, ephemeral_storage: 0 }
+fn node(memory: i64) -> Given {
+    Given { node: Allocatable { cpu_milli: 2000, memory, ephemeral_storage: 0 }, ..Given::default() }
 }
 
 fn pod(volume: Value, security: Value) -> Pod {
