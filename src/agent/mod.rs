@@ -13,6 +13,7 @@ mod eviction;
 mod images;
 mod metrics;
 mod node;
+mod objects;
 mod prober;
 mod pulled;
 mod pulls;
@@ -320,11 +321,23 @@ impl Agent {
         self.report(snapshot);
     }
 
-    /// Have pods find these objects.
-    fn serve(&self, objects: Arc<Objects>) {
+    /// Have pods find these objects: volumes follow them, and a pod that waits for one of them goes on.
+    fn serve(&self, set: Arc<Objects>) {
         let runtime = &self.shared.runtime;
-        if *runtime.objects() != *objects {
-            runtime.set_objects(objects);
+        let changed = runtime.objects().changed(&set);
+        if changed.is_empty() {
+            return;
+        }
+        runtime.set_objects(set);
+        for worker in self.workers.values() {
+            let concerned = match &*worker.wish.borrow() {
+                Wish::Run(spec) => objects::concerns(spec.pod(), &changed),
+                // Nobody here knows what is on the machine.
+                Wish::Keep | Wish::Remove => true,
+            };
+            if concerned {
+                worker.wake.notify_one();
+            }
         }
     }
 

@@ -66,7 +66,8 @@ impl Runtime {
             self.oci_spec(spec, container, &image, &id, attempt, &target)?;
         // Variables may hold what is secret.
         let config = bundle.join("config.json");
-        let saved = serde_json::to_vec(&oci).map_err(std::io::Error::from).and_then(|text| write_private(&config, &text));
+        let saved =
+            serde_json::to_vec(&oci).map_err(std::io::Error::from).and_then(|text| write_private(&config, &text));
         saved.map_err(|source| Error::File { what: "write", path: config.clone(), source })?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {

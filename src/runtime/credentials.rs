@@ -62,7 +62,8 @@ pub(super) fn directory() -> Option<PathBuf> {
 /// The first credential that is not there, or cannot be read.
 pub(super) fn unseal<'a>(secret: &'a Secret, directory: Option<&Path>) -> Result<Cow<'a, Secret>, Error> {
     let name = || secret.metadata.name.clone().unwrap_or_default();
-    let wanted = manifest::credentials(secret).map_err(|why| Error::Annotation { secret: name(), why: why.to_string() })?;
+    let wanted =
+        manifest::credentials(secret).map_err(|why| Error::Annotation { secret: name(), why: why.to_string() })?;
     if wanted.is_empty() {
         return Ok(Cow::Borrowed(secret));
     }
@@ -134,7 +135,10 @@ mod tests {
         assert_eq!(get("password=none", Some(&scratch.0.join("gone"))), Err(missing.to_owned()));
         for bad in ["big", "link", "pipe", "folder"] {
             let error = get(&format!("password={bad}"), Some(&dir)).unwrap_err();
-            assert!(error.starts_with(&format!("key \"password\" of secret \"s\": the credential {bad:?} cannot")), "{error}");
+            assert!(
+                error.starts_with(&format!("key \"password\" of secret \"s\": the credential {bad:?} cannot")),
+                "{error}"
+            );
         }
         for bad in ["../outside", "..", "", "a/b"] {
             assert!(read(&dir, bad).is_err(), "{bad:?}");

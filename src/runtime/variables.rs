@@ -103,11 +103,18 @@ mod tests {
         };
         let secret = |name: &str, annotations: serde_json::Value| {
             let meta = json!({"name": name, "namespace": "n", "annotations": annotations});
-            Object::Secret(Arc::new(serde_json::from_value(json!({"metadata": meta, "data": {"k": "c2VjcmV0"}})).unwrap()))
+            Object::Secret(Arc::new(
+                serde_json::from_value(json!({"metadata": meta, "data": {"k": "c2VjcmV0"}})).unwrap(),
+            ))
         };
         let objects: Objects = [
-            map("n", "one"), map("n", "two"), map("n", "three"), map("other", "one"), map("other", "elsewhere"),
-            secret("s", json!({})), secret("unused", json!({})),
+            map("n", "one"),
+            map("n", "two"),
+            map("n", "three"),
+            map("other", "one"),
+            map("other", "elsewhere"),
+            secret("s", json!({})),
+            secret("unused", json!({})),
             secret("sealed", json!({crate::manifest::CREDENTIALS: "k=none-of-this-name"})),
         ]
         .into_iter()

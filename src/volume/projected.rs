@@ -223,10 +223,7 @@ mod tests {
             (json!({"secret": {"secretName": "x"}}), "secret \"x\" not found"),
             (json!({"configMap": {"name": "s"}}), "configmap \"s\" not found"),
             (json!({"secret": {"secretName": "sealed"}}), "no such credential"),
-            (
-                json!({"configMap": {"name": "m", "items": item}}),
-                "configmap references non-existent config key: k",
-            ),
+            (json!({"configMap": {"name": "m", "items": item}}), "configmap references non-existent config key: k"),
             (json!({"secret": {"secretName": "s", "items": item}}), "references non-existent secret key: k"),
             (
                 json!({"projected": {"sources": [{"configMap": {"name": "m", "items": item}}]}}),
