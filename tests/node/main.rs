@@ -59,6 +59,7 @@ mod hostile_registry;
 mod images;
 mod lifecycle;
 mod net;
+mod objects;
 mod packed;
 mod pods;
 mod probes;
