@@ -17,6 +17,8 @@ mod decode;
 mod default;
 mod identity;
 mod object;
+#[cfg(test)]
+mod object_tests;
 mod pattern;
 pub mod places;
 pub mod quantity;
