@@ -12,7 +12,9 @@ pub enum CredentialsError {
     #[error("entry {0} must be KEY=CREDENTIAL (entries are separated by commas)")]
     Form(usize),
     /// The name is none that the service manager could have given a file.
-    #[error("the credential of key {0:?} must be a plain name of at most 255 printable ASCII characters without '/' and ':'")]
+    #[error(
+        "the credential of key {0:?} must be a plain name of at most 255 printable ASCII characters without '/' and ':'"
+    )]
     Name(String),
     /// Two entries are for one key.
     #[error("key {0:?} has two credentials")]

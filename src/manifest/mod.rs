@@ -17,11 +17,14 @@ mod decode;
 mod default;
 mod identity;
 mod object;
+#[cfg(test)]
+mod object_tests;
 mod pattern;
 pub mod places;
 pub mod quantity;
 mod references;
 mod report;
+mod resolve;
 mod suggest;
 pub mod supported;
 #[cfg(test)]
@@ -33,9 +36,10 @@ pub use credentials::{CredentialsError, credentials};
 pub use identity::REVISION;
 pub use object::{CREDENTIALS, Object, ObjectId, ObjectKind, Objects, Reference, Use};
 pub use quantity::Quantity;
+pub use resolve::{locate, unresolved};
 
-use k8s_openapi::api::core::v1::Pod;
 use decode::Values;
+use k8s_openapi::api::core::v1::Pod;
 use report::Report;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -118,7 +122,7 @@ impl Loaded {
     }
 }
 
-/// The objects that a pod refers to, in the order of its fields, for [`Objects`] to have. Without places.
+/// The ConfigMaps and Secrets that a pod refers to, in the order of its fields. See [`unresolved`].
 #[must_use]
 pub fn references(pod: &Pod) -> Vec<Reference> {
     references::of(pod)
@@ -133,14 +137,8 @@ pub fn load(bytes: &[u8], origin: Origin<'_>, node: &str) -> Loaded {
         Ok(documents) => documents,
         Err(problem) => return Loaded { problems: vec![*problem], ..Loaded::default() },
     };
-    let mut loader = Loader {
-        origin,
-        node,
-        loaded: Loaded::default(),
-        names: HashSet::new(),
-        others: HashSet::new(),
-        objects: 0,
-    };
+    let mut loader =
+        Loader { origin, node, loaded: Loaded::default(), names: HashSet::new(), others: HashSet::new(), objects: 0 };
     for document in documents {
         loader.object(document, "", 0, None);
     }

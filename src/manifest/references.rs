@@ -79,7 +79,14 @@ struct Found<'p> {
 }
 
 impl Found<'_> {
-    fn add(&mut self, field: String, usage: Use, kind: ObjectKind, name: &str, optional: Option<bool>) -> &mut Reference {
+    fn add(
+        &mut self,
+        field: String,
+        usage: Use,
+        kind: ObjectKind,
+        name: &str,
+        optional: Option<bool>,
+    ) -> &mut Reference {
         let object = ObjectId { kind, namespace: self.namespace.to_owned(), name: name.to_owned() };
         let optional = optional.unwrap_or(false);
         let index = self.references.len();
