@@ -20,7 +20,7 @@ mod pulls;
 mod worker;
 
 use crate::config::Config;
-use crate::manifest::Objects;
+use crate::manifest::{Object, Objects};
 use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
@@ -324,8 +324,11 @@ impl Agent {
     /// Have pods find these objects: volumes follow them, and a pod that waits for one of them goes on.
     fn serve(&self, set: Arc<Objects>) {
         let runtime = &self.shared.runtime;
-        let changed = runtime.objects().changed(&set);
-        if changed.is_empty() {
+        let changed = match runtime.served_objects() {
+            Some(served) => served.changed(&set),
+            None => set.iter().map(Object::id).collect(),
+        };
+        if changed.is_empty() && runtime.served_objects().is_some() {
             return;
         }
         runtime.set_objects(set);

@@ -38,16 +38,20 @@ pub struct Follower {
 impl Follower {
     /// Whether the set is another one than when this was asked last.
     pub fn is_news(&mut self, runtime: &Runtime) -> bool {
-        let now = runtime.objects();
-        let same = self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &now));
-        self.seen = Some(now);
+        let now = runtime.served_objects();
+        let same = match (&self.seen, &now) {
+            (Some(seen), Some(now)) => Arc::ptr_eq(seen, now),
+            (seen, now) => seen.is_none() && now.is_none(),
+        };
+        self.seen = now;
         !same
     }
 
     /// Bring the volumes of a pod that is there up to date. Returns what is worth telling, and whether to look again after
     /// [`AGAIN`] without being asked to.
     pub async fn sync(&mut self, runtime: &Arc<Runtime>, spec: &Spec) -> (Option<Note>, bool) {
-        let now = runtime.objects();
+        // Files must not go because nobody has said yet what is in them.
+        let Some(now) = runtime.served_objects() else { return (None, false) };
         if let Some((uid, shown)) = &mut self.shown
             && uid == spec.uid()
             && !self.failed

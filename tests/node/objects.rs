@@ -48,8 +48,8 @@ fn a_config_map_and_a_secret_reach_their_pods() {
             {"key": "user", "path": "user"}, {"key": "nothing", "path": "nothing"}
         ]}},
         {"name": "both", "projected": {"defaultMode": 288, "sources": [
-            {"configMap": {"name": "settings", "items": [{"key": "color", "path": "value"}]}},
-            {"secret": {"name": "keys", "items": [{"key": "user", "path": "value"}, {"key": "password", "path": "p/w"}]}},
+            {"configMap": {"name": "settings"}},
+            {"secret": {"name": "keys", "items": [{"key": "user", "path": "color"}, {"key": "password", "path": "p/w"}]}},
             {"secret": {"name": "nowhere", "optional": true}},
             {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}
         ]}}
@@ -85,23 +85,48 @@ fn a_config_map_and_a_secret_reach_their_pods() {
                 some ./color 640 4242 4\nsome ./etc/app.conf 440 4242 8\n\
                 keys ./password 440 4242 7\nkeys ./user 440 4242 5\n\
                 half ./user 644 4242 5\n\
-                both ./name 440 4242 10\nboth ./p/w 440 4242 7\nboth ./value 440 4242 5";
+                both ./app.conf 440 4242 8\nboth ./color 440 4242 5\nboth ./logo 440 4242 3\nboth ./name 440 4242 10\nboth ./p/w 440 4242 7";
     assert_eq!(tree.replace(&format!("name 440 4242 {}", seen.name().len()), "name 440 4242 10"), want);
     assert_eq!(
         node.sh("user", "cat /v/some/etc/app.conf; hexdump -C /v/all/logo | head -1"),
         "a=1\nb=2\n00000000  00 ff 01                                          |...|"
     );
-    assert_eq!(node.sh("user", "cat /v/both/value /v/both/p/w; readlink /v/both/value"), "adminhunter2..data/value");
+    assert_eq!(node.sh("user", "cat /v/both/color /v/both/p/w; readlink /v/both/color"), "adminhunter2..data/color");
     // As kubelet since 1.9, and whoever runs.
     for volume in names {
         node.cli(&["exec", "user", "--", "touch", &format!("/v/{volume}/x")]).fails(1);
     }
+    // What was optional and not there is seen once it is.
+    node.apply("late.yaml", config_map("nowhere", &json!({"now": "here"})));
+    eventually("the files of the late one", PATIENCE, || node.sh("user", "cat /v/none/now 2>/dev/null || :") == "here");
     let volumes = node.dir.join("root/pods").join(seen.uid()).join("volumes");
     for (kind, volume) in [("configmap", "all"), ("secret", "keys"), ("projected", "both")] {
         let path = volumes.join(format!("kubernetes.io~{kind}")).join(volume);
         let kind = nix::sys::statfs::statfs(&path).expect("statfs").filesystem_type();
         assert_eq!(kind, nix::sys::statfs::TMPFS_MAGIC, "{}", path.display());
     }
+    node.finish();
+}
+
+#[test]
+fn a_pod_whose_objects_come_later_waits_for_them() {
+    let node = Node::up();
+    let mut variables = pod("variables", REST);
+    variables["spec"]["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "awaited"}}]);
+    let mut files = pod("files", REST);
+    files["spec"]["volumes"] = json!([{"name": "v", "configMap": {"name": "awaited"}}]);
+    files["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    node.apply("variables.yaml", variables);
+    node.apply("files.yaml", files);
+    for name in ["variables", "files"] {
+        node.wait_event("it says what it waits for", |_, message| message.contains("awaited"));
+        assert!(!node.pod(name).is_some_and(|pod| pod.up()), "{name} runs without its ConfigMap");
+    }
+    node.apply("objects.yaml", config_map("awaited", &json!({"A": "1"})));
+    node.wait_up("variables");
+    node.wait_up("files");
+    assert!(environment(&node, "variables").contains("A=1"));
+    assert_eq!(node.sh("files", "cat /v/A"), "1");
     node.finish();
 }
 
@@ -178,7 +203,8 @@ fn an_edited_config_map_is_seen_by_who_reads_its_files_at_once_and_as_a_whole() 
     assert!(!out.join("halves").exists(), "{:?}", fs::read_to_string(out.join("halves")));
     assert_eq!(frozen(&node), (true, "v0".to_owned()));
 
-    node.sh("reader", "kill -TERM 1");
+    // The command may not outlive the container.
+    node.cli(&["exec", "reader", "--", "kill", "-TERM", "1"]);
     node.wait_pod("reader", "started again", |p| p.restarts("main") == 1 && p.running("main"));
     assert!(environment(&node, "reader").iter().any(|line| line.starts_with("ONE=v22")));
     assert_eq!(node.sh("reader", "cat /part"), "v22");
