@@ -332,6 +332,7 @@ impl Agent {
             return;
         }
         runtime.set_objects(set);
+        self.shared.objects_changed();
         for worker in self.workers.values() {
             let concerned = match &*worker.wish.borrow() {
                 Wish::Run(spec) => objects::concerns(spec.pod(), &changed),

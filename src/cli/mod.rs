@@ -56,9 +56,9 @@ enum Command {
         #[command(flatten)]
         agent: Agent,
     },
-    /// List pods, nodes, events or images
+    /// List pods, nodes, events, configmaps, secrets or images
     Get {
-        /// pods, nodes, events or images; pod/NAME works too
+        /// pods, nodes, events, configmaps, secrets (without values) or images; pod/NAME works too
         #[arg(value_name = "KIND")]
         kind: String,
         #[command(flatten)]

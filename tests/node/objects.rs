@@ -71,6 +71,10 @@ fn a_config_map_and_a_secret_reach_their_pods() {
     manifest["spec"]["containers"][0]["volumeMounts"] = json!(mounts);
     let seen = node.run(&manifest);
 
+    let shown = node.cli(&["get", "configmap", "settings", "-o", "yaml"]).ok();
+    assert!(shown.contains("color: blue") && shown.contains("logo: AP8B"), "{shown}");
+    let table = node.cli(&["get", "cm", "-A"]).ok();
+    assert!(table.lines().any(|line| line.split_whitespace().eq(["default", "settings", "3", "<unknown>"])), "{table}");
     let environment = environment(&node, "user");
     for line in
         ["S_color=blue", "S_app.conf=a=1", "user=admin", "COLOR=blue", "PASSWORD=hunter2", "BOTH=admin:hunter2@blue"]
@@ -324,6 +328,10 @@ fn a_secret_is_nowhere_but_in_its_record_and_its_container() {
     node.restart();
     node.wait_up("keeper");
 
+    let table = node.cli(&["get", "secrets"]).ok();
+    assert!(table.lines().any(|line| line.split_whitespace().eq(["keys", "Opaque", "2", "<unknown>"])), "{table}");
+    let shown = node.cli(&["get", "secret", "keys", "-o", "json"]).ok();
+    assert!(shown.contains(&format!("\"password\": \"<{} bytes>\"", second.len())), "{shown}");
     let check = |node: &Node| {
         for args in [
             &["get", "pods", "-A", "-o", "yaml"][..],
@@ -334,6 +342,8 @@ fn a_secret_is_nowhere_but_in_its_record_and_its_container() {
             &["describe", "pod", "keeper"],
             &["describe", "pod", "broken"],
             &["describe", "pod", "long"],
+            &["get", "secrets", "-o", "yaml"],
+            &["get", "secret", "keys", "-o", "json"],
             &["logs", "keeper"],
             &["validate", node.manifest("bad.yaml").to_str().expect("path")],
         ] {
