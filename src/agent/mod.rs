@@ -13,6 +13,7 @@ mod eviction;
 mod images;
 mod metrics;
 mod node;
+mod objects;
 mod prober;
 mod pulled;
 mod pulls;
@@ -20,7 +21,7 @@ mod trial;
 mod worker;
 
 use crate::config::Config;
-use crate::manifest::Objects;
+use crate::manifest::{Object, Objects};
 use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
@@ -319,11 +320,27 @@ impl Agent {
         }
     }
 
-    /// Have pods find these objects.
-    fn serve(&self, objects: Arc<Objects>) {
+    /// Have pods find these objects: volumes follow them, and a pod that waits for one of them goes on.
+    fn serve(&self, set: Arc<Objects>) {
         let runtime = &self.shared.runtime;
-        if *runtime.objects() != *objects {
-            runtime.set_objects(objects);
+        let changed = match runtime.served_objects() {
+            Some(served) => served.changed(&set),
+            None => set.iter().map(Object::id).collect(),
+        };
+        if changed.is_empty() && runtime.served_objects().is_some() {
+            return;
+        }
+        runtime.set_objects(set);
+        self.shared.objects_changed();
+        for worker in self.workers.values() {
+            let concerned = match &*worker.wish.borrow() {
+                Wish::Run(spec) => objects::concerns(spec.pod(), &changed),
+                // Nobody here knows what is on the machine.
+                Wish::Keep | Wish::Remove => true,
+            };
+            if concerned {
+                worker.wake.notify_one();
+            }
         }
     }
 

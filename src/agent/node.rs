@@ -5,6 +5,7 @@ use super::metrics::Metrics;
 use super::pulls::Pulls;
 use crate::config;
 use crate::image::{Collector, ImageStore};
+use crate::manifest::Objects;
 use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
@@ -140,6 +141,11 @@ impl Shared {
     #[must_use]
     pub fn pod(&self, key: &Key) -> Option<Arc<Pod>> {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Tell watchers that there are other ConfigMaps or Secrets.
+    pub fn objects_changed(&self) {
+        self.revision.send_modify(|r| *r += 1);
     }
 
     /// Report a pod; `None`: it is gone. A report that says nothing new changes nothing.
@@ -401,6 +407,10 @@ impl server::Node for Shared {
 
     fn events(&self) -> Vec<Event> {
         self.events.list()
+    }
+
+    fn objects(&self) -> Arc<Objects> {
+        self.runtime.objects()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -4,6 +4,7 @@ use super::events::{Note, pod_reference};
 use super::hooks::{self, Hooks};
 use super::hotplug::{self, Hotplug};
 use super::node::Shared;
+use super::objects::{self, Follower};
 use super::prober::{self, Prober};
 use super::pulls;
 use crate::pod::{
@@ -78,6 +79,7 @@ pub fn start(
         hooks: Hooks::default(),
         prober: Prober::new(Arc::clone(&wake)),
         hotplug: Hotplug::default(),
+        follower: Follower::default(),
         evicted: None,
         told: BTreeSet::new(),
         first: true,
@@ -107,6 +109,7 @@ struct Worker {
     hooks: Hooks,
     prober: Prober,
     hotplug: Hotplug,
+    follower: Follower,
     /// How many times in a row the pod had to leave, and when it last had.
     evicted: Option<(u32, Timestamp)>,
     /// Ends of runs (by container ID) that were reported.
@@ -122,6 +125,9 @@ impl Worker {
                 self.evicted = None;
                 self.container_failures.clear();
             }
+            if self.follower.is_news(&self.shared.runtime) {
+                self.retry(&["FailedMount", "CreateContainerConfigError"], Timestamp::now());
+            }
             let wish = self.wish.borrow_and_update().clone();
             let Some(seen) = self.observe(&wish).await else { return };
             // Without a subscription nobody tells when the shim has news: look by ourselves.
@@ -134,6 +140,7 @@ impl Worker {
             let now = Timestamp::now();
             self.tell_exits(&seen, now);
             let look_again = self.plug(desired.as_deref(), &seen, now).await;
+            let look_again = self.follow(&seen, now).await.into_iter().chain(look_again).min();
             self.publish(desired.as_deref(), &seen, now);
             let plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
             if plan.actions.is_empty() {
@@ -311,10 +318,21 @@ impl Worker {
         again.then(|| now.checked_add(hotplug::AGAIN).unwrap_or(now))
     }
 
-    /// A device may have come: what waited for it is tried now.
-    fn retry_mounts(&mut self, now: Timestamp) {
+    /// Have the volumes show the objects that they are made from. Returns when to look again at the latest.
+    async fn follow(&mut self, seen: &Observed, now: Timestamp) -> Option<Timestamp> {
+        let spec = &seen.present.as_ref()?.spec;
+        let runtime = Arc::clone(&self.shared.runtime);
+        let (note, again) = self.follower.sync(&runtime, spec).await;
+        if let Some(note) = note {
+            self.note(spec, &note, now);
+        }
+        again.then(|| now.checked_add(objects::AGAIN).unwrap_or(now))
+    }
+
+    /// What failed for one of these reasons may work now (a device came, an object changed): it is tried at once.
+    fn retry(&mut self, reasons: &[&str], now: Timestamp) {
         let failures = self.failure.iter_mut().chain(self.container_failures.values_mut());
-        for failure in failures.filter(|failure| failure.reason == "FailedMount") {
+        for failure in failures.filter(|failure| reasons.contains(&failure.reason.as_str())) {
             failure.retry_at = failure.retry_at.min(now);
         }
     }
@@ -381,7 +399,7 @@ impl Worker {
             }
             () = self.wake.notified() => {}
             () = timer => {}
-            () = self.hotplug.changed() => self.retry_mounts(Timestamp::now()),
+            () = self.hotplug.changed() => self.retry(&["FailedMount"], Timestamp::now()),
             event = shim => {
                 if event == shim::Event::Gone
                     && let Some((uid, _)) = self.events.take()

@@ -3,19 +3,22 @@
 use super::{Error, Input, envfile};
 use crate::pod::resources;
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVarSource, FileKeySelector, Pod};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 
 /// What containerd gives a container whose image has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What variables may be taken from, besides the manifest: read by the caller, judged here.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Sources {
-    /// Data of the ConfigMaps of the pod's namespace, by name.
+    /// Data of the ConfigMaps of the pod's namespace, by name. (As kubelet: binary data is for volumes alone.)
     pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
     /// Data of the Secrets of the pod's namespace, by name.
     pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Secrets of the pod's namespace whose values cannot be had, by name, and why.
+    pub sealed: BTreeMap<String, String>,
     /// Files of variables by volume and path: the content, or why there is none.
     pub files: BTreeMap<(String, String), Result<Vec<u8>, String>>,
 }
@@ -26,35 +29,57 @@ impl Sources {
     }
 
     fn secret(&self, name: &str) -> Result<&BTreeMap<String, Vec<u8>>, Error> {
+        if let Some(why) = self.sealed.get(name) {
+            return Err(Error::Reference(why.clone()));
+        }
         self.secrets.get(name).ok_or_else(|| Error::Reference(format!("secret {name:?} not found")))
     }
 }
 
-/// Variables in order; a name appears once.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Vars(Vec<(String, String)>);
+/// Names, never values: some of them are secret.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources")
+            .field("config_maps", &self.config_maps.keys())
+            .field("secrets", &self.secrets.keys())
+            .field("sealed", &self.sealed)
+            .field("files", &self.files.keys())
+            .finish()
+    }
+}
+
+/// Variables in order; a name appears once. Has no `Debug`: values may be secret.
+#[derive(Default, Clone)]
+pub(super) struct Vars {
+    list: Vec<(String, String)>,
+    /// Where each name is: a ConfigMap may have a hundred thousand keys.
+    index: HashMap<String, usize>,
+}
 
 impl Vars {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.index.get(name).map(|at| self.list[*at].1.as_str())
     }
 
     fn set(&mut self, name: &str, value: String) {
-        match self.0.iter_mut().find(|(n, _)| n == name) {
-            Some((_, v)) => *v = value,
-            None => self.0.push((name.to_owned(), value)),
+        match self.index.get(name) {
+            Some(at) => self.list[*at].1 = value,
+            None => {
+                self.index.insert(name.to_owned(), self.list.len());
+                self.list.push((name.to_owned(), value));
+            }
         }
     }
 
     fn set_default(&mut self, name: &str, value: &str) {
         if self.get(name).is_none() {
-            self.0.push((name.to_owned(), value.to_owned()));
+            self.set(name, value.to_owned());
         }
     }
 
     /// `NAME=value` each.
     pub(super) fn lines(self) -> Vec<String> {
-        self.0.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        self.list.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 }
 
@@ -106,8 +131,8 @@ pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
     let mut total = 0;
     let mut set = |vars: &mut Vars, name: &str, value: String| {
         // The kernel takes no longer one; unchecked, a few lines of `$(A)$(A)` would fill the memory of the agent.
-        total += value.len();
-        if value.len() > MAX_VALUE || total > MAX_TOTAL {
+        total += name.len() + value.len();
+        if name.len() + value.len() > MAX_VALUE || total > MAX_TOTAL {
             return Err(Error::TooLong(format!("env {name:?}")));
         }
         // As kubelet: any printable ASCII character but '='.
@@ -118,6 +143,7 @@ pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
         vars.set(name, value);
         Ok(())
     };
+    // As kubelet since 1.34: keys are not filtered, whatever a variable may be called is one.
     for source in input.container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         for (key, value) in all_of(input.sources, source)? {
@@ -151,15 +177,15 @@ fn all_of(sources: &Sources, source: &EnvFromSource) -> Result<Vec<(String, Stri
             Err(_) if reference.optional == Some(true) => return Ok(Vec::new()),
             found => found?,
         };
-        return found.iter().map(|(key, bytes)| Ok((key.clone(), text_of(key, bytes)?))).collect();
+        return found.iter().map(|(key, bytes)| Ok((key.clone(), text_of(&reference.name, key, bytes)?))).collect();
     }
     Ok(Vec::new())
 }
 
 /// A secret's value as text: variables have no other.
-fn text_of(key: &str, bytes: &[u8]) -> Result<String, Error> {
+fn text_of(secret: &str, key: &str, bytes: &[u8]) -> Result<String, Error> {
     String::from_utf8(bytes.to_vec())
-        .map_err(|_| Error::Reference(format!("key {key} of a Secret is not UTF-8, as a variable must be")))
+        .map_err(|_| Error::Reference(format!("key {key} of secret {secret:?} is not UTF-8, as a variable must be")))
 }
 
 /// The value that a variable refers to; `None`: it is optional and not there, so the variable is not either.
@@ -185,7 +211,7 @@ fn referred(input: &Input<'_>, name: &str, from: &EnvVarSource) -> Result<Option
             .secret(&selector.name)
             .and_then(|data| data.get(&selector.key).ok_or_else(|| no_key("Secret", &selector.name, &selector.key)));
         match found {
-            Ok(bytes) => (Ok(text_of(&selector.key, bytes)?), None),
+            Ok(bytes) => (Ok(text_of(&selector.name, &selector.key, bytes)?), None),
             Err(e) => (Err(e), selector.optional),
         }
     } else if let Some(selector) = &from.file_key_ref {
@@ -272,7 +298,7 @@ pub(super) fn environment(input: &Input<'_>, declared: &Vars) -> Vars {
         vars.set_default("TERM", "xterm");
     }
     vars.set("HOSTNAME", input.hostname.to_owned());
-    for (name, value) in &declared.0 {
+    for (name, value) in &declared.list {
         vars.set(name, value.clone());
     }
     // Without it a static C library would read the user data base of the container.

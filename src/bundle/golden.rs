@@ -455,7 +455,7 @@ fn variables_that_are_not_there() {
     expect_test::expect![[r#"
         configmap "x" not found
         secret "x" not found
-        key bin of a Secret is not UTF-8, as a variable must be
+        key bin of secret "here" is not UTF-8, as a variable must be
         configmap "x" not found
         couldn't find key k in ConfigMap default/here
         couldn't find key k in Secret default/here

@@ -4,11 +4,13 @@ use super::age::{age, age_or_unknown, size};
 use crate::server::types::ImageItem;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Event, Node, Pod, PodStatus};
+use serde_json::Value;
 
 /// A row of a table.
 pub(super) type Row = Vec<String>;
 
 const NONE: &str = "<none>";
+const UNKNOWN: &str = "<unknown>";
 
 fn header(names: &[&str]) -> Row {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -179,6 +181,30 @@ fn ended_word(state: &ContainerState) -> Option<String> {
         (_, Some(signal)) if signal != 0 => format!("Signal:{signal}"),
         _ => format!("ExitCode:{}", ended.exit_code),
     })
+}
+
+/// Header of the ConfigMap table.
+pub(super) fn config_map_header() -> Row {
+    header(&["NAME", "DATA", "AGE"])
+}
+
+/// A ConfigMap's row. What comes out of a manifest has no age.
+pub(super) fn config_map_row(map: &Value) -> Row {
+    let keys = |field: &str| map[field].as_object().map_or(0, serde_json::Map::len);
+    let name = map["metadata"]["name"].as_str().unwrap_or_default();
+    vec![name.to_owned(), (keys("data") + keys("binaryData")).to_string(), UNKNOWN.to_owned()]
+}
+
+/// Header of the Secret table.
+pub(super) fn secret_header() -> Row {
+    header(&["NAME", "TYPE", "DATA", "AGE"])
+}
+
+/// A Secret's row: as plain data, for the agent gives sizes in place of values.
+pub(super) fn secret_row(secret: &Value) -> Row {
+    let keys = secret["data"].as_object().map_or(0, serde_json::Map::len);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    vec![text(&secret["metadata"]["name"]), text(&secret["type"]), keys.to_string(), UNKNOWN.to_owned()]
 }
 
 /// Header of the node table.

@@ -309,16 +309,18 @@ fn environment(out: &mut String, variables: &[EnvVar]) {
         } else if let Some(secret) = &source.secret_key_ref {
             put!(
                 out,
-                "      {name}:\t<set to the key '{}' in secret '{}'>",
+                "      {name}:\t<set to the key '{}' in secret '{}'>\tOptional: {}",
                 printable(&secret.key),
-                printable(&secret.name)
+                printable(&secret.name),
+                secret.optional == Some(true)
             );
         } else if let Some(map) = &source.config_map_key_ref {
             put!(
                 out,
-                "      {name}:\t<set to the key '{}' of config map '{}'>",
+                "      {name}:\t<set to the key '{}' of config map '{}'>\tOptional: {}",
                 printable(&map.key),
-                printable(&map.name)
+                printable(&map.name),
+                map.optional == Some(true)
             );
         } else {
             put!(out, "      {name}:\t<unknown source>");
@@ -372,12 +374,14 @@ fn volumes(out: &mut String, volumes: &[Volume]) {
             for source in source.sources.iter().flatten() {
                 if let Some(secret) = &source.secret {
                     put!(out, "    SecretName:\t{}", printable(&secret.name));
+                    put!(out, "    Optional:\t{}", secret.optional == Some(true));
                 }
                 if source.downward_api.is_some() {
                     put!(out, "    DownwardAPI:\ttrue");
                 }
                 if let Some(map) = &source.config_map {
                     put!(out, "    ConfigMapName:\t{}", printable(&map.name));
+                    put!(out, "    Optional:\t{}", map.optional == Some(true));
                 }
                 if let Some(token) = &source.service_account_token {
                     put!(out, "    TokenExpirationSeconds:\t{}", token.expiration_seconds.unwrap_or(3600));
@@ -675,6 +679,7 @@ mod tests {
                 Type:           Projected (a volume that contains injected data from multiple sources)
                 DownwardAPI:    true
                 ConfigMapName:  m
+                Optional:       false
             QoS Class:          
             Node-Selectors:     <none>
             Tolerations:        <none>

@@ -24,6 +24,10 @@ pub enum Resource {
     Nodes,
     /// Recent events.
     Events,
+    /// ConfigMaps that pods may refer to.
+    ConfigMaps,
+    /// Secrets that pods may refer to, without their values.
+    Secrets,
     /// Images of the store.
     Images,
 }
@@ -36,8 +40,10 @@ impl std::str::FromStr for Resource {
             "pods" | "pod" | "po" => Ok(Resource::Pods),
             "nodes" | "node" | "no" => Ok(Resource::Nodes),
             "events" | "event" | "ev" => Ok(Resource::Events),
+            "configmaps" | "configmap" | "cm" => Ok(Resource::ConfigMaps),
+            "secrets" | "secret" => Ok(Resource::Secrets),
             "images" | "image" => Ok(Resource::Images),
-            _ => Err("want pods, nodes, events or images".to_owned()),
+            _ => Err("want pods, nodes, events, configmaps, secrets or images".to_owned()),
         }
     }
 }
@@ -48,6 +54,8 @@ impl Resource {
             Resource::Pods => "pods",
             Resource::Nodes => "nodes",
             Resource::Events => "events",
+            Resource::ConfigMaps => "configmaps",
+            Resource::Secrets => "secrets",
             Resource::Images => "images",
         }
     }
@@ -57,7 +65,7 @@ impl Resource {
     }
 
     fn is_namespaced(self) -> bool {
-        matches!(self, Resource::Pods | Resource::Events)
+        !matches!(self, Resource::Nodes | Resource::Images)
     }
 }
 
@@ -245,6 +253,8 @@ impl Printer<'_> {
                 Resource::Pods => columns::pod_header(wide),
                 Resource::Nodes => columns::node_header(wide),
                 Resource::Events => columns::event_header(wide),
+                Resource::ConfigMaps => columns::config_map_header(),
+                Resource::Secrets => columns::secret_header(),
                 Resource::Images => columns::image_header(wide),
             };
             if self.with_namespace() {
@@ -257,6 +267,8 @@ impl Printer<'_> {
                 Resource::Pods => vec![columns::pod_row(&typed::<Pod>(item)?, wide, now)],
                 Resource::Nodes => vec![columns::node_row(&typed::<Node>(item)?, wide, now)],
                 Resource::Events => vec![columns::event_row(&typed::<Event>(item)?, wide, now)],
+                Resource::ConfigMaps => vec![columns::config_map_row(item)],
+                Resource::Secrets => vec![columns::secret_row(item)],
                 Resource::Images => columns::image_rows(&typed::<ImageItem>(item)?, wide, now),
             };
             if self.with_namespace() {

@@ -21,6 +21,7 @@ mod start;
 mod status;
 mod table;
 mod terminal;
+mod validate;
 mod verify;
 
 pub use error::Error;
@@ -58,9 +59,9 @@ enum Command {
         #[command(flatten)]
         agent: Agent,
     },
-    /// List pods, nodes, events or images
+    /// List pods, nodes, events, configmaps, secrets or images
     Get {
-        /// pods, nodes, events or images; pod/NAME works too
+        /// pods, nodes, events, configmaps, secrets (without values) or images; pod/NAME works too
         #[arg(value_name = "KIND")]
         kind: String,
         #[command(flatten)]
@@ -125,13 +126,20 @@ enum Command {
         scope: Scope,
     },
     /// Print all problems of manifests; needs no agent
+    ///
+    /// The ConfigMaps and Secrets of all manifests named serve the pods of all of them. What a pod refers to and none of them
+    /// defines is a warning: another manifest of the node may define it, and only the node knows. A node does not start such a
+    /// pod before it has the object; --strict is for those who name all that a node gets.
     Validate {
-        /// Manifests: files, URLs, or - for standard input
+        /// Manifests: files, folders of them, URLs, or - for standard input
         #[arg(value_name = "FILE", required_unless_present = "explain")]
         sources: Vec<String>,
         /// Also check FILE.minisig against this minisign public key: a file or the key itself; may be repeated
         #[arg(long = "key", value_name = "FILE|KEY", conflicts_with = "explain")]
         keys: Vec<String>,
+        /// Take warnings for errors
+        #[arg(long, conflicts_with = "explain")]
+        strict: bool,
         /// Tell which fields of a Pod work and why others are refused: all, or those in FIELD
         #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
         explain: Option<String>,
@@ -434,8 +442,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
-        Command::Validate { sources, keys, .. } => {
-            manifests::validate(&sources, &keys, &start::hostname().to_lowercase()).await
+        Command::Validate { sources, keys, strict, .. } => {
+            manifests::validate(&sources, &keys, strict, &start::hostname().to_lowercase()).await
         }
         Command::History { pod, revision, output, scope } => {
             history::history(&scope.agent.client(), &scope.namespace, &one_pod(pod)?, revision, output).await

@@ -7,9 +7,9 @@ use super::object::{CREDENTIALS, Object, ObjectKind};
 use super::report::Report;
 use super::tree::Node;
 use super::validate;
-use base64::Engine;
 use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{DecodeError, Engine};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -85,15 +85,11 @@ fn secret(document: &Node, report: &mut Report<'_>) -> Option<Secret> {
         data: Some(data).filter(|data| !data.is_empty()),
         string_data: None,
     };
-    let kept = match credentials(&secret) {
-        Ok(kept) => kept,
-        Err(error) => {
-            report.error(format!("metadata.annotations[{CREDENTIALS}]"), format!("Invalid value: {error}"));
-            BTreeMap::new()
-        }
-    };
-    let is_text = |key: &str| texts.contains_key(key);
-    validate::secret(&secret, &kept, &is_text, report);
+    let kept = credentials(&secret);
+    if let Err(error) = &kept {
+        report.error(format!("metadata.annotations[{CREDENTIALS}]"), format!("Invalid value: {error}"));
+    }
+    validate::secret(&secret, kept.ok().as_ref(), &|key| texts.contains_key(key), report);
     Some(secret)
 }
 
@@ -122,13 +118,19 @@ fn bytes(
     let mut decoded = BTreeMap::new();
     for (key, text) in written.into_iter().flatten() {
         let packed: Vec<u8> = text.into_bytes().into_iter().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
-        let value = BASE64.decode(packed).unwrap_or_else(|_| {
-            // Never the value, nor the error, which shows a part of it.
+        let length = packed.len();
+        let value = BASE64.decode(packed).unwrap_or_else(|error| {
+            // Never the value, nor the error as it is, which shows a byte of it.
+            let at = match error {
+                DecodeError::InvalidByte(at, _) => at,
+                _ => length,
+            };
             let remedy = match field {
                 "data" => "text as it is belongs in stringData",
                 _ => "text as it is belongs in data",
             };
-            report.error(format!("{field}[{key}]"), format!("Invalid value: is not valid base64 ({remedy})"));
+            let reason = format!("Invalid value: illegal base64 data at input byte {at} ({remedy})");
+            report.error(format!("{field}[{key}]"), reason);
             Vec::new()
         });
         decoded.insert(key, ByteString(value));

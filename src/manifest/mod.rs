@@ -17,6 +17,8 @@ mod decode;
 mod default;
 mod identity;
 mod object;
+#[cfg(test)]
+mod object_tests;
 mod pattern;
 pub mod places;
 pub mod quantity;
@@ -106,7 +108,10 @@ pub struct Loaded {
     pub objects: Vec<Object>,
     /// All problems, in the manifest's order.
     pub problems: Vec<Problem>,
-    /// Where the fields of `pods` that refer to objects stand: for [`locate`], once all objects of the node are known.
+    /// What could be read of the pods of documents with an error: they never run, but what they refer to can be looked for,
+    /// so that all that is wrong with a manifest is told at once.
+    pub refused: Vec<Pod>,
+    /// Where the fields of all these pods that refer to objects stand: for [`locate`], once the objects of the node are known.
     pub places: Places,
 }
 
@@ -256,12 +261,13 @@ impl Loader<'_> {
                 format!("Duplicate value: \"{}\": this manifest has a pod of that name already", identity.1),
             );
         }
-        if report.failed() {
-            return None;
-        }
         let places = references::places(&pod, document);
         if !places.is_empty() {
-            self.loaded.places.insert(identity, places);
+            self.loaded.places.entry(identity).or_insert(places);
+        }
+        if report.failed() {
+            self.loaded.refused.push(pod);
+            return None;
         }
         Some(pod)
     }

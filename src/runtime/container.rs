@@ -1,6 +1,6 @@
 //! A container: from the pod's spec and the image to a request to the shim.
 
-use super::sandbox::{SHIM_TIMEOUT, machine_name, remove_file, remove_tree, shares_processes};
+use super::sandbox::{SHIM_TIMEOUT, machine_name, remove_file, remove_tree, shares_processes, write_private};
 use super::{Error, Note, Runtime, make_dir, variables};
 use crate::bundle::user::ResolvedUser;
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
@@ -64,7 +64,11 @@ impl Runtime {
         make_dir(&bundle, 0o700)?;
         let Made { oci, stage, user, devices, volumes } =
             self.oci_spec(spec, container, &image, &id, attempt, &target)?;
-        oci.save(bundle.join("config.json")).map_err(|e| Error::Bundle(e.into()))?;
+        // Variables may hold what is secret.
+        let config = bundle.join("config.json");
+        let saved =
+            serde_json::to_vec(&oci).map_err(std::io::Error::from).and_then(|text| write_private(&config, &text));
+        saved.map_err(|source| Error::File { what: "write", path: config.clone(), source })?;
         let request = Request::Run(Box::new(Run {
             instance: Instance {
                 id: id.clone(),
@@ -219,7 +223,7 @@ impl Runtime {
         let record = self.record(uid)?.ok_or_else(|| Error::Missing(format!("the record of pod {uid}")))?;
         let sandbox = record.sandbox.ok_or_else(|| Error::Missing(format!("the sandbox of pod {uid}")))?;
         let ips = if spec.host_network() { &self.machine.host_ips } else { &sandbox.ips };
-        let volumes = volume::set_up(pod, &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
+        let volumes = volume::set_up(pod, &self.layout.volumes(uid), &self.given(pod))?;
         let mut mounts = bundle::of_container(container, &volumes)?;
         let taken: Vec<PathBuf> = mounts.iter().map(|m| m.destination.clone()).collect();
         let mut add = |source: PathBuf, destination: &str| {
@@ -288,7 +292,7 @@ impl Runtime {
             node.capabilities = u64::MAX;
         }
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { machine_name() };
-        let sources = variables::sources(pod, container, &volumes);
+        let sources = variables::sources(pod, container, &volumes, &self.objects());
         let input = bundle::Input {
             pod,
             container,

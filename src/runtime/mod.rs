@@ -2,6 +2,7 @@
 
 mod cdi;
 mod container;
+mod credentials;
 mod devices;
 mod error;
 mod image_users;
@@ -10,6 +11,7 @@ mod logs;
 mod machine;
 mod message;
 mod note;
+mod objects;
 mod observe;
 mod progress;
 mod resize;
@@ -73,8 +75,8 @@ pub struct Runtime {
     shims: Mutex<HashMap<String, Arc<shim::Client>>>,
     /// Held while a [`crate::pod::Progress`] is read and written: a hook's task and its pod's worker both do.
     advancing: Mutex<()>,
-    /// What pods may refer to.
-    objects: RwLock<Arc<Objects>>,
+    /// What pods may refer to; `None` before the sources have spoken.
+    objects: RwLock<Option<Arc<Objects>>>,
 }
 
 impl Runtime {
@@ -169,13 +171,19 @@ impl Runtime {
     /// ConfigMaps and Secrets that pods may refer to from now on. What a started container has of them stays as it is;
     /// [`Runtime::refresh_volumes`] brings volumes up to date.
     pub fn set_objects(&self, objects: Arc<Objects>) {
-        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = objects;
+        *self.objects.write().unwrap_or_else(PoisonError::into_inner) = Some(objects);
     }
 
-    /// ConfigMaps and Secrets that pods may refer to.
+    /// ConfigMaps and Secrets that pods may refer to: none before [`Runtime::set_objects`].
     #[must_use]
     pub fn objects(&self) -> Arc<Objects> {
-        Arc::clone(&self.objects.read().unwrap_or_else(PoisonError::into_inner))
+        self.served_objects().unwrap_or_default()
+    }
+
+    /// The same; `None` before [`Runtime::set_objects`]: what is not there yet may be there in a moment.
+    #[must_use]
+    pub fn served_objects(&self) -> Option<Arc<Objects>> {
+        self.objects.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Facts of the machine.

@@ -86,7 +86,11 @@ impl Runtime {
             record.pod.metadata.annotations.get_or_insert_default().insert(SEEN.to_owned(), seen);
         }
         self.save(&record)?;
-        crate::volume::refresh(wanted.pod(), &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
+        match crate::volume::refresh(wanted.pod(), &self.layout.volumes(uid), &self.given(wanted.pod())) {
+            // Nothing that a resize could change; whoever follows the pod's objects tells of it.
+            Err(error) if !error.is_missing() => return Err(error.into()),
+            _ => {}
+        }
         Ok(vec![Note::normal("ResizeCompleted", "Pod resize completed")])
     }
 

@@ -64,7 +64,7 @@ impl Runtime {
         self.cut_off(spec, "its sandbox is gone")?;
         // Written before anything is made, so that whatever exists after a crash belongs to a recorded sandbox.
         self.save(&record)?;
-        volume::set_up(pod, &self.layout.volumes(uid), &self.node_facts(Vec::new()).allocatable)?;
+        volume::set_up(pod, &self.layout.volumes(uid), &self.given(pod))?;
         self.set_up_cgroups(spec, qos, &cgroup)?;
         let host_network = spec.host_network();
         let kinds =

@@ -1,6 +1,8 @@
 //! What a container's variables are taken from, besides its manifest.
 
+use super::credentials;
 use crate::bundle::{Sources, Volume, envfile};
+use crate::manifest::Objects;
 use crate::sys::fs;
 use k8s_openapi::api::core::v1::{Container, FileKeySelector, Pod};
 use std::collections::BTreeMap;
@@ -8,14 +10,60 @@ use std::ffi::OsStr;
 
 /// Reads what the variables of `container` refer to. What cannot be read is in the answer, with the reason: whether that
 /// matters is for [`crate::bundle::build`] to say.
-pub(super) fn sources(pod: &Pod, container: &Container, volumes: &BTreeMap<String, Volume>) -> Sources {
+pub(super) fn sources(
+    pod: &Pod,
+    container: &Container,
+    volumes: &BTreeMap<String, Volume>,
+    objects: &Objects,
+) -> Sources {
     let mut sources = Sources::default();
-    for variable in container.env.iter().flatten() {
-        let Some(selector) = variable.value_from.as_ref().and_then(|from| from.file_key_ref.as_ref()) else { continue };
-        let key = (selector.volume_name.clone(), selector.path.clone());
-        sources.files.entry(key).or_insert_with(|| read(pod, selector, volumes));
+    for source in container.env_from.iter().flatten() {
+        if let Some(reference) = &source.config_map_ref {
+            add_config_map(&mut sources, pod, &reference.name, objects);
+        }
+        if let Some(reference) = &source.secret_ref {
+            add_secret(&mut sources, pod, &reference.name, objects);
+        }
+    }
+    for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+        if let Some(selector) = &from.config_map_key_ref {
+            add_config_map(&mut sources, pod, &selector.name, objects);
+        }
+        if let Some(selector) = &from.secret_key_ref {
+            add_secret(&mut sources, pod, &selector.name, objects);
+        }
+        if let Some(selector) = &from.file_key_ref {
+            let key = (selector.volume_name.clone(), selector.path.clone());
+            sources.files.entry(key).or_insert_with(|| read(pod, selector, volumes));
+        }
     }
     sources
+}
+
+fn add_config_map(sources: &mut Sources, pod: &Pod, name: &str, objects: &Objects) {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    if sources.config_maps.contains_key(name) {
+        return;
+    }
+    if let Some(map) = objects.config_map(namespace, name) {
+        sources.config_maps.insert(name.to_owned(), map.data.clone().unwrap_or_default());
+    }
+}
+
+fn add_secret(sources: &mut Sources, pod: &Pod, name: &str, objects: &Objects) {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    if sources.secrets.contains_key(name) || sources.sealed.contains_key(name) {
+        return;
+    }
+    let Some(secret) = objects.secret(namespace, name) else { return };
+    match credentials::unseal(secret, credentials::directory().as_deref()) {
+        Ok(whole) => {
+            let data = whole.into_owned().data.unwrap_or_default();
+            let data = data.into_iter().map(|(key, value)| (key, value.0)).collect();
+            sources.secrets.insert(name.to_owned(), data);
+        }
+        Err(error) => drop(sources.sealed.insert(name.to_owned(), super::chain(&error))),
+    }
 }
 
 /// Containers write to the volume while this reads: nothing but a regular file of the volume itself is opened.
@@ -42,6 +90,53 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn a_container_gets_the_objects_that_it_refers_to_from_its_namespace() {
+        use crate::manifest::Object;
+        use serde_json::json;
+        use std::sync::Arc;
+        let map = |namespace: &str, name: &str| {
+            let map = json!({"metadata": {"name": name, "namespace": namespace}, "data": {"k": namespace}, "binaryData": {"b": "AA=="}});
+            Object::ConfigMap(Arc::new(serde_json::from_value(map).unwrap()))
+        };
+        let secret = |name: &str, annotations: serde_json::Value| {
+            let meta = json!({"name": name, "namespace": "n", "annotations": annotations});
+            Object::Secret(Arc::new(
+                serde_json::from_value(json!({"metadata": meta, "data": {"k": "c2VjcmV0"}})).unwrap(),
+            ))
+        };
+        let objects: Objects = [
+            map("n", "one"),
+            map("n", "two"),
+            map("n", "three"),
+            map("other", "one"),
+            map("other", "elsewhere"),
+            secret("s", json!({})),
+            secret("unused", json!({})),
+            secret("sealed", json!({crate::manifest::CREDENTIALS: "k=none-of-this-name"})),
+        ]
+        .into_iter()
+        .collect();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}})).unwrap();
+        let container: Container = serde_json::from_value(json!({
+            "name": "c",
+            "envFrom": [{"configMapRef": {"name": "one"}}, {"secretRef": {"name": "s"}}, {"configMapRef": {"name": "elsewhere"}}],
+            "env": [
+                {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "two", "key": "k"}}},
+                {"name": "B", "valueFrom": {"secretKeyRef": {"name": "sealed", "key": "k"}}}
+            ]
+        }))
+        .unwrap();
+        let sources = sources(&pod, &container, &BTreeMap::new(), &objects);
+        let names: Vec<&String> = sources.config_maps.keys().collect();
+        assert_eq!(names, ["one", "two"]);
+        assert_eq!(sources.config_maps["one"], [("k".to_owned(), "n".to_owned())].into());
+        assert_eq!(sources.secrets, [("s".to_owned(), [("k".to_owned(), b"secret".to_vec())].into())].into());
+        let sealed: Vec<&String> = sources.sealed.keys().collect();
+        assert_eq!(sealed, ["sealed"]);
+        assert!(!format!("{sources:?}").contains("115"), "values are not for logs: {sources:?}");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `GET` of Kubernetes objects: lists, single objects, watches.
 
+use super::objects::Shown;
 use super::reply::{self, Failure, Reply};
 use super::route::{Query, Resource};
 use super::selector::{Fields, Selector};
 use super::{Node, find_pod};
+use crate::manifest::ObjectKind;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
@@ -19,6 +21,7 @@ enum Object {
     Pod(Arc<Pod>),
     Node(Box<ApiNode>),
     Event(Box<Event>),
+    Data(Box<Shown>),
 }
 
 impl Serialize for Object {
@@ -27,6 +30,7 @@ impl Serialize for Object {
             Object::Pod(pod) => pod.as_ref().serialize(serializer),
             Object::Node(node) => node.serialize(serializer),
             Object::Event(event) => event.serialize(serializer),
+            Object::Data(shown) => shown.serialize(serializer),
         }
     }
 }
@@ -37,6 +41,7 @@ impl Object {
             Object::Pod(pod) => &pod.metadata,
             Object::Node(node) => &node.metadata,
             Object::Event(event) => &event.metadata,
+            Object::Data(shown) => &shown.metadata,
         }
     }
 
@@ -58,7 +63,7 @@ impl Fields for Object {
         let field = match (name, self) {
             ("metadata.name", _) => &metadata.name,
             ("metadata.namespace", _) => &metadata.namespace,
-            (_, Object::Node(_)) => return None,
+            (_, Object::Node(_) | Object::Data(_)) => return None,
             ("spec.nodeName", Object::Pod(pod)) => &pod.spec.as_ref()?.node_name,
             ("spec.restartPolicy", Object::Pod(pod)) => &pod.spec.as_ref()?.restart_policy,
             ("status.phase", Object::Pod(pod)) => &pod.status.as_ref()?.phase,
@@ -90,11 +95,19 @@ struct Scope {
 }
 
 impl Scope {
+    fn data(&self, kind: ObjectKind) -> Vec<Object> {
+        let all = self.node.objects();
+        let all = all.iter().filter(|object| object.id().kind == kind);
+        all.map(|object| Object::Data(Box::new(Shown::of(object)))).collect()
+    }
+
     fn objects(&self) -> Vec<Object> {
         let mut objects: Vec<Object> = match self.resource {
             Resource::Pods => self.node.pods().into_iter().map(Object::Pod).collect(),
             Resource::Nodes => vec![Object::Node(Box::new(self.node.node()))],
             Resource::Events => self.node.events().into_iter().map(|event| Object::Event(Box::new(event))).collect(),
+            Resource::ConfigMaps => self.data(ObjectKind::ConfigMap),
+            Resource::Secrets => self.data(ObjectKind::Secret),
         };
         objects.retain(|object| object.in_namespace(self.namespace.as_deref()) && self.selector.fits(object));
         objects

@@ -13,6 +13,7 @@ mod listen;
 mod lists;
 mod log;
 mod logfile;
+mod objects;
 mod reply;
 mod route;
 mod selector;
@@ -25,6 +26,7 @@ pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
 use crate::image::{Collector, ImageStore};
+use crate::manifest::Objects;
 use crate::pod::Key;
 use crate::shim::exec::Target;
 use crate::source::history::History;
@@ -46,7 +48,9 @@ pub trait Node: Send + Sync + 'static {
     fn node(&self) -> ApiNode;
     /// Recent events, oldest first.
     fn events(&self) -> Vec<Event>;
-    /// A revision that grows with every change of pods or events; also the `resourceVersion` of lists.
+    /// ConfigMaps and Secrets that pods may refer to.
+    fn objects(&self) -> Arc<Objects>;
+    /// A revision that grows with every change of pods, objects or events; also the `resourceVersion` of lists.
     fn changes(&self) -> watch::Receiver<u64>;
     /// The image store (its calls block: use them on the blocking pool).
     fn images(&self) -> Arc<ImageStore>;

@@ -32,6 +32,8 @@ pub(super) enum Resource {
     Pods,
     Nodes,
     Events,
+    ConfigMaps,
+    Secrets,
 }
 
 impl Resource {
@@ -40,6 +42,8 @@ impl Resource {
             Resource::Pods => "pods",
             Resource::Nodes => "nodes",
             Resource::Events => "events",
+            Resource::ConfigMaps => "configmaps",
+            Resource::Secrets => "secrets",
         }
     }
 
@@ -48,11 +52,14 @@ impl Resource {
             Resource::Pods => "PodList",
             Resource::Nodes => "NodeList",
             Resource::Events => "EventList",
+            Resource::ConfigMaps => "ConfigMapList",
+            Resource::Secrets => "SecretList",
         }
     }
 
     fn parse(plural: &str) -> Option<Resource> {
-        [Resource::Pods, Resource::Nodes, Resource::Events].into_iter().find(|resource| resource.plural() == plural)
+        let all = [Resource::Pods, Resource::Nodes, Resource::Events, Resource::ConfigMaps, Resource::Secrets];
+        all.into_iter().find(|resource| resource.plural() == plural)
     }
 }
 
@@ -210,7 +217,8 @@ mod tests {
         assert_eq!(get("/api/v1/namespaces/a/pods/p"), Ok(Route::Get { resource, namespace, name: "p".into() }));
         assert_eq!(get("/api/v1/namespaces/a/pods/p/log"), Ok(Route::Log { namespace: "a".into(), pod: "p".into() }));
         assert_eq!(get("/api/v1/namespaces/a/nodes"), Err(404));
-        assert_eq!(get("/api/v1/secrets"), Err(404));
+        assert_eq!(get("/api/v1/secrets"), Ok(Route::List { resource: Resource::Secrets, namespace: None }));
+        assert_eq!(get("/api/v1/services"), Err(404));
         assert_eq!(get("/coracle/v1/apply"), Err(405));
         let (namespace, pod) = ("a".to_owned(), "p".to_owned());
         assert_eq!(get("/coracle/v1/namespaces/a/pods/p/history"), Ok(Route::History { namespace, pod }));

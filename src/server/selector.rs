@@ -30,6 +30,7 @@ pub(super) trait Fields {
 const POD_FIELDS: &[&str] =
     &["metadata.name", "metadata.namespace", "spec.nodeName", "spec.restartPolicy", "status.phase", "status.podIP"];
 const NODE_FIELDS: &[&str] = &["metadata.name"];
+const OBJECT_FIELDS: &[&str] = &["metadata.name", "metadata.namespace"];
 const EVENT_FIELDS: &[&str] = &[
     "metadata.name",
     "metadata.namespace",
@@ -49,6 +50,7 @@ impl Selector {
             Resource::Pods => POD_FIELDS,
             Resource::Nodes => NODE_FIELDS,
             Resource::Events => EVENT_FIELDS,
+            Resource::ConfigMaps | Resource::Secrets => OBJECT_FIELDS,
         };
         let fields = requirements(fields.unwrap_or_default())?;
         for requirement in &fields {

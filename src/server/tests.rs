@@ -1,6 +1,7 @@
 //! The API over a real socket, against a node that is plain data.
 
 use super::*;
+use crate::manifest;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
@@ -35,6 +36,13 @@ impl Node for Fake {
         let value = json!({"metadata": {"name": "e", "namespace": "default"}, "type": "Warning", "reason": "BackOff",
             "message": "m", "involvedObject": {"kind": "Pod", "name": "web-n1"}});
         vec![serde_json::from_value(value).unwrap()]
+    }
+    fn objects(&self) -> Arc<Objects> {
+        let meta = json!({"name": "o", "namespace": "default"});
+        let map = serde_json::from_value(json!({"metadata": meta, "data": {"k": "v"}})).unwrap();
+        let secret = serde_json::from_value(json!({"metadata": meta, "data": {"k": "c2VjcmV0"}})).unwrap();
+        let all = [manifest::Object::ConfigMap(Arc::new(map)), manifest::Object::Secret(Arc::new(secret))];
+        Arc::new(all.into_iter().collect())
     }
     fn changes(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()

@@ -13,9 +13,9 @@ use crate::volume::Source;
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{LinuxNamespaceType, RootBuilder, Spec};
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Folders that some machine has, that all may enter, and that no start of a container needs: one of them is covered, in a
@@ -155,7 +155,7 @@ impl Stage {
         let read_only = spec.root().as_ref().and_then(|root| root.readonly());
         spec.set_root(Some(RootBuilder::default().path(&root).readonly(read_only.unwrap_or(false)).build()?));
         let config = place.join("config.json");
-        spec.save(&config)?;
+        save(&spec, &config).map_err(failed("write", &config))?;
         let original = run.bundle.join("config.json");
         idmap::bind_file(&config, &original).map_err(failed("cover", &original))?;
         Ok(Stage { home, root })
@@ -168,6 +168,13 @@ impl Stage {
     pub(super) fn leave(self) -> Result<(), Error> {
         idmap::leave(self.home).map_err(Error::Namespace)
     }
+}
+
+/// Variables may hold what is secret.
+fn save(spec: &Spec, path: &Path) -> io::Result<()> {
+    let text = serde_json::to_vec(spec)?;
+    let file = File::options().create_new(true).write(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(&text))
 }
 
 /// Names of the writable layer and the work folder in the folder that holds both.

@@ -57,6 +57,16 @@ pub(super) fn write(path: &Path, payload: &Payload, group: Option<u32>) -> Resul
     Ok(!same)
 }
 
+/// Whether the folder `path` shows a payload, whichever.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn is_written(path: &Path) -> Result<bool, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(io_error("open", path))?;
+    Ok(current(root.as_fd()).map_err(io_error("read", path))?.is_some())
+}
+
 /// The folder that `..data` names, if it is one of ours.
 fn current(root: BorrowedFd<'_>) -> Result<Option<OsString>, Errno> {
     let target = match rustix::fs::readlinkat(root, DATA, Vec::new()) {

@@ -23,11 +23,12 @@ mod stage;
 pub use crate::bundle::Volume as Resolved;
 pub use empty_dir::PLUGIN as EMPTY_DIR;
 pub use payload::{File, PathError, Payload};
+pub use projected::objects;
 pub use stage::{Item, Source, Spread, Stage, stage};
 
+use crate::manifest::{Object, ObjectId, Objects};
 use crate::pod::resources::{self, Allocatable};
-use k8s_openapi::api::core::v1::Pod;
-use projected::Projection;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -61,6 +62,9 @@ pub enum Error {
     /// A `fieldRef` or `resourceFieldRef` that a volume cannot have.
     #[error("{0}")]
     Field(String),
+    /// An object or a key of it that is not there, in kubelet's words.
+    #[error("volume {volume:?}: {what}")]
+    Missing { volume: String, what: String },
     /// A path of a file in a volume.
     #[error(transparent)]
     Payload(#[from] PathError),
@@ -91,6 +95,33 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether what the volume is made from is not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Error::Missing { .. })
+    }
+}
+
+/// What volumes are made from, besides the pod.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// What the node has.
+    pub node: Allocatable,
+    /// ConfigMaps and Secrets: those of [`objects`], as far as they are there.
+    pub objects: Objects,
+    /// Objects that are there but whose values cannot be had, and why.
+    pub unavailable: BTreeMap<ObjectId, String>,
+}
+
+impl Given {
+    /// The object, if there is one, or why its values cannot be had.
+    fn find(&self, id: &ObjectId) -> Result<Option<&Object>, &str> {
+        match self.unavailable.get(id) {
+            Some(why) => Err(why),
+            None => Ok(self.objects.get(id)),
+        }
+    }
 }
 
 fn io_error<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {
@@ -99,12 +130,13 @@ fn io_error<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnc
 }
 
 /// Sets up all volumes of a pod below `volumes_dir` (`<root>/pods/<uid>/volumes`) and says where they are. What is
-/// already there stays as it is, content and permissions; volumes made from objects are brought up to date.
+/// already there stays as it is, content and permissions; volumes made from objects are brought up to date, as far as
+/// their objects are there: a container of a running pod starts again also without them, with the files from before.
 ///
 /// # Errors
 /// The first volume that fails; those before it stay set up.
-pub fn set_up(pod: &Pod, volumes_dir: &Path, node: &Allocatable) -> Result<BTreeMap<String, Resolved>, Error> {
-    let memory = u64::try_from(node.memory).unwrap_or_default();
+pub fn set_up(pod: &Pod, volumes_dir: &Path, given: &Given) -> Result<BTreeMap<String, Resolved>, Error> {
+    let memory = u64::try_from(given.node.memory).unwrap_or_default();
     let mut resolved = BTreeMap::new();
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
         let name = check_name(&volume.name)?;
@@ -117,9 +149,9 @@ pub fn set_up(pod: &Pod, volumes_dir: &Path, node: &Allocatable) -> Result<BTree
                 let image = Some(source.reference.clone().unwrap_or_default());
                 Resolved { path: PathBuf::new(), read_only: true, image }
             }
-            _ => match projected::projection(pod, volume, node)? {
-                Some(projection) => {
-                    let path = publish(pod, name, &projection, volumes_dir)?;
+            _ => match projected::plugin(volume) {
+                Some(plugin) => {
+                    let path = publish(pod, volume, name, &volumes_dir.join(plugin), given)?;
                     Resolved { path, read_only: true, image: None }
                 }
                 None => {
@@ -133,33 +165,47 @@ pub fn set_up(pod: &Pod, volumes_dir: &Path, node: &Allocatable) -> Result<BTree
     Ok(resolved)
 }
 
-/// Brings the volumes that are made from objects up to date, while containers read them: after the pod's labels,
-/// annotations or resources changed. Volumes that are not set up stay so. Tells how many were written anew.
+/// Brings the volumes that are made from objects up to date, while containers read them: after the objects, or the pod's
+/// labels, annotations or resources changed. Volumes that are not set up stay so. Tells how many were written anew.
 ///
 /// # Errors
-/// The first that fails; its readers keep the old files.
-pub fn refresh(pod: &Pod, volumes_dir: &Path, node: &Allocatable) -> Result<usize, Error> {
-    let mut written = 0;
+/// The first that fails; its readers keep the old files. The others are brought up to date all the same.
+pub fn refresh(pod: &Pod, volumes_dir: &Path, given: &Given) -> Result<usize, Error> {
+    let mut result = Ok(0);
     for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
-        let name = check_name(&volume.name)?;
-        let Some(projection) = projected::projection(pod, volume, node)? else { continue };
-        let path = volumes_dir.join(projection.plugin).join(name);
-        if is_mount_point(&path)? {
-            written += usize::from(atomic::write(&path, &projection.payload, fs_group(pod))?);
-        }
+        let Some(plugin) = projected::plugin(volume) else { continue };
+        let refreshed = check_name(&volume.name).and_then(|name| {
+            let path = volumes_dir.join(plugin).join(name);
+            if !is_mount_point(&path)? {
+                return Ok(false);
+            }
+            atomic::write(&path, &projected::payload(pod, volume, given)?, fs_group(pod))
+        });
+        result = match (result, refreshed) {
+            (Ok(written), Ok(new)) => Ok(written + usize::from(new)),
+            (Ok(_), Err(error)) => Err(error),
+            (failed, _) => failed,
+        };
     }
-    Ok(written)
+    result
 }
 
-/// In memory: what is in a Secret never gets to a disk.
-fn publish(pod: &Pod, name: &str, projection: &Projection, volumes_dir: &Path) -> Result<PathBuf, Error> {
-    let (dir, group) = (volumes_dir.join(projection.plugin), fs_group(pod));
-    let path = dir.join(name);
-    let made = empty_dir::folder(&dir, name, group)?;
+/// Writes a volume that is made from objects into `dir`. In memory: what is in a Secret never gets to a disk.
+fn publish(pod: &Pod, volume: &Volume, name: &str, dir: &Path, given: &Given) -> Result<PathBuf, Error> {
+    let (path, group) = (dir.join(name), fs_group(pod));
+    let payload = match projected::payload(pod, volume, given) {
+        // Running containers go on with these files: so does one of them that starts again.
+        Err(error) if error.is_missing() && is_mount_point(&path)? && atomic::is_written(&path)? => {
+            tracing::warn!(volume = name, "{error}: the files from before stay");
+            return Ok(path);
+        }
+        other => other?,
+    };
+    let made = empty_dir::folder(dir, name, group)?;
     if !is_mount_point(&path)? {
         empty_dir::mount_tmpfs(made.as_fd(), &path, None, group)?;
     }
-    atomic::write(&path, &projection.payload, group)?;
+    atomic::write(&path, &payload, group)?;
     Ok(path)
 }
 

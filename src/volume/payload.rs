@@ -2,17 +2,25 @@
 //! [`super::atomic`] to write.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Longest name of a file or folder, and longest path, in bytes.
 const MAX: (usize, usize) = (255, 4096);
 
 /// A file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct File {
     /// Content.
     pub bytes: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+}
+
+/// Never shows the content, which may be secret.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "File({} bytes, {:o})", self.bytes.len(), self.mode)
+    }
 }
 
 /// Files by path: relative, without `..`, and no file is also a folder of another's path.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 
-/// A node whose resources are not known.
-const NODE: Allocatable = Allocatable { cpu_milli: 0, memory: 0, ephemeral_storage: 0 };
+/// No objects, on a node whose resources are not known.
+static NODE: std::sync::LazyLock<Given> = std::sync::LazyLock::new(Given::default);
 
 /// A folder of its own for a test, gone with the value.
 struct Scratch(PathBuf);
@@ -169,7 +169,7 @@ fn other_kinds_are_refused() {
     let scratch = Scratch::new("other");
     let text = |volumes: Value| set_up(&pod(volumes), &scratch.0, &NODE).expect_err("refused").to_string();
     assert_eq!(
-        text(json!([{"name": "s", "secret": {"secretName": "x"}}])),
+        text(json!([{"name": "s", "nfs": {"server": "x", "path": "/"}}])),
         "volume s: this type of volume is not supported"
     );
     assert_eq!(
@@ -178,8 +178,12 @@ fn other_kinds_are_refused() {
     );
     assert_eq!(text(json!([{"name": "../x", "emptyDir": {}}])), "\"../x\" is not a volume name");
     assert_eq!(
+        text(json!([{"name": "p", "projected": {"sources": [{"serviceAccountToken": {"path": "x"}}]}}])),
+        "volume p: a projected source other than configMap, secret or downwardAPI is not supported"
+    );
+    assert_eq!(
         text(json!([{"name": "p", "projected": {"sources": [{"secret": {"name": "x"}}]}}])),
-        "volume p: a projected source other than downwardAPI is not supported"
+        "volume \"p\": secret \"x\" not found"
     );
 }
 

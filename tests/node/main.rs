@@ -20,6 +20,7 @@
 //! | names, hosts, DNS, sysctls, groups | [`pods`]: `names_…`; [`lifecycle`]: `network_files_…` |
 //! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
+//! | ConfigMaps and Secrets: variables, files and how they follow, credentials, secrecy | [`objects`]; [`volumes`]: `files_made_from_objects_…` |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | manifests from URLs | [`url`] |
 //! | all of it together, as others publish it | [`published`] |
@@ -64,6 +65,7 @@ mod images;
 mod lifecycle;
 mod merge;
 mod net;
+mod objects;
 mod packed;
 mod pods;
 mod probes;

@@ -2,8 +2,9 @@
 //! behind.
 
 use super::harness::{BUSYBOX, Node, REST, pod as script_pod, resting};
+use coracle::manifest::Object;
 use coracle::pod::resources::Allocatable;
-use coracle::volume::{Error, refresh, set_up, tear_down};
+use coracle::volume::{Error, Given, refresh, set_up, tear_down};
 use k8s_openapi::api::core::v1::Pod;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A folder in a private mount namespace.
 struct Scratch(PathBuf);
@@ -47,8 +49,8 @@ impl Drop for Scratch {
     }
 }
 
-fn node(memory: i64) -> Allocatable {
-    Allocatable { cpu_milli: 2000, memory, ephemeral_storage: 0 }
+fn node(memory: i64) -> Given {
+    Given { node: Allocatable { cpu_milli: 2000, memory, ephemeral_storage: 0 }, ..Given::default() }
 }
 
 fn pod(volume: Value, security: Value) -> Pod {
@@ -175,6 +177,70 @@ fn what_the_pod_says_of_itself_is_in_memory_and_follows_it() {
         assert!(!scratch.volumes().exists());
         assert_eq!(refresh(&pod, &scratch.volumes(), &node(0)).expect("nothing to do"), 0);
     }
+}
+
+/// A node with ConfigMap `m` and Secret `s` of these values.
+fn with_objects(map: &Value, secret: &Value) -> Given {
+    let meta = |name: &str| json!({"name": name, "namespace": "d"});
+    let map = json!({"metadata": meta("m"), "data": map});
+    let secret = json!({"metadata": meta("s"), "data": secret});
+    let objects = [
+        Object::ConfigMap(Arc::new(serde_json::from_value(map).expect("ConfigMap"))),
+        Object::Secret(Arc::new(serde_json::from_value(secret).expect("Secret"))),
+    ];
+    Given { objects: objects.into_iter().collect(), ..node(0) }
+}
+
+#[test]
+fn files_made_from_objects_follow_them_and_stay_when_one_is_gone() {
+    let scratch = Scratch::new("objects");
+    let volumes = json!([
+        {"name": "m", "configMap": {"name": "m", "items": [{"key": "a", "path": "x/a"}]}},
+        {"name": "s", "secret": {"secretName": "s", "defaultMode": 256}},
+        {"name": "o", "projected": {"sources": [{"configMap": {"name": "m", "optional": true}}]}},
+    ]);
+    let mut pod = pod(json!({"name": "none", "emptyDir": {}}), json!({}));
+    pod.metadata.namespace = Some("d".to_owned());
+    pod.spec.as_mut().expect("spec").volumes = serde_json::from_value(volumes).expect("volumes");
+    let at = |path: &str| scratch.volumes().join(path);
+    let read = |path: &str| fs::read_to_string(at(path)).ok();
+    let state = || {
+        let of = |path: &str| read(path).unwrap_or_else(|| "-".to_owned());
+        let files = ["configmap/m/x/a", "secret/s/k", "projected/o/a", "projected/o/b"];
+        files.map(|file| of(&format!("kubernetes.io~{file}"))).join(" ")
+    };
+    // Nothing is set up before everything is there.
+    let error = set_up(&pod, &scratch.volumes(), &node(0)).expect_err("nothing is there");
+    assert_eq!(error.to_string(), "volume \"m\": configmap \"m\" not found");
+    assert_eq!(refresh(&pod, &scratch.volumes(), &node(0)).expect("nothing is set up"), 0);
+    let error = set_up(&pod, &scratch.volumes(), &with_objects(&json!({"b": "1"}), &json!({}))).expect_err("no key");
+    assert_eq!(error.to_string(), "volume \"m\": configmap references non-existent config key: a");
+
+    let first = with_objects(&json!({"a": "1", "b": "2"}), &json!({"k": "czE="}));
+    let resolved = set_up(&pod, &scratch.volumes(), &first).expect("set up");
+    assert!(resolved.values().all(|volume| volume.read_only));
+    assert_eq!(state(), "1 s1 1 2");
+    assert_eq!(fs::metadata(at("kubernetes.io~secret/s/k")).expect("k").mode() & 0o7777, 0o400);
+    for kind in ["configmap/m", "secret/s", "projected/o"] {
+        let path = at(&format!("kubernetes.io~{kind}"));
+        assert_eq!(nix::sys::statfs::statfs(&path).expect("statfs").filesystem_type(), nix::sys::statfs::TMPFS_MAGIC);
+    }
+    assert_eq!(refresh(&pod, &scratch.volumes(), &first).expect("refreshed"), 0);
+
+    // One that cannot follow keeps its files; the others follow.
+    let second = with_objects(&json!({"b": "3"}), &json!({"k": "czI="}));
+    let error = refresh(&pod, &scratch.volumes(), &second).expect_err("a key is missing");
+    assert!(error.is_missing(), "{error}");
+    assert_eq!(state(), "1 s2 - 3");
+    // A container that starts again finds what the running ones have.
+    set_up(&pod, &scratch.volumes(), &second).expect("with the files from before");
+    set_up(&pod, &scratch.volumes(), &node(0)).expect("with no object at all");
+    assert_eq!(state(), "1 s2 - -");
+    assert_eq!(refresh(&pod, &scratch.volumes(), &first).expect("refreshed"), 2);
+    assert_eq!(state(), "1 s1 1 2");
+    tear_down(&scratch.volumes()).expect("torn down");
+    assert_eq!(scratch.mounts(&scratch.0), 0);
+    assert!(!scratch.volumes().exists());
 }
 
 #[test]

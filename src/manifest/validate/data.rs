@@ -28,13 +28,14 @@ pub(in crate::manifest) fn config_map(map: &ConfigMap, report: &mut Report<'_>) 
             report.invalid(field, key, "duplicate of key present in data");
         }
     }
-    size(total, report);
+    size("data", total, report);
 }
 
-/// Checks a Secret, `stringData` merged. Keys of `credentials` count as there; `is_text` are those written in `stringData`.
+/// Checks a Secret, `stringData` merged. Keys of `credentials` count as there (`None`: they are not known, and may be any);
+/// `is_text` are the keys written in `stringData`.
 pub(in crate::manifest) fn secret(
     secret: &Secret,
-    credentials: &BTreeMap<String, String>,
+    credentials: Option<&BTreeMap<String, String>>,
     is_text: &dyn Fn(&str) -> bool,
     report: &mut Report<'_>,
 ) {
@@ -45,18 +46,20 @@ pub(in crate::manifest) fn secret(
     for (key, value) in secret.data.iter().flatten() {
         total += value.0.len();
         self::key(&field(key), key, report);
-        if credentials.contains_key(key) {
+        if credentials.is_some_and(|credentials| credentials.contains_key(key)) {
             report.invalid(field(key), key, "duplicate of key present in the credentials' annotation");
         }
     }
     let annotation = format!("metadata.annotations[{}]", super::super::CREDENTIALS);
-    for key in credentials.keys() {
+    for key in credentials.into_iter().flat_map(BTreeMap::keys) {
         self::key(&annotation, key, report);
     }
-    size(total, report);
+    let all_text = secret.data.iter().flatten().all(|(key, _)| is_text(key));
+    size(if all_text { "stringData" } else { "data" }, total, report);
 
     let data = |key: &str| secret.data.as_ref().and_then(|data| data.get(key)).map(|value| value.0.as_slice());
-    let has = |key: &str| data(key).is_some() || credentials.contains_key(key);
+    let is_kept = |key: &str| credentials.is_none_or(|credentials| credentials.contains_key(key));
+    let has = |key: &str| data(key).is_some() || is_kept(key);
     let mut required = |key: &str| report.required(format!("data[{key}]"), "");
     match secret.type_.as_deref().unwrap_or_default() {
         "kubernetes.io/service-account-token" => {
@@ -72,7 +75,7 @@ pub(in crate::manifest) fn secret(
         }
         "kubernetes.io/ssh-auth" => {
             let there = data("ssh-privatekey").is_some_and(|value| !value.is_empty());
-            if !there && !credentials.contains_key("ssh-privatekey") {
+            if !there && !is_kept("ssh-privatekey") {
                 required("ssh-privatekey");
             }
         }
@@ -92,9 +95,9 @@ pub(in crate::manifest) fn secret(
     }
 }
 
-fn size(total: usize, report: &mut Report<'_>) {
+fn size(field: &str, total: usize, report: &mut Report<'_>) {
     if total > MAX_DATA {
-        report.error("data", format!("Too long: may not be more than {MAX_DATA} bytes"));
+        report.error(field, format!("Too long: may not be more than {MAX_DATA} bytes"));
     }
 }
 
