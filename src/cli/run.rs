@@ -381,9 +381,7 @@ mod tests {
     #[test]
     fn pods_that_never_complete_are_known_before_they_run() {
         let of = |policies: &str| {
-            let text = format!(
-                "{{apiVersion: v1, kind: Pod, metadata: {{name: job-node}}, spec: {{{policies}}}}}",
-            );
+            let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: job-node}}\nspec: {{{policies}}}\n");
             let pods = pods(&text);
             assert_eq!(pods.len(), 1, "{text}");
             endless(&pods[0])
@@ -401,7 +399,8 @@ mod tests {
 
     #[test]
     fn a_manifest_has_the_same_file_name_each_time() {
-        let pods = pods("{apiVersion: v1, kind: Pod, metadata: {name: a.b, namespace: n}, spec: {containers: [{name: a, image: i}]}}");
+        let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: a.b, namespace: n}\n";
+        let pods = pods(&format!("{head}spec: {{containers: [{{name: a, image: i}}]}}\n"));
         assert_eq!(stem(&pods[0]), "run-n_a.b");
         let mut long = pods[0].clone();
         long.metadata.name = Some("x".repeat(253));

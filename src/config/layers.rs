@@ -135,7 +135,9 @@ fn below(value: &Value, rest: &str) -> usize {
 
 /// The documents of a file. Empty documents are skipped.
 fn documents(file: &File<'_>) -> Result<Documents, Error> {
-    let all: Vec<Value> = serde_yaml::from_multiple(file.text).map_err(|error| Error::Yaml(error.to_string()))?;
+    // One line of it: the others quote the file, which may hold credentials.
+    let not_yaml = |error: serde_yaml::Error| Error::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned());
+    let all: Vec<Value> = serde_yaml::from_multiple(file.text).map_err(not_yaml)?;
     let mut read = Documents::default();
     for (index, document) in all.into_iter().enumerate() {
         let document_error = |reason: String| Error::Document { document: index + 1, reason };

@@ -277,7 +277,21 @@ fn refusals_name_the_file_that_is_at_fault() {
         refused(&Flags::default(), &[File::main("main.yaml", main), File::drop_in("site.conf", &site)])
     })
     .collect();
-    expect![[r#""#]].assert_eq(&said.join("\n"));
+    expect![[r#"
+        site.conf: KubeletConfiguration.maxpods: unknown field (did you mean maxPods?)
+        site.conf: KubeletConfiguration.evictionHard: nodefs.available: "lots": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'
+        site.conf: KubeletConfiguration.evictionHard: "memory.free" is not an eviction signal
+        main.yaml: KubeletConfiguration.clusterDNS[0]: "ten" is not an IP address
+        site.conf: KubeletConfiguration.logging.format: "xml" is not text or json
+        site.conf: KubeletConfiguration.staticPodURL: "ftp://x/" is not a URL that starts with http://, https:// or file:///
+        site.conf: KubeletConfiguration.staticPodURLHeader.Authorization: want a list of texts, got text
+        manifest directory (--pod-manifest-path, staticPodPath): x is not an absolute path
+        site.conf: says nothing: apiVersion and kind are required
+        site.conf: says nothing: apiVersion and kind are required
+        site.conf: document 1: apiVersion and kind are required
+        site.conf: document 1: KubeletConfiguration of kubelet.config.k8s.io/v1 is not known here: want KubeletConfiguration of kubelet.config.k8s.io/v1beta1 or CoracleConfiguration of coracle.dev/v1alpha1
+        site.conf: not valid YAML: error: line 1 column 4: unclosed bracket '['
+        site.conf: CoracleConfiguration.manifestURLs[0].url: "file" is not a URL that starts with http://, https:// or file:///"#]].assert_eq(&said.join("\n"));
 }
 
 #[test]
