@@ -59,10 +59,9 @@ impl<'a> Layers<'a> {
         let mut layers = Layers::default();
         for file in files {
             let documents = documents(file).map_err(|error| error.in_file(file.name))?;
-            for (over, into) in [
-                (&documents.kubelet, &mut layers.merged.kubelet),
-                (&documents.own, &mut layers.merged.own),
-            ] {
+            for (over, into) in
+                [(&documents.kubelet, &mut layers.merged.kubelet), (&documents.own, &mut layers.merged.own)]
+            {
                 if let Some(over) = over {
                     patch(into.get_or_insert_default(), over);
                 }
@@ -115,7 +114,9 @@ fn patch(into: &mut Map<String, Value>, over: &Map<String, Value>) {
 /// How many steps of `path` (`a.b[2].c`; keys may hold dots themselves) lead into `map`.
 fn depth(map: &Map<String, Value>, path: &str) -> usize {
     let begins = |key: &str| {
-        path.strip_prefix(key).filter(|rest| rest.is_empty() || rest.starts_with(['.', '['])).map(|rest| (key.len(), rest))
+        path.strip_prefix(key)
+            .filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            .map(|rest| (key.len(), rest))
     };
     let step = map.iter().filter_map(|(key, value)| begins(key).map(|(length, rest)| (length, rest, value)));
     let Some((_, rest, value)) = step.max_by_key(|(length, ..)| *length) else { return 0 };
@@ -136,7 +137,8 @@ fn below(value: &Value, rest: &str) -> usize {
 /// The documents of a file. Empty documents are skipped.
 fn documents(file: &File<'_>) -> Result<Documents, Error> {
     // One line of it: the others quote the file, which may hold credentials.
-    let not_yaml = |error: serde_yaml::Error| Error::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned());
+    let not_yaml =
+        |error: serde_yaml::Error| Error::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned());
     let all: Vec<Value> = serde_yaml::from_multiple(file.text).map_err(not_yaml)?;
     let mut read = Documents::default();
     for (index, document) in all.into_iter().enumerate() {

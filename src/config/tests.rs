@@ -155,7 +155,8 @@ fn refusals_name_the_field_and_the_reason() {
         KubeletConfiguration.podCIDR: 10.1.2.3/16 has host bits set: did you mean 10.1.0.0/16?
         KubeletConfiguration.logging.format: "xml" is not text or json
         cluster domain: "a b" is not a DNS subdomain (lower case letters, digits, '-' and '.')
-        not valid YAML: error: line 3 column 3: while parsing a block mapping, did not find expected key"#]].assert_eq(&refusals.join("\n"));
+        not valid YAML: error: line 3 column 3: while parsing a block mapping, did not find expected key"#]]
+    .assert_eq(&refusals.join("\n"));
 }
 
 #[test]
@@ -217,11 +218,8 @@ nodeLabels: {{rack: null, floor: '2'}}
 "
     );
     let late = format!("{KUBELET}maxPods: 11\nstaticPodURL: https://late/\nhttpCheckFrequency: 0s\n");
-    let files = [
-        File::main("config.yaml", &main),
-        File::drop_in("10-site.conf", &site),
-        File::drop_in("90-late.conf", &late),
-    ];
+    let files =
+        [File::main("config.yaml", &main), File::drop_in("10-site.conf", &site), File::drop_in("90-late.conf", &late)];
     let flags = Flags { port: Some(2), ..Flags::default() };
     let (config, warnings) = Config::resolve(&flags, &files, &facts()).unwrap();
     assert_eq!(warnings, []);

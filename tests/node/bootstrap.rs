@@ -19,7 +19,8 @@ fn file(node: &Node, documents: &[Value]) -> String {
     let name = documents[0]["metadata"]["name"].as_str().expect("a name");
     let path = node.dir.join(format!("{name}.yaml"));
     let text: Vec<String> = documents.iter().map(Value::to_string).collect();
-    fs::write(&path, text.join("\n---\n")).expect("manifest");
+    // What begins with a brace would be one document of JSON.
+    fs::write(&path, format!("---\n{}\n", text.join("\n---\n"))).expect("manifest");
     path.display().to_string()
 }
 
@@ -60,7 +61,8 @@ fn run_until_complete_ends_with_the_pods_result() {
 
     // An init container counts as any other.
     let mut setup = job("setup", "echo not reached");
-    setup["spec"]["initContainers"] = json!([{ "name": "init", "image": BUSYBOX, "command": ["sh", "-c", "echo no; exit 7"] }]);
+    setup["spec"]["initContainers"] =
+        json!([{ "name": "init", "image": BUSYBOX, "command": ["sh", "-c", "echo no; exit 7"] }]);
     let said = run(&[job("fine", "true"), setup]);
     assert_eq!(said.code, Some(7), "{}", said.stderr);
     assert!(said.stderr.contains(&format!("error: failed: setup-{}", node.name)), "{}", said.stderr);

@@ -28,7 +28,8 @@ fn in_a_network_of_its_own(test: fn()) {
         let address = format!("{ADDRESS}/24");
         for args in [
             &["link", "set", "lo", "up"][..],
-            &["link", "add", "uplink", "type", "dummy"],
+            &["link", "add", "uplink", "type", "veth", "peer", "name", "nobody"],
+            &["link", "set", "nobody", "up"],
             &["address", "add", &address, "dev", "uplink"],
             &["link", "set", "uplink", "up"],
             &["route", "add", "default", "dev", "uplink"],
@@ -136,7 +137,9 @@ fn as_known(mut pod: Value, etcd: &Path) -> Value {
         }
         *word = match flag {
             "--feature-gates" => json!("--experimental-initial-corrupt-check=true"),
-            "--watch-progress-notify-interval" => json!(format!("--experimental-watch-progress-notify-interval={value}")),
+            "--watch-progress-notify-interval" => {
+                json!(format!("--experimental-watch-progress-notify-interval={value}"))
+            }
             other => panic!("{other}: etcd does not know it, and this test knows no other word for it\n{help}"),
         };
     }
@@ -291,17 +294,17 @@ fn kubernetes_certificates(machine: &Path) -> Authority {
     write_pair(&pki, "front-proxy-client", front.issue("front-proxy-client", None, &[]));
     let authority = Authority::new("kubernetes");
     authority.write(&pki, "ca");
-    let names = ["cp1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "10.96.0.1", ADDRESS];
+    let names =
+        ["cp1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "10.96.0.1", ADDRESS];
     write_pair(&pki, "apiserver", authority.issue("kube-apiserver", None, &names));
     let kubelet_client = authority.issue("kube-apiserver-kubelet-client", Some("kubeadm:cluster-admins"), &[]);
     write_pair(&pki, "apiserver-kubelet-client", kubelet_client);
     let accounts = KeyPair::generate().expect("key");
     fs::write(pki.join("sa.key"), accounts.serialize_pem()).expect("key");
     fs::write(pki.join("sa.pub"), accounts.public_key_pem()).expect("key");
-    for (file, user) in [
-        ("controller-manager.conf", "system:kube-controller-manager"),
-        ("scheduler.conf", "system:kube-scheduler"),
-    ] {
+    for (file, user) in
+        [("controller-manager.conf", "system:kube-controller-manager"), ("scheduler.conf", "system:kube-scheduler")]
+    {
         fs::write(etc.join(file), kubeconfig(&authority, user, None)).expect("kubeconfig");
     }
     authority
@@ -311,7 +314,8 @@ fn kubernetes_certificates(machine: &Path) -> Authority {
 #[ignore = "needs the programs that `cargo xtask control-plane` builds, named by CORACLE_CONTROL_PLANE"]
 fn kubeadms_control_plane_comes_up_from_its_manifests() {
     in_a_network_of_its_own(|| {
-        let built = PathBuf::from(std::env::var_os("CORACLE_CONTROL_PLANE").expect("CORACLE_CONTROL_PLANE names a folder"));
+        let built =
+            PathBuf::from(std::env::var_os("CORACLE_CONTROL_PLANE").expect("CORACLE_CONTROL_PLANE names a folder"));
         let mut node = Node::new();
         let machine = node.dir.join("share/machine");
         kubernetes_certificates(&machine);

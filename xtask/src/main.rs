@@ -5,6 +5,7 @@ mod bench;
 mod bench_boot;
 mod bench_image;
 mod bench_probes;
+mod control_plane;
 mod debian;
 mod demo;
 mod fields;
@@ -31,6 +32,7 @@ cargo xtask <task>
   bench probes                  what 100 readiness probes a second cost
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
+  control-plane                 build Kubernetes' control plane from its Go modules, for the test that runs it
   image nginx|busybox [--out F] make a docker-archive from Debian's packages
 ";
 
@@ -43,6 +45,7 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),
+        ["control-plane"] => control_plane::run(),
         ["bench", "image", rest @ ..] => bench_image::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "boot", rest @ ..] => bench_boot::run(number(rest, "--n")?.unwrap_or(5)),
         ["bench", "probes"] => bench_probes::probes(),
