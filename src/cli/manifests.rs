@@ -2,8 +2,8 @@
 
 use super::client::{Client, decode};
 use super::error::Error;
-use super::print;
-use crate::manifest::{self, Origin, Severity};
+use super::{print, validate};
+use crate::manifest::{self, Origin};
 use crate::server::encode;
 use crate::server::types::{Action, Applied, Cause, Status};
 use hyper::Method;
@@ -60,7 +60,7 @@ fn shown(source: &str) -> &str {
 }
 
 /// `FILE:LINE: field: reason`.
-fn problem_line(source: &str, problem: &Cause) -> String {
+pub(super) fn problem_line(source: &str, problem: &Cause) -> String {
     let place = match problem.line {
         Some(line) => format!("{}:{line}", shown(source)),
         None => shown(source).to_owned(),
@@ -180,10 +180,11 @@ pub(super) async fn wait_until_gone(
     }
 }
 
-/// Runs `validate`: needs no agent. Prints every problem; exit code 1 when one is an error.
-pub(super) async fn validate(sources: &[String], node: &str) -> Result<i32, Error> {
+/// Runs `validate`: needs no agent. Prints every problem; exit code 1 when one is an error, or, if `strict`, a warning.
+pub(super) async fn validate(sources: &[String], strict: bool, node: &str) -> Result<i32, Error> {
     let mut code = 0;
-    for source in sources {
+    let mut files = Vec::new();
+    for source in &validate::files(sources)? {
         let bytes = match read(source).await {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -194,37 +195,11 @@ pub(super) async fn validate(sources: &[String], node: &str) -> Result<i32, Erro
             }
         };
         let origin = if is_url(source) { Origin::Url(source) } else { Origin::File(source) };
-        let loaded = manifest::load(&bytes, origin, node);
-        let mut errors = 0;
-        for problem in &loaded.problems {
-            let is_error = problem.severity == Severity::Error;
-            errors += usize::from(is_error);
-            let cause = Cause {
-                reason: if is_error { "FieldValueInvalid" } else { "Warning" }.to_owned(),
-                message: problem.reason.clone(),
-                field: problem.field.clone(),
-                line: problem.line,
-                column: problem.column,
-            };
-            print(&problem_line(source, &cause))?;
-        }
-        if errors > 0 {
-            code = 1;
-        } else if loaded.pods.is_empty() {
-            print(&format!("{}: defines no pod\n", shown(source)))?;
-            code = 1;
-        } else {
-            let text = |field: &Option<String>| field.clone().unwrap_or_default();
-            let name = |pod: &Pod| {
-                let name = text(&pod.metadata.name);
-                let name = name.strip_suffix(&format!("-{node}")).unwrap_or(&name).to_owned();
-                format!("{}/{name}", text(&pod.metadata.namespace))
-            };
-            let pods: Vec<String> = loaded.pods.iter().map(name).collect();
-            print(&format!("{}: valid: {}\n", shown(source), pods.join(", ")))?;
-        }
+        files.push((shown(source).to_owned(), manifest::load(&bytes, origin, node)));
     }
-    Ok(code)
+    let report = validate::report(&mut files, node);
+    print(&report.text)?;
+    Ok(if report.errors > 0 || (strict && report.warnings > 0) { 1 } else { code })
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod start;
 mod status;
 mod table;
 mod terminal;
+mod validate;
 mod verify;
 
 pub use error::Error;
@@ -122,10 +123,17 @@ enum Command {
         scope: Scope,
     },
     /// Print all problems of manifests; needs no agent
+    ///
+    /// The ConfigMaps and Secrets of all manifests named serve the pods of all of them. What a pod refers to and none of them
+    /// defines is a warning: another manifest of the node may define it, and only the node knows. A node does not start such a
+    /// pod before it has the object; --strict is for those who name all that a node gets.
     Validate {
-        /// Manifests: files, URLs, or - for standard input
+        /// Manifests: files, folders of them, URLs, or - for standard input
         #[arg(value_name = "FILE", required_unless_present = "explain")]
         sources: Vec<String>,
+        /// Take warnings for errors
+        #[arg(long, conflicts_with = "explain")]
+        strict: bool,
         /// Tell which fields of a Pod work and why others are refused: all, or those in FIELD
         #[arg(long, value_name = "FIELD", num_args = 0..=1, default_missing_value = "", conflicts_with = "sources")]
         explain: Option<String>,
@@ -394,7 +402,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }
         Command::Validate { explain: Some(field), output, .. } => explain::explain(&field, output.is_some()),
-        Command::Validate { sources, .. } => manifests::validate(&sources, &start::hostname().to_lowercase()).await,
+        Command::Validate { sources, strict, .. } => {
+            manifests::validate(&sources, strict, &start::hostname().to_lowercase()).await
+        }
         Command::Image(ImageCommand::Ls { names, output, no_headers, agent }) => {
             get::get(&agent.client(), &get::Request::of_images(names, output.unwrap_or_default(), no_headers)).await
         }

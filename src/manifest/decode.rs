@@ -8,31 +8,47 @@ use super::Severity;
 use super::report::{self, Report};
 use super::suggest;
 use super::tree::{Entry, Node, Place, Value};
-use k8s_openapi::api::core::v1::Pod;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, Deserialize, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 use std::cell::RefCell;
 use std::fmt;
 
-/// The Pod of a document; `None` when a value could not even be stood in for (reported).
-pub(super) fn pod(document: &Node, report: &mut Report<'_>) -> Option<Pod> {
-    let findings = RefCell::new(Vec::new());
+/// Whether messages may show what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Values {
+    Shown,
+    /// They may be secret: a message says what is wrong with one and where, never what it is.
+    Hidden,
+}
+
+/// The object of a document; `None` when a value could not even be stood in for (reported).
+pub(super) fn read<'d, T: Deserialize<'d>>(document: &'d Node, values: Values, report: &mut Report<'_>) -> Option<T> {
+    let findings = Findings { values, list: RefCell::new(Vec::new()) };
     let path = Path { parent: None, step: Step::Root };
-    let pod = Pod::deserialize(Reader { node: document, path: &path, findings: &findings });
-    for Finding { place, field, reason, severity } in findings.into_inner() {
+    let object = T::deserialize(Reader { node: document, path: &path, findings: &findings });
+    for Finding { place, field, reason, severity } in findings.list.into_inner() {
         match severity {
             Severity::Error => report.undecodable(place, field, reason),
             Severity::Warning => report.warning_at(place, field, reason),
         }
     }
-    match pod {
-        Ok(pod) => Some(pod),
+    match object {
+        Ok(object) => Some(object),
         Err(Error { reason, at }) => {
             let (field, place) = at.unwrap_or_default();
+            let reason = match values {
+                Values::Shown => reason,
+                Values::Hidden => "Invalid value: does not fit the field's type".to_owned(),
+            };
             report.undecodable(place, field, reason);
             None
         }
     }
+}
+
+struct Findings {
+    values: Values,
+    list: RefCell<Vec<Finding>>,
 }
 
 struct Finding {
@@ -97,12 +113,13 @@ impl fmt::Display for Path<'_> {
 struct Reader<'r, 'de> {
     node: &'de Node,
     path: &'r Path<'r>,
-    findings: &'r RefCell<Vec<Finding>>,
+    findings: &'r Findings,
 }
 
 impl Reader<'_, '_> {
     fn mismatch(&self, expected: &str) {
         let shown = match &self.node.value {
+            _ if self.findings.values == Values::Hidden => String::new(),
             Value::Integer(number) => format!("{number}: "),
             Value::Float(number) => format!("{number}: "),
             Value::Bool(value) => format!("{value}: "),
@@ -122,7 +139,7 @@ impl Reader<'_, '_> {
 
     fn report(&self, reason: String) {
         let (place, field) = (self.node.place, self.path.to_string());
-        self.findings.borrow_mut().push(Finding { place, field, reason, severity: Severity::Error });
+        self.findings.list.borrow_mut().push(Finding { place, field, reason, severity: Severity::Error });
     }
 
     fn locate(&self, error: Error) -> Error {
@@ -145,7 +162,11 @@ impl Reader<'_, '_> {
         match i64::try_from(value) {
             Ok(value) if (min..=max).contains(&value) => value,
             _ => {
-                self.report(format!("Invalid value: {value}: must be between {min} and {max}, inclusive"));
+                let shown = match self.findings.values {
+                    Values::Shown => format!("{value}: "),
+                    Values::Hidden => String::new(),
+                };
+                self.report(format!("Invalid value: {shown}must be between {min} and {max}, inclusive"));
                 0
             }
         }
@@ -342,14 +363,14 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
         {
             let path = Path { parent: Some(self.reader.path), step: Step::Field(&entry.key) };
             // To look for what was meant takes long, and of very many findings the later ones are not told.
-            let told = self.reader.findings.borrow().len() < report::MOST;
+            let told = self.reader.findings.list.borrow().len() < report::MOST;
             let reason = match told.then(|| suggest::closest(&entry.key, fields)).flatten() {
                 Some(meant) => format!("unknown field, ignored; did you mean \"{meant}\"?"),
                 None => "unknown field, ignored".to_owned(),
             };
             let (place, field) = (entry.place, path.to_string());
             let finding = Finding { place, field, reason, severity: Severity::Warning };
-            self.reader.findings.borrow_mut().push(finding);
+            self.reader.findings.list.borrow_mut().push(finding);
         }
         let key: StrDeserializer<'_, Error> = entry.key.as_str().into_deserializer();
         seed.deserialize(key).map(Some)

@@ -4,6 +4,7 @@ use super::Origin;
 use super::report::Report;
 use super::tree::Node;
 use k8s_openapi::api::core::v1::{Pod, PodStatus, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::io;
 
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
@@ -15,7 +16,7 @@ const NODE_ANNOTATIONS: [&str; 5] =
     [REVISION, CONFIG_HASH, CONFIG_SOURCE, "kubernetes.io/config.seen", "kubernetes.io/config.mirror"];
 
 /// Fields that an API server owns: a manifest may carry them (`kubectl get -o yaml`), they mean nothing here.
-const SERVER_FIELDS: [&str; 10] = [
+const SERVER_FIELDS: [&str; 9] = [
     "metadata.creationTimestamp",
     "metadata.deletionGracePeriodSeconds",
     "metadata.deletionTimestamp",
@@ -25,24 +26,32 @@ const SERVER_FIELDS: [&str; 10] = [
     "metadata.managedFields",
     "metadata.ownerReferences",
     "metadata.resourceVersion",
-    "status",
 ];
+
+/// Removes what only an API server may say of any object, with a warning for each.
+pub(super) fn drop_server_metadata(metadata: &mut ObjectMeta, document: &Node, report: &mut Report<'_>) {
+    SERVER_FIELDS.iter().for_each(|field| ignored(field, document, report));
+    let written = std::mem::take(metadata);
+    metadata.name = written.name;
+    metadata.namespace = written.namespace;
+    metadata.uid = written.uid.filter(|uid| !uid.is_empty());
+    metadata.labels = written.labels.filter(|labels| !labels.is_empty());
+    metadata.annotations = written.annotations.filter(|annotations| !annotations.is_empty());
+}
+
+/// Warns of a field that only an API server sets, where it says something.
+pub(super) fn ignored(field: &str, document: &Node, report: &mut Report<'_>) {
+    for (path, node) in super::pattern::matches(document, field) {
+        if !node.value.is_empty() {
+            report.warning(path, "is set by the API server only: ignored");
+        }
+    }
+}
 
 /// Removes what only an API server or a node may say of a pod, with a warning for each.
 pub(super) fn drop_server_fields(pod: &mut Pod, document: &Node, report: &mut Report<'_>) {
-    for field in SERVER_FIELDS {
-        for (path, node) in super::pattern::matches(document, field) {
-            if !node.value.is_empty() {
-                report.warning(path, "is set by the API server only: ignored");
-            }
-        }
-    }
-    let metadata = std::mem::take(&mut pod.metadata);
-    pod.metadata.name = metadata.name;
-    pod.metadata.namespace = metadata.namespace;
-    pod.metadata.uid = metadata.uid.filter(|uid| !uid.is_empty());
-    pod.metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
-    pod.metadata.annotations = metadata.annotations;
+    drop_server_metadata(&mut pod.metadata, document, report);
+    ignored("status", document, report);
     pod.status = None;
     if let Some(annotations) = &mut pod.metadata.annotations {
         for key in NODE_ANNOTATIONS {

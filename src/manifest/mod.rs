@@ -1,7 +1,8 @@
-//! Manifest bytes → validated, defaulted Pods with a static pod's identity. Pure.
+//! Manifest bytes → validated, defaulted Pods with a static pod's identity, and the ConfigMaps and Secrets beside them. Pure.
 //!
 //! ```text
-//! bytes ─ tree ─▶ nodes with lines ─ decode ─▶ Pod ─ default ─▶ identity ─▶ validate · references · supported
+//! bytes ─ tree ─▶ nodes with lines ─ decode ─┬▶ Pod ─ default ─▶ identity ─▶ validate · references · supported
+//!                                            └▶ ConfigMap, Secret ─ data ─▶ validate
 //! ```
 //!
 //! Every step reports what it finds and goes on, so that one call tells all that is wrong with a manifest. Each document
@@ -10,15 +11,20 @@
 
 #[cfg(test)]
 mod corpus;
+mod credentials;
+mod data;
 mod decode;
 mod default;
 mod identity;
 mod object;
+#[cfg(test)]
+mod object_tests;
 mod pattern;
 pub mod places;
 pub mod quantity;
 mod references;
 mod report;
+mod resolve;
 mod suggest;
 pub mod supported;
 #[cfg(test)]
@@ -26,13 +32,16 @@ mod tests;
 mod tree;
 mod validate;
 
+pub use credentials::{CredentialsError, credentials};
 pub use identity::REVISION;
-pub use object::{CREDENTIALS, Object, ObjectId, ObjectKind, Objects, Reference};
+pub use object::{CREDENTIALS, Object, ObjectId, ObjectKind, Objects, Reference, Use};
 pub use quantity::Quantity;
+pub use resolve::{locate, unresolved};
 
+use decode::Values;
 use k8s_openapi::api::core::v1::Pod;
 use report::Report;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use tree::{Node, Value};
 
@@ -99,7 +108,15 @@ pub struct Loaded {
     pub objects: Vec<Object>,
     /// All problems, in the manifest's order.
     pub problems: Vec<Problem>,
+    /// What could be read of the pods of documents with an error: they never run, but what they refer to can be looked for,
+    /// so that all that is wrong with a manifest is told at once.
+    pub refused: Vec<Pod>,
+    /// Where the fields of all these pods that refer to objects stand: for [`locate`], once the objects of the node are known.
+    pub places: Places,
 }
+
+/// Line and column of fields, by namespace and full name of their pod and by path. Only of fields that refer to objects.
+pub type Places = BTreeMap<(String, String), BTreeMap<String, (u32, u32)>>;
 
 impl Loaded {
     /// Whether a problem is an error, that is: whether some document yielded no pod.
@@ -108,7 +125,7 @@ impl Loaded {
     }
 }
 
-/// The objects that a pod refers to, in the order of its fields, for [`Objects`] to have. Without places.
+/// The ConfigMaps and Secrets that a pod refers to, in the order of its fields. See [`unresolved`].
 #[must_use]
 pub fn references(pod: &Pod) -> Vec<Reference> {
     references::of(pod)
@@ -123,9 +140,10 @@ pub fn load(bytes: &[u8], origin: Origin<'_>, node: &str) -> Loaded {
         Ok(documents) => documents,
         Err(problem) => return Loaded { problems: vec![*problem], ..Loaded::default() },
     };
-    let mut loader = Loader { origin, node, loaded: Loaded::default(), names: HashSet::new(), objects: 0 };
+    let mut loader =
+        Loader { origin, node, loaded: Loaded::default(), names: HashSet::new(), others: HashSet::new(), objects: 0 };
     for document in documents {
-        loader.object(document, "", 0);
+        loader.object(document, "", 0, None);
     }
     if loader.objects == 0 && loader.loaded.problems.is_empty() {
         loader.loaded.problems.push(report::document_error(None, "holds no object; a Pod is expected"));
@@ -135,58 +153,70 @@ pub fn load(bytes: &[u8], origin: Origin<'_>, node: &str) -> Loaded {
 
 /// Lists within lists: the API has none, but a manifest may; this many levels are followed.
 const MAX_LIST_DEPTH: usize = 4;
+/// What a document of apiVersion v1 may be.
+const KINDS: [&str; 7] = ["ConfigMap", "ConfigMapList", "List", "Pod", "PodList", "Secret", "SecretList"];
 
 struct Loader<'a> {
     origin: Origin<'a>,
     node: &'a str,
     loaded: Loaded,
     names: HashSet<(String, String)>,
+    others: HashSet<ObjectId>,
     objects: usize,
 }
 
 impl Loader<'_> {
-    /// Takes one document or list item; `prefix` is its path in the document (`items[2]`).
-    fn object(&mut self, document: Node, prefix: &str, depth: usize) {
+    /// Takes one document or list item; `prefix` is its path in the document (`items[2]`), `kind` what the items of its list
+    /// are, which they need not repeat.
+    fn object(&mut self, document: Node, prefix: &str, depth: usize, kind: Option<&'static str>) {
         self.objects += 1;
         let mut report = Report::new(&document, prefix);
         if !matches!(document.value, Value::Map(_)) {
             report
                 .error("", format!("is {}, but an object with apiVersion and kind is expected", document.value.kind()));
-        } else {
-            let version = header(&document, "apiVersion", &mut report);
-            let kind = header(&document, "kind", &mut report);
-            match (version.as_deref(), kind.as_deref()) {
-                (None, _) | (_, None) => {}
-                (Some("v1"), Some("Pod")) => {
-                    let pod = self.pod(&document, &mut report);
-                    self.loaded.problems.extend(report.finish());
-                    self.loaded.pods.extend(pod);
-                    return;
-                }
-                (Some("v1"), Some("List" | "PodList")) if depth < MAX_LIST_DEPTH => {
-                    let problems = report.finish();
-                    self.loaded.problems.extend(problems);
-                    self.list(document, prefix, depth);
-                    return;
-                }
-                (Some("v1"), Some(kind @ ("ConfigMap" | "Secret" | "ConfigMapList" | "SecretList"))) => report.error(
-                    "kind",
-                    format!("{kind} beside a Pod (a local object) is not supported yet: use a hostPath volume or literal env"),
-                ),
-                (Some("v1"), Some(kind)) => report.error(
-                    "kind",
-                    format!("Unsupported value: \"{kind}\": supported values: \"List\", \"Pod\", \"PodList\""),
-                ),
-                (Some(version), Some(kind)) => report.error(
-                    "apiVersion",
-                    format!("Unsupported value: \"{version}\": a manifest holds Pods of apiVersion \"v1\", not a {kind}"),
-                ),
+            return self.loaded.problems.extend(report.finish());
+        }
+        let version = header(&document, "apiVersion", kind.map(|_| "v1"), &mut report);
+        let kind = header(&document, "kind", kind, &mut report);
+        let (Some(version), Some(kind)) = (version, kind) else {
+            return self.loaded.problems.extend(report.finish());
+        };
+        if version != "v1" {
+            let rule = format!("a manifest holds Pods, ConfigMaps and Secrets of apiVersion \"v1\", not a {kind}");
+            report.error("apiVersion", format!("Unsupported value: \"{version}\": {rule}"));
+            return self.loaded.problems.extend(report.finish());
+        }
+        let items = match kind.as_str() {
+            "List" => Some(None),
+            "PodList" => Some(Some("Pod")),
+            "ConfigMapList" => Some(Some("ConfigMap")),
+            "SecretList" => Some(Some("Secret")),
+            _ => None,
+        };
+        match (kind.as_str(), items) {
+            ("Pod", _) => {
+                let pod = self.pod(&document, &mut report);
+                self.loaded.pods.extend(pod);
             }
+            ("ConfigMap", _) => {
+                let object = self.data(&document, ObjectKind::ConfigMap, &mut report);
+                self.loaded.objects.extend(object);
+            }
+            ("Secret", _) => {
+                let object = self.data(&document, ObjectKind::Secret, &mut report);
+                self.loaded.objects.extend(object);
+            }
+            (_, Some(items)) if depth < MAX_LIST_DEPTH => {
+                let problems = report.finish();
+                self.loaded.problems.extend(problems);
+                return self.list(document, prefix, depth, items);
+            }
+            (kind, _) => report.unsupported("kind", kind, &KINDS),
         }
         self.loaded.problems.extend(report.finish());
     }
 
-    fn list(&mut self, document: Node, prefix: &str, depth: usize) {
+    fn list(&mut self, document: Node, prefix: &str, depth: usize, kind: Option<&'static str>) {
         let Value::Map(entries) = document.value else { return };
         for entry in entries {
             if entry.key != "items" {
@@ -205,7 +235,7 @@ impl Loader<'_> {
             };
             for (index, item) in items.into_iter().enumerate() {
                 let path = format!("{}[{index}]", join(prefix, "items"));
-                self.object(item, &path, depth + 1);
+                self.object(item, &path, depth + 1, kind);
             }
         }
     }
@@ -215,7 +245,7 @@ impl Loader<'_> {
         if report.failed() {
             return None;
         }
-        let mut pod = decode::pod(document, report)?;
+        let mut pod: Pod = decode::read(document, Values::Shown, report)?;
         identity::drop_server_fields(&mut pod, document, report);
         let content = identity::content(&pod);
         default::apply(&mut pod);
@@ -231,14 +261,37 @@ impl Loader<'_> {
                 format!("Duplicate value: \"{}\": this manifest has a pod of that name already", identity.1),
             );
         }
-        (!report.failed()).then_some(pod)
+        let places = references::places(&pod, document);
+        if !places.is_empty() {
+            self.loaded.places.entry(identity).or_insert(places);
+        }
+        if report.failed() {
+            self.loaded.refused.push(pod);
+            return None;
+        }
+        Some(pod)
+    }
+
+    /// The ConfigMap or Secret of a document, if it has no error.
+    fn data(&mut self, document: &Node, kind: ObjectKind, report: &mut Report<'_>) -> Option<Object> {
+        if report.failed() {
+            return None;
+        }
+        let object = data::read(document, kind, report)?;
+        let id = object.id();
+        if !report.failed() && !self.others.insert(id.clone()) {
+            let reason = format!("Duplicate value: \"{}\": this manifest has a {kind} of that name already", id.name);
+            report.error("metadata.name", reason);
+        }
+        (!report.failed()).then_some(object)
     }
 }
 
-/// A required string of the document's head.
-fn header(document: &Node, key: &str, report: &mut Report<'_>) -> Option<String> {
+/// A string of the document's head; required unless it follows from the list that the document is in.
+fn header(document: &Node, key: &str, implied: Option<&str>, report: &mut Report<'_>) -> Option<String> {
     match document.get(key).map(|node| &node.value) {
         Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+        None | Some(Value::Null) if implied.is_some() => implied.map(str::to_owned),
         None | Some(Value::Null) | Some(Value::String(_)) => {
             report.error(key, "Required value");
             None

@@ -166,17 +166,50 @@ impl FromIterator<Object> for Objects {
     }
 }
 
+/// How a field of a pod refers to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// One key is the value of a variable (`configMapKeyRef`, `secretKeyRef`).
+    Variable,
+    /// Its keys are variables (`envFrom`).
+    Variables,
+    /// Its keys are files of a volume.
+    Volume,
+    /// Its keys are files of a projected volume.
+    Projection,
+}
+
 /// A field of a pod that refers to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     /// Path of the field (`spec.containers[0].env[1].valueFrom.secretKeyRef`).
     pub field: String,
-    /// Line and column in the manifest, where they are known.
-    pub place: Option<(u32, u32)>,
+    /// What the field makes of the object.
+    pub usage: Use,
     /// What it refers to, in the pod's namespace.
     pub object: ObjectId,
-    /// Keys that it needs; none: the object as a whole.
+    /// Keys that it needs, in the order of the field's items; none: the object as a whole.
     pub keys: Vec<String>,
     /// Whether the pod may start without it.
     pub optional: bool,
+}
+
+impl Reference {
+    /// Path of the field that names the object.
+    #[must_use]
+    pub fn name_field(&self) -> String {
+        match (self.usage, self.object.kind) {
+            (Use::Volume, ObjectKind::Secret) => format!("{}.secretName", self.field),
+            _ => format!("{}.name", self.field),
+        }
+    }
+
+    /// Path of the field that names the key of this number in `keys`.
+    #[must_use]
+    pub fn key_field(&self, index: usize) -> String {
+        match self.usage {
+            Use::Variable | Use::Variables => format!("{}.key", self.field),
+            Use::Volume | Use::Projection => format!("{}.items[{index}].key", self.field),
+        }
+    }
 }

@@ -18,20 +18,20 @@ const API_SERVER: &str = corpus!("kubeadm/kube-apiserver.yaml");
 const CONTROLLER_MANAGER: &str = corpus!("kubeadm/kube-controller-manager.yaml");
 const SCHEDULER: &str = corpus!("kubeadm/kube-scheduler.yaml");
 
-fn read(text: &str) -> Loaded {
+pub(super) fn read(text: &str) -> Loaded {
     load(text.as_bytes(), Origin::File("/etc/kubernetes/manifests/pod.yaml"), "Edge1")
 }
 
-fn problems(loaded: &Loaded) -> String {
+pub(super) fn problems(loaded: &Loaded) -> String {
     loaded.problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
-fn check_problems(text: &str, expected: &Expect) {
+pub(super) fn check_problems(text: &str, expected: &Expect) {
     expected.assert_eq(&problems(&read(text)));
 }
 
 /// A pod with these lines in its one container.
-fn with_container(lines: &str) -> String {
+pub(super) fn with_container(lines: &str) -> String {
     let lines: String = lines.lines().map(|line| format!("      {line}\n")).collect();
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers:\n    - name: c\n      image: app:1\n{lines}"
@@ -39,7 +39,7 @@ fn with_container(lines: &str) -> String {
 }
 
 /// A pod with these lines in its spec.
-fn with_spec(lines: &str) -> String {
+pub(super) fn with_spec(lines: &str) -> String {
     let lines: String = lines.lines().map(|line| format!("  {line}\n")).collect();
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  containers: [{{name: c, image: \"app:1\"}}]\n{lines}"
@@ -91,8 +91,7 @@ fn each_document_stands_alone() {
     assert_eq!(names, ["first-edge1", "second-edge1"]);
     expect![[r#"
         line 21: items[1].spec.containers[0].image: Required value
-        line 23: items[2].kind: ConfigMap beside a Pod (a local object) is not supported yet: use a hostPath volume or literal env
-        line 26: apiVersion: Unsupported value: "apps/v1": a manifest holds Pods of apiVersion "v1", not a Deployment
+        line 26: apiVersion: Unsupported value: "apps/v1": a manifest holds Pods, ConfigMaps and Secrets of apiVersion "v1", not a Deployment
         line 32: metadata.name: Duplicate value: "first-edge1": this manifest has a pod of that name already
     "#]].assert_eq(&problems(&loaded));
     let bad = loaded.problems.iter().find(|problem| problem.field.ends_with("image")).unwrap();
@@ -159,10 +158,6 @@ fn references_to_the_api_are_refused() {
             line 6: spec.serviceAccountName: static pods may not reference serviceaccounts
             line 7: spec.imagePullSecrets: static pods may not reference secrets
             line 8: spec.resourceClaims: static pods may not reference resourceclaims
-            line 12: spec.initContainers[0].envFrom[0].configMapRef: static pods may not reference configmaps
-            line 18: spec.containers[0].env[0].valueFrom.secretKeyRef: static pods may not reference secrets
-            line 20: spec.volumes[0].secret: static pods may not reference secrets
-            line 21: spec.volumes[1].configMap: static pods may not reference configmaps
             line 22: spec.volumes[2].persistentVolumeClaim: static pods may not reference persistentvolumeclaims
             line 23: spec.volumes[3].csi: static pods may not reference csidrivers (via CSI volumes)
             line 23: spec.volumes[3].csi.nodePublishSecretRef: static pods may not reference secrets
@@ -600,7 +595,7 @@ fn only_file_pods_get_a_toleration() {
     assert_eq!(url.pods[0].metadata.annotations.as_ref().unwrap()["kubernetes.io/config.source"], "http");
 }
 
-const CORPUS: [&str; 14] = [
+const CORPUS: [&str; 16] = [
     corpus!("daemonsets/calico-node.yaml"),
     corpus!("daemonsets/ceph-osd.yaml"),
     corpus!("daemonsets/cilium.yaml"),
@@ -615,17 +610,19 @@ const CORPUS: [&str; 14] = [
     corpus!("bad/everything.yaml"),
     corpus!("bad/references.yaml"),
     corpus!("bad/unsupported.yaml"),
+    corpus!("objects.yaml"),
+    corpus!("bad/objects.yaml"),
 ];
 
-/// A manifest of the corpus with pieces cut out, doubled, overwritten or moved.
-fn mutated() -> impl Strategy<Value = Vec<u8>> {
+/// One of these texts with pieces cut out, doubled, overwritten or moved.
+pub(super) fn mutations(texts: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     let edit = (
         any::<prop::sample::Index>(),
         0usize..40,
         prop::collection::vec(any::<u8>(), 0..8),
         any::<prop::sample::Index>(),
     );
-    (prop::sample::select(&CORPUS[..]), prop::collection::vec(edit, 1..6)).prop_map(|(text, edits)| {
+    (prop::sample::select(texts), prop::collection::vec(edit, 1..6)).prop_map(|(text, edits)| {
         let mut bytes = text.as_bytes().to_vec();
         for (at, length, insert, from) in edits {
             let start = at.index(bytes.len() + 1);
@@ -654,14 +651,14 @@ proptest! {
     #[test]
     fn any_text_loads(text in "[-a-z:\\[\\]{}&*!|>'\"#%@ \n\t0-9~,?.<]{0,200}") {
         let loaded = read(&text);
-        prop_assert!(!loaded.pods.is_empty() || loaded.has_errors());
+        prop_assert!(!loaded.pods.is_empty() || !loaded.objects.is_empty() || loaded.has_errors());
     }
 
     #[test]
-    fn mutated_manifests_load(bytes in mutated()) {
+    fn mutated_manifests_load(bytes in mutations(&CORPUS)) {
         let first = load(&bytes, Origin::File("f"), "n");
         prop_assert_eq!(&first, &load(&bytes, Origin::File("f"), "n"), "not deterministic");
-        prop_assert!(!first.pods.is_empty() || first.has_errors() || std::str::from_utf8(&bytes).is_ok_and(|text| text.contains("items")));
+        prop_assert!(!first.pods.is_empty() || !first.objects.is_empty() || first.has_errors() || std::str::from_utf8(&bytes).is_ok_and(|text| text.contains("items")));
         for pod in &first.pods {
             let mut again = pod.clone();
             default::apply(&mut again);

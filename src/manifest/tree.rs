@@ -206,11 +206,31 @@ fn yaml_reason(error: &serde_yaml::Error) -> String {
     if let Some(reason) = excess(error.without_snippet()) {
         return reason;
     }
+    if let Some(reason) = discreet(error.without_snippet()) {
+        return reason.to_owned();
+    }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     let end =
         [" at line ", " (defined at ", ", set DuplicateKeyPolicy"].iter().filter_map(|tail| first.find(tail)).min();
     first[..end.unwrap_or(first.len())].to_owned()
+}
+
+/// The reason in words of ours where the parser's show a value: at this point it may still be one of a Secret.
+fn discreet(error: &serde_yaml::Error) -> Option<&'static str> {
+    match error {
+        serde_yaml::Error::AliasError { error, .. } => discreet(error),
+        serde_yaml::Error::NonFiniteFloat { .. } => Some("a number is out of range (put text in quotes)"),
+        serde_yaml::Error::UnsupportedTag { .. } => {
+            Some("a value has an unsupported tag (put text that begins with '!' in quotes)")
+        }
+        serde_yaml::Error::QuotingRequired { .. } => Some("a value must be quoted"),
+        serde_yaml::Error::SerdeInvalidType { .. }
+        | serde_yaml::Error::SerdeInvalidValue { .. }
+        | serde_yaml::Error::ResolverError { .. }
+        | serde_yaml::Error::TaggedEnumMismatch { .. } => Some("a value is none that JSON has"),
+        _ => None,
+    }
 }
 
 /// What there is too much of, when that is why the parser gave up.

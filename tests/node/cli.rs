@@ -331,6 +331,30 @@ fn validate_tells_what_a_daemonsets_pod_needs_a_cluster_for() {
 }
 
 #[test]
+fn validate_looks_for_what_pods_refer_to_in_all_manifests_named() {
+    let node = Node::new();
+    let folder = node.dir.join("all");
+    fs::create_dir(&folder).expect("folder");
+    let mut web = resting("web");
+    web["spec"]["containers"][0]["envFrom"] = json!([{ "secretRef": { "name": "db" } }]);
+    let (pod, all) = (folder.join("web.json"), folder.display().to_string());
+    let pod_alone = pod.display().to_string();
+    fs::write(&pod, serde_json::to_string_pretty(&web).expect("JSON")).expect("manifest");
+    let said = node.cli(&["validate", &pod_alone]).ok();
+    assert!(said.contains("warning: spec.containers[0].envFrom[0].secretRef.name: Not found: \"db\""), "{said}");
+    assert!(said.lines().next().is_some_and(|line| line.contains("web.json:1")), "no line: {said}");
+    node.cli(&["validate", "--strict", &pod_alone]).fails(1);
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: db}\nstringData: {password: hunter2}\n";
+    fs::write(folder.join("db.yaml"), secret).expect("manifest");
+    let said = node.cli(&["validate", "--strict", &all]).ok();
+    assert!(said.contains("valid: Secret default/db") && said.contains("valid: default/web"), "{said}");
+    fs::write(folder.join("db.yaml"), secret.replace("stringData", "data")).expect("manifest");
+    let said = node.cli(&["validate", &all]).fails(1);
+    assert!(said.contains("db.yaml:4: data[password]: Invalid value: illegal base64"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn images_are_listed_imported_and_removed() {
     let node = Node::up();
     let archive = image_archive("extra:1");

@@ -30,14 +30,14 @@ fn containers(pod: &mut Value, mut change: impl FnMut(&mut Value, bool)) {
     }
 }
 
-/// Takes out what `coracle validate` refuses: a volume becomes an empty one, anything else goes.
+/// Takes out what `coracle validate` refuses or does not find: a volume becomes an empty one, anything else goes.
 fn without_what_needs_a_cluster(node: &Node, pod: &mut Value) {
     let file = node.dir.join("candidate.yaml");
     fs::write(&file, pod.to_string()).expect("manifest");
     let said = node.cli(&["validate", &file.display().to_string()]);
     for line in said.stderr.lines().chain(said.stdout.lines()) {
-        // <file>:<line>: <field>: <reason>
-        let Some(field) = line.split(": ").nth(1).filter(|field| field.starts_with("spec.")) else { continue };
+        // <file>:<line>: [warning: ]<field>: <reason>
+        let Some(field) = line.split(": ").take(3).find(|field| field.starts_with("spec.")) else { continue };
         let mut at = &mut *pod;
         let mut keys = field.split(['.', '[', ']']).filter(|key| !key.is_empty()).peekable();
         while let Some(key) = keys.next() {

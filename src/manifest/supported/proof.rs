@@ -30,6 +30,7 @@ pub(super) const MESSAGE: &str = "lifecycle::the_termination_message_is_told";
 pub(super) const MESSAGE_POLICY: &str = "pods::containers_tell_why_they_ended_and_why_they_cannot_start";
 pub(super) const MOUNTS: &str = "volumes::mounts_spread_as_far_as_the_manifest_says";
 pub(super) const NON_ROOT: &str = "lifecycle::run_as_non_root_is_enforced_in_the_kubelets_words";
+pub(super) const OBJECTS: &str = "objects::a_config_map_and_a_secret_reach_their_pods";
 pub(super) const POD_RESOURCES: &str = "resources::cgroups_say_what_the_manifest_says";
 pub(super) const PORT: &str = "fields::a_host_port_is_one_of_an_address_and_a_protocol";
 pub(super) const PROBE_GRPC: &str = "probes::probes_ask_in_time_and_count_as_the_manifest_says";

@@ -6,7 +6,6 @@ use super::{Field, Group, proof};
 
 /// Of a field that the scheduler of a cluster acts on.
 const SCHEDULER: &str = "for schedulers: without effect, as in the kubelet, since the node takes the pod as given";
-const CONFIG_MAPS: &str = "static pods may not reference configmaps";
 const SECRETS: &str = "static pods may not reference secrets";
 const ACCOUNTS: &str = "static pods may not reference serviceaccounts";
 const NEVER_SCHEDULED: &str = "Forbidden: a static pod is never scheduled";
@@ -98,10 +97,7 @@ pub const GROUPS: &[Group] = &[
             works("args", proof::COMMAND),
             works("command", proof::COMMAND),
             works("env", proof::ENV),
-            refused(
-                "envFrom",
-                "static pods may not reference configmaps or secrets, and there is nothing else to take variables from",
-            ),
+            works("envFrom", proof::OBJECTS),
             works("image", proof::LIFECYCLE),
             works("imagePullPolicy", proof::PULL),
             noted("lifecycle", proof::HOOKS, "of init containers: sidecars only"),
@@ -129,6 +125,25 @@ pub const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        kind: "EnvFromSource",
+        places: &["spec.containers[*].envFrom[*]", "spec.initContainers[*].envFrom[*]"],
+        fields: &[
+            works("configMapRef", proof::OBJECTS),
+            works("prefix", proof::OBJECTS),
+            works("secretRef", proof::OBJECTS),
+        ],
+    },
+    Group {
+        kind: "ConfigMapEnvSource",
+        places: &["spec.containers[*].envFrom[*].configMapRef", "spec.initContainers[*].envFrom[*].configMapRef"],
+        fields: &[works("name", proof::OBJECTS), works("optional", proof::OBJECTS)],
+    },
+    Group {
+        kind: "SecretEnvSource",
+        places: &["spec.containers[*].envFrom[*].secretRef", "spec.initContainers[*].envFrom[*].secretRef"],
+        fields: &[works("name", proof::OBJECTS), works("optional", proof::OBJECTS)],
+    },
+    Group {
         kind: "EnvVar",
         places: &["spec.containers[*].env[*]", "spec.initContainers[*].env[*]"],
         fields: &[works("name", proof::ENV), works("value", proof::ENV), works("valueFrom", proof::ENV)],
@@ -137,12 +152,28 @@ pub const GROUPS: &[Group] = &[
         kind: "EnvVarSource",
         places: &["spec.containers[*].env[*].valueFrom", "spec.initContainers[*].env[*].valueFrom"],
         fields: &[
-            refused("configMapKeyRef", CONFIG_MAPS),
+            works("configMapKeyRef", proof::OBJECTS),
             works("fieldRef", proof::ENV),
             works("fileKeyRef", proof::ENV_FILE),
             works("resourceFieldRef", proof::ENV),
-            refused("secretKeyRef", SECRETS),
+            works("secretKeyRef", proof::OBJECTS),
         ],
+    },
+    Group {
+        kind: "ConfigMapKeySelector",
+        places: &[
+            "spec.containers[*].env[*].valueFrom.configMapKeyRef",
+            "spec.initContainers[*].env[*].valueFrom.configMapKeyRef",
+        ],
+        fields: &[works("key", proof::OBJECTS), works("name", proof::OBJECTS), works("optional", proof::OBJECTS)],
+    },
+    Group {
+        kind: "SecretKeySelector",
+        places: &[
+            "spec.containers[*].env[*].valueFrom.secretKeyRef",
+            "spec.initContainers[*].env[*].valueFrom.secretKeyRef",
+        ],
+        fields: &[works("key", proof::OBJECTS), works("name", proof::OBJECTS), works("optional", proof::OBJECTS)],
     },
     Group {
         kind: "ObjectFieldSelector",
@@ -666,7 +697,7 @@ pub const GROUPS: &[Group] = &[
             refused_kind("azureFile", GONE),
             refused_kind("cephfs", GONE),
             refused_kind("cinder", GONE),
-            refused_kind("configMap", CONFIG_MAPS),
+            works("configMap", proof::OBJECTS),
             refused_kind("csi", "static pods may not reference csidrivers (via CSI volumes)"),
             works("downwardAPI", proof::DOWNWARD),
             works("emptyDir", proof::EMPTY_DIR),
@@ -692,7 +723,7 @@ pub const GROUPS: &[Group] = &[
             refused_kind("quobyte", GONE),
             refused_kind("rbd", GONE),
             refused_kind("scaleIO", GONE),
-            refused_kind("secret", SECRETS),
+            works("secret", proof::OBJECTS),
             refused_kind("storageos", GONE),
             refused_kind("vsphereVolume", GONE),
         ],
@@ -714,6 +745,36 @@ pub const GROUPS: &[Group] = &[
             works("pullPolicy", "volumes::an_expression_without_its_variable_and_an_image_that_is_not_there_are_told"),
             works("reference", proof::IMAGE_VOLUME),
         ],
+    },
+    Group {
+        kind: "ConfigMapVolumeSource",
+        places: &["spec.volumes[*].configMap"],
+        fields: &[
+            works("defaultMode", proof::OBJECTS),
+            works("items", proof::OBJECTS),
+            works("name", proof::OBJECTS),
+            works("optional", proof::OBJECTS),
+        ],
+    },
+    Group {
+        kind: "SecretVolumeSource",
+        places: &["spec.volumes[*].secret"],
+        fields: &[
+            works("defaultMode", proof::OBJECTS),
+            works("items", proof::OBJECTS),
+            works("optional", proof::OBJECTS),
+            works("secretName", proof::OBJECTS),
+        ],
+    },
+    Group {
+        kind: "KeyToPath",
+        places: &[
+            "spec.volumes[*].configMap.items[*]",
+            "spec.volumes[*].secret.items[*]",
+            "spec.volumes[*].projected.sources[*].configMap.items[*]",
+            "spec.volumes[*].projected.sources[*].secret.items[*]",
+        ],
+        fields: &[works("key", proof::OBJECTS), works("mode", proof::OBJECTS), works("path", proof::OBJECTS)],
     },
     Group {
         kind: "DownwardAPIVolumeSource",
@@ -740,15 +801,25 @@ pub const GROUPS: &[Group] = &[
         places: &["spec.volumes[*].projected.sources[*]"],
         fields: &[
             refused_kind("clusterTrustBundle", "static pods may not reference clustertrustbundles"),
-            refused_kind("configMap", CONFIG_MAPS),
+            works("configMap", proof::OBJECTS),
             works("downwardAPI", proof::DOWNWARD),
             refused_kind("podCertificate", "static pods may not reference podcertificates"),
-            refused_kind("secret", SECRETS),
+            works("secret", proof::OBJECTS),
             refused_kind(
                 "serviceAccountToken",
                 "static pods may not reference serviceaccounts (via projected volumes)",
             ),
         ],
+    },
+    Group {
+        kind: "ConfigMapProjection",
+        places: &["spec.volumes[*].projected.sources[*].configMap"],
+        fields: &[works("items", proof::OBJECTS), works("name", proof::OBJECTS), works("optional", proof::OBJECTS)],
+    },
+    Group {
+        kind: "SecretProjection",
+        places: &["spec.volumes[*].projected.sources[*].secret"],
+        fields: &[works("items", proof::OBJECTS), works("name", proof::OBJECTS), works("optional", proof::OBJECTS)],
     },
     Group {
         kind: "DownwardAPIProjection",

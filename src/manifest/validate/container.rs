@@ -1,10 +1,10 @@
 //! Containers.
 
 use super::volume::{self, Known};
-use super::{Report, handlers, ip, mounts, names, no_nul, one_of, range, resources, security};
+use super::{Report, data, handlers, ip, mounts, names, no_nul, one_of, range, resources, security};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, ContainerRestartRule, ContainerRestartRuleOnExitCodes, EnvVar, FileKeySelector, PodSpec,
-    Probe,
+    Container, ContainerPort, ContainerRestartRule, ContainerRestartRuleOnExitCodes, EnvFromSource, EnvVar,
+    FileKeySelector, PodSpec, Probe,
 };
 use std::collections::{HashMap, HashSet};
 
@@ -79,6 +79,9 @@ fn check(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Repo
     no_nul(&format!("{path}.workingDir"), container.working_dir.as_deref().unwrap_or_default(), report);
     ports(container, path, scope, report);
     let mut variables = HashSet::new();
+    for (index, source) in container.env_from.iter().flatten().enumerate() {
+        env_from(&format!("{path}.envFrom[{index}]"), source, report);
+    }
     for (index, variable) in container.env.iter().flatten().enumerate() {
         let path = format!("{path}.env[{index}]");
         env(&path, variable, scope, report);
@@ -253,8 +256,48 @@ fn env(path: &str, variable: &EnvVar, scope: &Scope<'_>, report: &mut Report<'_>
             container_name(&path, name, scope.spec, report);
         }
     }
+    if let Some(selector) = &source.config_map_key_ref {
+        object_key(&format!("{path}.configMapKeyRef"), &selector.name, &selector.key, report);
+    }
+    if let Some(selector) = &source.secret_key_ref {
+        object_key(&format!("{path}.secretKeyRef"), &selector.name, &selector.key, report);
+    }
     if let Some(file) = &source.file_key_ref {
         file_key(&format!("{path}.fileKeyRef"), file, scope, report);
+    }
+}
+
+/// Variables of all keys of an object.
+fn env_from(path: &str, source: &EnvFromSource, report: &mut Report<'_>) {
+    env_name(&format!("{path}.prefix"), source.prefix.as_deref().unwrap_or_default(), report);
+    match (&source.config_map_ref, &source.secret_ref) {
+        (None, None) => report.invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"),
+        (Some(_), Some(_)) => report.invalid(path, "", "may not have more than one field specified at a time"),
+        _ => {}
+    }
+    if let Some(map) = &source.config_map_ref {
+        object_name(&format!("{path}.configMapRef.name"), &map.name, report);
+    }
+    if let Some(secret) = &source.secret_ref {
+        object_name(&format!("{path}.secretRef.name"), &secret.name, report);
+    }
+}
+
+fn object_key(path: &str, name: &str, key: &str, report: &mut Report<'_>) {
+    object_name(&format!("{path}.name"), name, report);
+    let field = format!("{path}.key");
+    if key.is_empty() {
+        report.required(field, "");
+    } else {
+        data::key(&field, key, report);
+    }
+}
+
+fn object_name(field: &str, name: &str, report: &mut Report<'_>) {
+    if name.is_empty() {
+        report.required(field, "");
+    } else {
+        names::subdomain(field, name, report);
     }
 }
 

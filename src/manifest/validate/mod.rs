@@ -1,6 +1,7 @@
 //! What the API server checks when a Pod is created, in its words and with its paths.
 
 mod container;
+mod data;
 mod handlers;
 mod mounts;
 mod names;
@@ -11,6 +12,8 @@ mod security;
 #[cfg(test)]
 mod tests;
 mod volume;
+
+pub(super) use data::{config_map, secret};
 
 use super::report::Report;
 use super::tree::Node;
@@ -26,7 +29,11 @@ const MAX_UID: usize = 63;
 
 /// Checks the name before it gets the node's suffix, which would hide that it is missing.
 pub(super) fn name_as_written(pod: &Pod, report: &mut Report<'_>) {
-    if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
+    name(&pod.metadata, report);
+}
+
+fn name(metadata: &ObjectMeta, report: &mut Report<'_>) {
+    if metadata.name.as_deref().unwrap_or_default().is_empty() {
         report.required("metadata.name", "");
     }
 }
@@ -34,6 +41,7 @@ pub(super) fn name_as_written(pod: &Pod, report: &mut Report<'_>) {
 /// Checks a defaulted pod that has its identity.
 pub(super) fn pod(pod: &Pod, document: &Node, report: &mut Report<'_>) {
     metadata(&pod.metadata, report);
+    uid(&pod.metadata, report);
     if let Some(spec) = &pod.spec {
         self::spec(spec, document, report);
     }
@@ -45,13 +53,6 @@ fn metadata(metadata: &ObjectMeta, report: &mut Report<'_>) {
         names::subdomain("metadata.name", name, report);
     }
     names::label("metadata.namespace", metadata.namespace.as_deref().unwrap_or_default(), report);
-    // Ours: the API server chooses UIDs itself. This one becomes a folder's name.
-    let uid = metadata.uid.as_deref().unwrap_or_default();
-    let fits = uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    if uid.is_empty() || uid.len() > MAX_UID || !fits {
-        let rule = "a UID must consist of at most 63 letters, digits, '-' or '_'";
-        report.invalid("metadata.uid", uid, rule);
-    }
     for (key, value) in metadata.labels.iter().flatten() {
         labels_entry("metadata.labels", key, value, report);
     }
@@ -62,6 +63,16 @@ fn metadata(metadata: &ObjectMeta, report: &mut Report<'_>) {
     }
     if total > MAX_ANNOTATIONS {
         report.error("metadata.annotations", format!("Too long: may not be more than {MAX_ANNOTATIONS} bytes"));
+    }
+}
+
+/// Ours: the API server chooses UIDs itself. This one becomes a folder's name.
+fn uid(metadata: &ObjectMeta, report: &mut Report<'_>) {
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let fits = uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if uid.is_empty() || uid.len() > MAX_UID || !fits {
+        let rule = "a UID must consist of at most 63 letters, digits, '-' or '_'";
+        report.invalid("metadata.uid", uid, rule);
     }
 }
 

@@ -15,7 +15,7 @@ start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  o
 '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
 const LABEL_LENGTH: usize = 63;
-const SUBDOMAIN_LENGTH: usize = 253;
+pub(super) const SUBDOMAIN_LENGTH: usize = 253;
 
 /// A DNS label (RFC 1123).
 pub(super) fn label(field: &str, value: &str, report: &mut Report<'_>) {
@@ -101,7 +101,7 @@ pub(super) fn port_name(value: &str) -> Result<(), &'static str> {
     }
 }
 
-fn too_long(limit: usize) -> String {
+pub(super) fn too_long(limit: usize) -> String {
     format!("must be no more than {limit} bytes")
 }
 

@@ -211,7 +211,6 @@ fn volumes() {
             spec.volumes[2].projected.sources[0]: Required value: must specify a source
             spec.volumes[2].projected.sources[2].downwardAPI.items[0].path: Duplicate value: "a"
             spec.volumes[2].projected.sources[2].secret: Forbidden: may not specify more than 1 volume type per source
-            spec.volumes[2].projected.sources[2].secret: static pods may not reference secrets
             spec.volumes[3].image.reference: Required value
             spec.volumes[3].image.pullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never"
             spec.volumes[4].emptyDir.medium: Unsupported value: "Disk": supported values: "", "HugePages", "HugePages-<size>", "Memory"

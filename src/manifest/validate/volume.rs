@@ -5,7 +5,7 @@ use super::super::pattern;
 use super::super::tree::{Node, Value};
 use super::{Report, container, names, no_nul, one_of, resources};
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, PodSpec,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, HostPathVolumeSource, ImageVolumeSource, KeyToPath, PodSpec,
     ProjectedVolumeSource, Volume,
 };
 use std::collections::{HashMap, HashSet};
@@ -42,6 +42,20 @@ pub(super) fn check<'v>(spec: &'v PodSpec, document: &Node, report: &mut Report<
         if let Some(source) = &volume.image {
             image(&format!("{path}.image"), source, report);
         }
+        if let Some(source) = &volume.config_map {
+            let path = format!("{path}.configMap");
+            if source.name.is_empty() {
+                report.required(format!("{path}.name"), "");
+            }
+            object_files(&path, source.default_mode, source.items.as_deref(), report);
+        }
+        if let Some(source) = &volume.secret {
+            let path = format!("{path}.secret");
+            if source.secret_name.as_deref().unwrap_or_default().is_empty() {
+                report.required(format!("{path}.secretName"), "");
+            }
+            object_files(&path, source.default_mode, source.items.as_deref(), report);
+        }
         if let Some(source) = &volume.downward_api {
             let path = format!("{path}.downwardAPI");
             if let Some(mode) = source.default_mode {
@@ -66,6 +80,33 @@ fn image(path: &str, source: &ImageVolumeSource, report: &mut Report<'_>) {
     }
     let pull = source.pull_policy.as_deref().unwrap_or_default();
     one_of(&format!("{path}.pullPolicy"), pull, &["Always", "IfNotPresent", "Never"], report);
+}
+
+/// The files that a volume makes of an object's keys.
+fn object_files(path: &str, default_mode: Option<i32>, items: Option<&[KeyToPath]>, report: &mut Report<'_>) {
+    if let Some(mode) = default_mode {
+        self::mode(&format!("{path}.defaultMode"), mode, report);
+    }
+    keys(path, items, &mut HashSet::new(), report);
+}
+
+/// The keys of an object that become files, and where; `taken` are the paths that the volume has already.
+fn keys<'f>(path: &str, items: Option<&'f [KeyToPath]>, taken: &mut HashSet<&'f str>, report: &mut Report<'_>) {
+    for (index, item) in items.into_iter().flatten().enumerate() {
+        let path = format!("{path}.items[{index}]");
+        if item.key.is_empty() {
+            report.required(format!("{path}.key"), "");
+        }
+        let field = format!("{path}.path");
+        local_path(&field, &item.path, report);
+        if !item.path.is_empty() && !taken.insert(item.path.as_str()) {
+            // Of a volume of one object ours: one of the two files would be lost without a word.
+            report.duplicate(field, &item.path);
+        }
+        if let Some(mode) = item.mode {
+            self::mode(&format!("{path}.mode"), mode, report);
+        }
+    }
 }
 
 /// The files of one source; `taken` are the paths that the volume has already.
@@ -133,6 +174,20 @@ fn projected(path: &str, source: &ProjectedVolumeSource, spec: &PodSpec, report:
         for (field, _) in set {
             let rule = "Forbidden: may not specify more than 1 volume type per source";
             report.error(format!("{path}.{field}"), rule);
+        }
+        if let Some(source) = &projection.config_map {
+            let path = format!("{path}.configMap");
+            if source.name.is_empty() {
+                report.required(format!("{path}.name"), "");
+            }
+            keys(&path, source.items.as_deref(), &mut taken, report);
+        }
+        if let Some(source) = &projection.secret {
+            let path = format!("{path}.secret");
+            if source.name.is_empty() {
+                report.required(format!("{path}.name"), "");
+            }
+            keys(&path, source.items.as_deref(), &mut taken, report);
         }
         if let Some(source) = &projection.downward_api {
             downward(&format!("{path}.downwardAPI"), source.items.as_deref(), spec, &mut taken, report);
