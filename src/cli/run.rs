@@ -179,6 +179,9 @@ struct Seen {
 
 /// Streams logs until the pods have completed (if that is asked for) or the agent is gone for good.
 async fn foreground(client: &Client, pods: &[PodName], options: Options, seen: &mut Seen) -> Result<End, Error> {
+    if pods.is_empty() {
+        return Err(Error::new("nothing to run", "the manifest defines no pod"));
+    }
     let mut heard = Instant::now();
     loop {
         let lost = match follow_pods(client, pods, options.until_complete, seen, &mut heard).await {

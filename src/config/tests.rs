@@ -197,6 +197,13 @@ fn what_kubeadm_writes_is_taken_as_it_is() {
 }
 
 #[test]
+fn the_example_of_all_sources_can_be_used() {
+    let (config, warnings) = resolve(include_str!("../../examples/coracle.yaml")).unwrap();
+    assert_eq!((warnings, config.sources.urls.len(), config.sources.public_keys.len()), (vec![], 2, 2));
+    assert!(config.sources.strict_permissions);
+}
+
+#[test]
 fn drop_ins_are_laid_over_the_file_and_flags_over_them() {
     let main = format!(
         "{KUBELET}maxPods: 9\nport: 1\nclusterDNS: [10.0.0.1, 10.0.0.2]\nstaticPodURL: http://main/\nhttpCheckFrequency: 5s

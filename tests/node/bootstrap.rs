@@ -222,6 +222,17 @@ fn drop_ins_configure_the_agent_and_their_faults_are_named() {
     node.finish();
 }
 
+#[test]
+fn examples_are_what_a_node_takes() {
+    let node = Node::new();
+    for entry in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/examples")).expect("examples").flatten() {
+        // The node's configuration has a test of its own.
+        if entry.file_name() != "coracle.yaml" {
+            node.cli(&["validate", "--strict", &entry.path().display().to_string()]).ok();
+        }
+    }
+}
+
 /// What systemd itself makes of the units. Without systemd on the machine there is nothing to ask.
 #[test]
 fn systemd_takes_the_units() {

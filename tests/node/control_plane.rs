@@ -5,7 +5,7 @@
 //! the folders on the machine are other ones. Debian's etcd is older than what kubeadm ships; what it does not know is
 //! replaced by what it called the same thing, see [`as_known`].
 
-use crate::harness::{Node, Out, append, docker_archive, output, secs, signal};
+use crate::harness::{Node, Out, PodView, append, docker_archive, output, secs, signal};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sched::{CloneFlags, unshare};
@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Instant;
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/kubeadm");
 /// The address of the corpus' control plane.
@@ -189,12 +191,12 @@ fn image(file: &str, name: &str, programs: &[PathBuf]) -> PathBuf {
 }
 
 fn wait_for_image(node: &Node, name: &str) {
-    let end = std::time::Instant::now() + secs(60);
+    let end = Instant::now() + secs(60);
     while !node.cli(&["image", "ls"]).stdout.contains(name) {
-        if std::time::Instant::now() > end {
+        if Instant::now() > end {
             node.fail(&format!("{name} was not imported"));
         }
-        std::thread::sleep(secs(1) / 10);
+        sleep(secs(1) / 10);
     }
 }
 
@@ -320,23 +322,37 @@ fn kubeadms_control_plane_comes_up_from_its_manifests() {
         let machine = node.dir.join("share/machine");
         kubernetes_certificates(&machine);
         node.start();
-        for name in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
-            let program = built.join(name);
+        let names = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+        for name in names {
+            let programs = match name {
+                "etcd" => vec![on_path("etcd"), on_path("etcdctl")],
+                _ => vec![built.join(name)],
+            };
             let tag = format!("{name}:built");
-            node.drop_image(&image(name, &tag, std::slice::from_ref(&program)), &format!("{name}.tar"));
+            node.drop_image(&image(name, &tag, &programs), &format!("{name}.tar"));
             wait_for_image(&node, name);
-            let mut pod = placed(manifest(name), &machine, &tag);
-            if name == "etcd" {
-                pod = as_known(pod, &program);
-            }
+            let pod = placed(manifest(name), &machine, &tag);
+            let pod = if name == "etcd" { as_known(pod, &programs[0]) } else { pod };
             node.apply(&format!("{name}.yaml"), &pod);
         }
-        for name in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"] {
-            let seen = node.wait(&format!("{name} is ready"), secs(300), |pods| {
-                pods.iter().any(|pod| pod.name() == format!("{name}-{}", node.name) && pod.condition("Ready") == "True")
-            });
-            assert!(seen.len() >= 4, "{}", seen.len());
+        // Ready is what their probes say: /livez and /readyz of the API server among them.
+        let ready = |pods: &[PodView], name: &str| {
+            pods.iter().any(|pod| pod.name() == format!("{name}-{}", node.name) && pod.condition("Ready") == "True")
+        };
+        node.wait("the control plane is ready", secs(300), |pods| names.iter().all(|name| ready(pods, name)));
+        // They work together: who leads is in the API server, and that in etcd.
+        for leader in ["kube-controller-manager", "kube-scheduler"] {
+            let key = format!("/registry/leases/kube-system/{leader}");
+            let end = Instant::now() + secs(120);
+            while etcdctl(&node, "127.0.0.1", &["get", "--keys-only", &key]).ok().trim() != key {
+                if Instant::now() > end {
+                    node.fail(&format!("{leader} has no lease"));
+                }
+                sleep(secs(1));
+            }
         }
+        let keys = etcdctl(&node, "127.0.0.1", &["get", "--prefix", "--keys-only", "/registry/namespaces/"]).ok();
+        assert!(keys.contains("/registry/namespaces/kube-system"), "{keys}");
         node.finish();
     });
 }
