@@ -402,9 +402,9 @@ mod tests {
 
     #[test]
     fn a_manifest_has_the_same_file_name_each_time() {
-        let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: a.b, namespace: n}\n";
+        let head = "apiVersion: v1\nkind: Pod\nmetadata: {name: a.b, namespace: ns}\n";
         let pods = pods(&format!("{head}spec: {{containers: [{{name: a, image: i}}]}}\n"));
-        assert_eq!(stem(&pods[0]), "run-n_a.b");
+        assert_eq!(stem(&pods[0]), "run-ns_a.b");
         let mut long = pods[0].clone();
         long.metadata.name = Some("x".repeat(253));
         assert_eq!(stem(&long).len(), 200);

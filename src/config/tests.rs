@@ -186,13 +186,12 @@ fn what_kubeadm_writes_is_taken_as_it_is() {
         node_name: "edge-1".to_owned(),
         cluster_dns: vec![IpAddr::from([10, 96, 0, 10])],
         cluster_domain: "cluster.local".to_owned(),
-        resolv_conf: Some("/run/systemd/resolve/resolv.conf".into()),
         ..Config::default()
     };
     assert_eq!(config, defaults, "zeros are what nobody set");
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     expect![[r#"
-        KubeletConfiguration: these fields have no effect here: authentication, authorization, cgroupDriver, containerRuntimeEndpoint, rotateCertificates"#]]
+        KubeletConfiguration: these fields have no effect here: authentication, authorization, cgroupDriver, rotateCertificates"#]]
     .assert_eq(&warnings.join("\n"));
 }
 

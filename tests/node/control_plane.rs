@@ -200,6 +200,16 @@ fn wait_for_image(node: &Node, name: &str) {
     }
 }
 
+/// A node that takes no notice of how full the disk is, and so keeps the record of a container's run before the present one.
+fn roomy_node() -> Node {
+    let mut node = Node::new();
+    node.configure(json!({
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
+    }));
+    node
+}
+
 /// Waits until all three probes of a pod's container are content.
 fn wait_ready(node: &Node, name: &str, restarts: u64) -> String {
     let full = format!("{name}-{}", node.name);
@@ -231,7 +241,7 @@ fn etcdctl(node: &Node, address: &str, args: &[&str]) -> Out {
 #[test]
 fn etcd_runs_from_kubeadms_manifest() {
     in_a_network_of_its_own(|| {
-        let mut node = Node::new();
+        let mut node = roomy_node();
         let programs = [on_path("etcd"), on_path("etcdctl")];
         node.drop_image(&image("etcd", "etcd:debian", &programs), "etcd.tar");
         let machine = node.dir.join("share/machine");
@@ -318,7 +328,7 @@ fn kubeadms_control_plane_comes_up_from_its_manifests() {
     in_a_network_of_its_own(|| {
         let built =
             PathBuf::from(std::env::var_os("CORACLE_CONTROL_PLANE").expect("CORACLE_CONTROL_PLANE names a folder"));
-        let mut node = Node::new();
+        let mut node = roomy_node();
         let machine = node.dir.join("share/machine");
         kubernetes_certificates(&machine);
         node.start();
