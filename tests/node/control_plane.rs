@@ -363,6 +363,11 @@ fn kubeadms_control_plane_comes_up_from_its_manifests() {
         }
         let keys = etcdctl(&node, "127.0.0.1", &["get", "--prefix", "--keys-only", "/registry/namespaces/"]).ok();
         assert!(keys.contains("/registry/namespaces/kube-system"), "{keys}");
+        // An API server waits for its database when it stops.
+        for name in names.iter().rev() {
+            node.remove(&format!("{name}.yaml"));
+            node.wait_gone(name);
+        }
         node.finish();
     });
 }
