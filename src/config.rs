@@ -1,18 +1,21 @@
 //! What the node was told: flags, `KubeletConfiguration` and `CoracleConfiguration`, resolved into one [`Config`].
 //!
-//! Pure: the caller reads the file and the host name and passes them in. Precedence as kubelet: defaults, then the
-//! file, then flags. A configuration field that the kubelet knows and coracle does not do yet is a [`Warning`]; one
-//! that nobody knows is an [`Error`], because a typo in a configuration must not go unnoticed for years.
+//! Pure: the caller reads the files and the host name and passes them in. Precedence as kubelet: defaults, then the
+//! file, then its drop-ins, then flags. Configuration fields that the kubelet knows and coracle does not do yet are
+//! listed in a [`Warning`]; one that nobody knows is an [`Error`], because a typo in a configuration must not go
+//! unnoticed for years.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod file;
 pub mod images;
+mod layers;
 pub mod reserve;
 pub mod sources;
 mod value;
 
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
 pub use images::{CredentialsVerification, Images};
+pub use layers::File;
 pub use sources::{ManifestUrl, Sources};
 pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
 
@@ -37,6 +40,9 @@ pub struct Flags {
     /// Configuration file: KubeletConfiguration and CoracleConfiguration as YAML documents [default: /etc/coracle/config.yaml if present]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Folder of drop-ins to the configuration file: *.conf, in the order of their paths
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// Persistent state: images, pods, network leases [default: /var/lib/coracle]
     #[arg(long, value_name = "DIR")]
     pub root_dir: Option<PathBuf>,
@@ -218,11 +224,22 @@ impl fmt::Display for Warning {
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// One of the files is at fault.
+    #[error("{file}")]
+    In {
+        /// Its path.
+        file: String,
+        /// What is wrong with it.
+        source: Box<Error>,
+    },
     /// The file is no YAML.
-    #[error("the configuration file is not valid YAML: {0}")]
+    #[error("not valid YAML: {0}")]
     Yaml(String),
+    /// A drop-in without any document.
+    #[error("says nothing: apiVersion and kind are required")]
+    Empty,
     /// A document is of no known kind.
-    #[error("document {document} of the configuration file: {reason}")]
+    #[error("document {document}: {reason}")]
     Document {
         /// Counted from 1.
         document: usize,
@@ -250,6 +267,10 @@ pub enum Error {
 impl Error {
     fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Error {
         Error::Invalid { field: field.into(), reason: reason.into() }
+    }
+
+    fn in_file(self, file: &str) -> Error {
+        Error::In { file: file.to_owned(), source: Box::new(self) }
     }
 }
 
@@ -296,16 +317,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Resolves flags over the text of the configuration file (`None`: there is none) over defaults.
+    /// Resolves flags over the configuration files (a later one over those before it) over defaults.
     ///
     /// # Errors
-    /// The first thing that cannot be used, with its flag or field path.
-    pub fn resolve(flags: &Flags, file_text: Option<&str>, facts: &Facts) -> Result<(Config, Vec<Warning>), Error> {
+    /// The first thing that cannot be used, with its flag, or its file and field path.
+    pub fn resolve(flags: &Flags, files: &[File<'_>], facts: &Facts) -> Result<(Config, Vec<Warning>), Error> {
         let mut config = Config::default();
         let mut warnings = Vec::new();
-        if let Some(text) = file_text {
-            file::apply(text, &mut config, &mut warnings)?;
-        }
+        let layers = layers::Layers::read(files)?;
+        file::apply(&layers.merged, &mut config, &mut warnings).map_err(|error| layers.blame(error))?;
         config.apply_flags(flags)?;
         config.node_name = match &flags.hostname_override {
             Some(name) => node_name(name).map_err(|reason| Error::invalid("--hostname-override", reason))?,

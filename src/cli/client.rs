@@ -37,6 +37,15 @@ impl Client {
         Client { socket: run_dir.join(SOCKET_NAME) }
     }
 
+    /// Whether somebody listens on the agent's socket.
+    pub(super) async fn probe(&self) -> Result<(), Unreached> {
+        let reached = UnixStream::connect(&self.socket).await;
+        reached.map(drop).map_err(|error| Unreached {
+            is_absent: matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused),
+            error: self.not_there(&error),
+        })
+    }
+
     /// Sends a request; an answer that is no success becomes an error with the server's words.
     pub(super) async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
         let request = Request::builder().method(method).uri(path).header(HOST, "coracle");
@@ -149,6 +158,13 @@ impl Client {
             _ => failed.hint("is it running? systemctl status coracle, or start it with: coracle agent"),
         }
     }
+}
+
+/// Why nobody was reached.
+pub(super) struct Unreached {
+    /// Nobody listens, which may change.
+    pub(super) is_absent: bool,
+    pub(super) error: Error,
 }
 
 /// A streamed answer.

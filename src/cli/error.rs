@@ -44,6 +44,12 @@ impl Error {
         Error::new(what, why)
     }
 
+    /// With another exit code.
+    #[must_use]
+    pub fn with_code(self, code: i32) -> Error {
+        Error { code, ..self }
+    }
+
     /// Adds what to do about it.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Error {

@@ -53,9 +53,8 @@ enum Command {
         /// Manifest: a file, a URL, or - for standard input
         #[arg(value_name = "FILE|URL|-")]
         source: String,
-        /// End when all pods have completed; exit 0 if all succeeded
-        #[arg(long)]
-        until_complete: bool,
+        #[command(flatten)]
+        options: run::Options,
         #[command(flatten)]
         agent: Agent,
     },
@@ -415,7 +414,7 @@ fn block_on(command: impl Future<Output = Result<i32, Error>>) -> Result<i32, Er
 async fn client_command(command: Command) -> Result<i32, Error> {
     match command {
         Command::Agent(flags) => start::agent(&flags),
-        Command::Run { source, until_complete, agent } => run::run(&agent.client(), &source, until_complete).await,
+        Command::Run { source, options, agent } => run::run(&agent.client(), &source, options).await,
         Command::Get { kind, mut list } => {
             let (kind, name) = kind.split_once('/').map_or((kind.as_str(), None), |(kind, name)| (kind, Some(name)));
             let resource = kind.parse().map_err(|why| Error::usage(format!("unknown kind {kind:?}: {why}")))?;

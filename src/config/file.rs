@@ -1,6 +1,7 @@
 //! The configuration file: YAML documents of kind `KubeletConfiguration` and `CoracleConfiguration`.
 
 use super::images;
+use super::layers::Documents;
 use super::reserve::{Maps, Reserved, thresholds};
 use super::sources;
 use super::value::{duration, quantity_bytes};
@@ -94,6 +95,7 @@ const KUBELET_IGNORED: &[&str] = &[
     "makeIPTablesUtilChains",
     "maxOpenFiles",
     "memoryManagerPolicy",
+    "memoryReservationPolicy",
     "memoryThrottlingFactor",
     "nodeLeaseDurationSeconds",
     "nodeStatusMaxImages",
@@ -135,6 +137,9 @@ const KUBELET_IGNORED: &[&str] = &[
     "volumeStatsAggPeriod",
 ];
 
+/// Fields of `KubeletConfiguration.logging` that have no meaning here.
+const LOGGING_IGNORED: &[&str] = &["flushFrequency", "options", "vmodule"];
+
 /// Fields of a `CoracleConfiguration`.
 const OWN_FIELDS: &[&str] = &[
     "bridge",
@@ -149,52 +154,50 @@ const OWN_FIELDS: &[&str] = &[
     "verbosity",
 ];
 
-/// Reads the documents of `text` over `config`. Empty documents are skipped.
-pub(super) fn apply(text: &str, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
-    let documents: Vec<Value> = serde_yaml::from_multiple(text).map_err(|error| Error::Yaml(error.to_string()))?;
-    let mut kubelet = None;
-    let mut own = None;
-    for (index, document) in documents.into_iter().enumerate() {
-        let document_error = |reason: String| Error::Document { document: index + 1, reason };
-        let map = match document {
-            Value::Null => continue,
-            Value::Object(map) => map,
-            other => return Err(document_error(format!("{} instead of a mapping", type_of(&other)))),
-        };
-        let text_of = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let slot = match (text_of("apiVersion").as_str(), text_of("kind").as_str()) {
-            (KUBELET_API_VERSION, "KubeletConfiguration") => &mut kubelet,
-            (OWN_API_VERSION, "CoracleConfiguration") => &mut own,
-            ("", _) | (_, "") => return Err(document_error("apiVersion and kind are required".to_owned())),
-            (version, kind) => {
-                let reason = format!(
-                    "{kind} of {version} is not known here: want KubeletConfiguration of {KUBELET_API_VERSION} or \
-                     CoracleConfiguration of {OWN_API_VERSION}"
-                );
-                return Err(document_error(reason));
-            }
-        };
-        if slot.is_some() {
-            return Err(document_error(format!("a second {}", text_of("kind"))));
-        }
-        *slot = Some(map);
-    }
-    if let Some(map) = kubelet {
-        kubelet_document(&map, config, warnings)?;
+/// Reads the documents over `config`.
+pub(super) fn apply(documents: &Documents, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+    if let Some(map) = &documents.kubelet {
+        kubelet_document(map, config, warnings)?;
     }
     // After the kubelet's document, so that ours decides where both have a word for it (podCIDR).
-    if let Some(map) = own {
-        own_document(&map, config)?;
+    if let Some(map) = &documents.own {
+        own_document(map, config)?;
     }
     Ok(())
+}
+
+/// Whether a kubelet takes a value for none at all: what kubeadm writes for what nobody set.
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => matches!(text.as_str(), "" | "0" | "0s"),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.values().all(is_unset),
+        // `false` is often the opposite of a default.
+        Value::Bool(_) => false,
+    }
 }
 
 fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let document = Section { path: "KubeletConfiguration", map };
     document
         .reject_unknown(&[KUBELET_FIELDS, images::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(), KUBELET_IGNORED)?;
-    for field in KUBELET_IGNORED.iter().filter(|field| map.get(**field).is_some_and(|value| !value.is_null())) {
-        warnings.push(Warning { field: document.at(field), reason: "not supported yet, ignored".to_owned() });
+    let logging = document.section("logging")?;
+    let is_set = |map: &Map<String, Value>, field: &str| map.get(field).is_some_and(|value| !is_unset(value));
+    let mut unsupported: Vec<String> =
+        KUBELET_IGNORED.iter().filter(|field| is_set(map, field)).map(|field| (*field).to_owned()).collect();
+    let of_logging = LOGGING_IGNORED.iter().filter(|field| logging.is_some_and(|map| is_set(map, field)));
+    unsupported.extend(of_logging.map(|field| format!("logging.{field}")));
+    if !unsupported.is_empty() {
+        // In one line: what a cluster's kubelets need is of no interest on a node without one.
+        let reason = format!("these fields have no effect here: {}", unsupported.join(", "));
+        warnings.push(Warning { field: document.path.to_owned(), reason });
+    }
+    if document.text("staticPodPath")? == Some("") {
+        // A kubelet would read no manifests at all, which nobody wants of a node without a cluster.
+        let reason = format!("empty, so manifests are read from {}", config.manifest_dir.display());
+        warnings.push(Warning { field: document.at("staticPodPath"), reason });
     }
     document.path_into("staticPodPath", &mut config.manifest_dir)?;
     document.path_into("podLogsDir", &mut config.pod_logs_dir)?;
@@ -257,8 +260,8 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
             return Err(Error::invalid(section.at("maxContainerRestartPeriod"), "must be between 1s and 300s"));
         }
     }
-    if let Some(logging) = document.section("logging")? {
-        logging_section(logging, config, warnings)?;
+    if let Some(logging) = logging {
+        logging_section(logging, config)?;
     }
     Ok(())
 }
@@ -358,13 +361,9 @@ fn sysctl_patterns(document: &Section<'_>, value: &Value) -> Result<Vec<String>,
     Ok(read)
 }
 
-fn logging_section(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
+fn logging_section(map: &Map<String, Value>, config: &mut Config) -> Result<(), Error> {
     let section = Section { path: "KubeletConfiguration.logging", map };
-    let ignored = ["flushFrequency", "options", "vmodule"];
-    section.reject_unknown(&["format", "verbosity"], &ignored)?;
-    for field in ignored.iter().filter(|field| map.contains_key(**field)) {
-        warnings.push(Warning { field: section.at(field), reason: "not supported yet, ignored".to_owned() });
-    }
+    section.reject_unknown(&["format", "verbosity"], LOGGING_IGNORED)?;
     section.log_format_into("format", &mut config.log_format)?;
     if let Some(verbosity) = section.integer("verbosity", 0, 255)? {
         config.verbosity = verbosity as u8;
@@ -552,7 +551,7 @@ pub(super) fn wants(what: &str, got: &Value) -> String {
     format!("want {what}, got {}", type_of(got))
 }
 
-fn type_of(value: &Value) -> &'static str {
+pub(super) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",

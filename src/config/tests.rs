@@ -7,17 +7,23 @@ fn facts() -> Facts {
 }
 
 fn resolve(file: &str) -> Result<(Config, Vec<Warning>), Error> {
-    Config::resolve(&Flags::default(), Some(file), &facts())
+    Config::resolve(&Flags::default(), &[File::main("config.yaml", file)], &facts())
+}
+
+/// What is said of a main file with these drop-ins that must be refused.
+fn refused(flags: &Flags, files: &[File<'_>]) -> String {
+    crate::causes::chain(&Config::resolve(flags, files, &facts()).expect_err("must be refused"))
 }
 
 fn refusal(body: &str) -> String {
     let file = format!("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n{body}");
-    resolve(&file).expect_err("must be refused").to_string()
+    let said = refused(&Flags::default(), &[File::main("config.yaml", &file)]);
+    said.strip_prefix("config.yaml: ").unwrap_or(&said).to_owned()
 }
 
 #[test]
 fn nothing_given_is_the_design_s_defaults() {
-    let (config, warnings) = Config::resolve(&Flags::default(), None, &facts()).unwrap();
+    let (config, warnings) = Config::resolve(&Flags::default(), &[], &facts()).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.node_name, "edge-1");
     assert_eq!(config.socket(), PathBuf::from("/run/coracle/coracle.sock"));
@@ -82,9 +88,7 @@ nodeLabels: {site: north}
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     expect![[r#"
         [
-            "KubeletConfiguration.authentication: not supported yet, ignored",
-            "KubeletConfiguration.cgroupDriver: not supported yet, ignored",
-            "KubeletConfiguration.logging.flushFrequency: not supported yet, ignored",
+            "KubeletConfiguration: these fields have no effect here: authentication, cgroupDriver",
         ]
     "#]]
     .assert_debug_eq(&warnings);
@@ -100,7 +104,7 @@ fn flags_win_over_the_file() {
         ..Flags::default()
     };
     let file = "{apiVersion: kubelet.config.k8s.io/v1beta1, kind: KubeletConfiguration, maxPods: 9, port: 1}";
-    let (config, _) = Config::resolve(&flags, Some(file), &facts()).unwrap();
+    let (config, _) = Config::resolve(&flags, &[File::main("config.yaml", file)], &facts()).unwrap();
     assert_eq!((config.max_pods, config.healthz_port, config.port), (7, 0, 1));
     assert_eq!(config.node_name, "other");
     assert_eq!(config.node_labels.len(), 2);
@@ -151,7 +155,8 @@ fn refusals_name_the_field_and_the_reason() {
         KubeletConfiguration.podCIDR: 10.1.2.3/16 has host bits set: did you mean 10.1.0.0/16?
         KubeletConfiguration.logging.format: "xml" is not text or json
         cluster domain: "a b" is not a DNS subdomain (lower case letters, digits, '-' and '.')
-        the configuration file is not valid YAML: error: line 3 column 3: while parsing a block mapping, did not find expected key"#]].assert_eq(&refusals.join("\n"));
+        not valid YAML: error: line 3 column 3: while parsing a block mapping, did not find expected key"#]]
+    .assert_eq(&refusals.join("\n"));
 }
 
 #[test]
@@ -162,28 +167,150 @@ fn documents_of_other_kinds_are_refused() {
         ("hello", "text instead of a mapping"),
         (
             "{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n---\n{apiVersion: coracle.dev/v1alpha1, kind: CoracleConfiguration}\n",
-            "document 2 of the configuration file: a second CoracleConfiguration",
+            "config.yaml: document 2: a second CoracleConfiguration",
         ),
     ] {
-        let error = resolve(file).expect_err(file).to_string();
+        let error = refused(&Flags::default(), &[File::main("config.yaml", file)]);
         assert!(error.contains(part), "{error}");
     }
     assert!(resolve("").is_ok());
+}
+
+const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
+
+#[test]
+fn what_kubeadm_writes_is_taken_as_it_is() {
+    let text = include_str!("../../tests/corpus/kubelet/config.yaml");
+    let (config, warnings) = resolve(text).unwrap();
+    let defaults = Config {
+        node_name: "edge-1".to_owned(),
+        cluster_dns: vec![IpAddr::from([10, 96, 0, 10])],
+        cluster_domain: "cluster.local".to_owned(),
+        ..Config::default()
+    };
+    assert_eq!(config, defaults, "zeros are what nobody set");
+    let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    expect![[r#"
+        KubeletConfiguration: these fields have no effect here: authentication, authorization, cgroupDriver, rotateCertificates"#]]
+    .assert_eq(&warnings.join("\n"));
+}
+
+#[test]
+fn the_example_of_all_sources_can_be_used() {
+    let (config, warnings) = resolve(include_str!("../../examples/coracle.yaml")).unwrap();
+    assert_eq!((warnings, config.sources.urls.len(), config.sources.public_keys.len()), (vec![], 2, 2));
+    assert!(config.sources.strict_permissions);
+}
+
+#[test]
+fn drop_ins_are_laid_over_the_file_and_flags_over_them() {
+    let main = format!(
+        "{KUBELET}maxPods: 9\nport: 1\nclusterDNS: [10.0.0.1, 10.0.0.2]\nstaticPodURL: http://main/\nhttpCheckFrequency: 5s
+evictionHard: {{memory.available: 1Gi}}\nkubeReserved: {{cpu: 1m, memory: 1Mi}}\nhealthzPort: 7
+---
+apiVersion: coracle.dev/v1alpha1
+kind: CoracleConfiguration
+nodeLabels: {{site: north, rack: a}}
+"
+    );
+    let site = format!(
+        "{KUBELET}maxPods: 10\nclusterDNS: [10.0.0.3]\nstaticPodPath: /etc/site\nfileCheckFrequency: 3s
+kubeReserved: {{memory: 2Mi}}\nhealthzPort: 0\nevictionHard: null
+staticPodURLHeader: {{Metadata-Flavor: [Google], X: [a, b]}}
+---
+apiVersion: coracle.dev/v1alpha1
+kind: CoracleConfiguration
+nodeLabels: {{rack: null, floor: '2'}}
+"
+    );
+    let late = format!("{KUBELET}maxPods: 11\nstaticPodURL: https://late/\nhttpCheckFrequency: 0s\n");
+    let files =
+        [File::main("config.yaml", &main), File::drop_in("10-site.conf", &site), File::drop_in("90-late.conf", &late)];
+    let flags = Flags { port: Some(2), ..Flags::default() };
+    let (config, warnings) = Config::resolve(&flags, &files, &facts()).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!((config.max_pods, config.port, config.healthz_port), (11, 2, 0), "the last word, flags', and a zero");
+    assert_eq!(config.cluster_dns, [IpAddr::from([10, 0, 0, 3])], "lists are replaced");
+    assert_eq!((config.kube_reserved.cpu_milli, config.kube_reserved.memory), (1, 2 << 20), "mappings are merged");
+    assert_eq!(config.eviction, reserve::Eviction::default(), "null brings the default back");
+    assert_eq!(config.node_labels, BTreeMap::from([("site".into(), "north".into()), ("floor".into(), "2".into())]));
+    assert_eq!(config.manifest_dir, PathBuf::from("/etc/site"));
+    assert_eq!(config.file_check_frequency, Duration::from_secs(3));
+    assert_eq!(config.sources.http_check_frequency, Duration::from_secs(20), "a zero counts, and means the default");
+    let [url] = &config.sources.urls[..] else { panic!("{:?}", config.sources.urls) };
+    assert_eq!(url.url, "https://late/");
+    let headers: Vec<(&str, &str)> = url.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(headers, [("Metadata-Flavor", "Google"), ("X", "a"), ("X", "b")]);
+    // Without a main file, they are all there is.
+    let (config, _) = Config::resolve(&Flags::default(), &files[2..], &facts()).unwrap();
+    assert_eq!((config.max_pods, config.port), (11, 10250));
+}
+
+#[test]
+fn an_empty_manifest_path_keeps_the_one_before_and_says_so() {
+    for value in ["''", "~"] {
+        let (config, warnings) = resolve(&format!("{KUBELET}staticPodPath: {value}\n")).unwrap();
+        assert_eq!(config.manifest_dir, PathBuf::from("/etc/kubernetes/manifests"));
+        assert_eq!(warnings.len(), usize::from(value == "''"), "null is not there: {warnings:?}");
+    }
+}
+
+#[test]
+fn refusals_name_the_file_that_is_at_fault() {
+    let main = format!("{KUBELET}maxPods: 9\nevictionHard: {{memory.available: 1Gi}}\nclusterDNS: [ten]\n");
+    let said: Vec<String> = [
+        ("maxpods: 3", None),
+        ("clusterDNS: [10.0.0.1]\nevictionHard: {nodefs.available: lots}", None),
+        ("clusterDNS: [10.0.0.1]\nevictionHard: {memory.free: 1Gi}", None),
+        ("maxPods: 3", None),
+        ("clusterDNS: null\nlogging: {format: xml}", None),
+        ("clusterDNS: null\nstaticPodURL: ftp://x/", None),
+        ("clusterDNS: null\nstaticPodURLHeader: {Authorization: Bearer secret}", None),
+        ("clusterDNS: null\nstaticPodPath: x", None),
+        ("", Some("")),
+        ("", Some("# nothing\n---\n")),
+        ("", Some("maxPods: 1\n")),
+        ("", Some("apiVersion: kubelet.config.k8s.io/v1\nkind: KubeletConfiguration\n")),
+        ("", Some("a: [")),
+        ("", Some("apiVersion: coracle.dev/v1alpha1\nkind: CoracleConfiguration\nmanifestURLs: [{url: file}]\n")),
+    ]
+    .into_iter()
+    .map(|(body, whole)| {
+        let site = whole.map_or_else(|| format!("{KUBELET}{body}\n"), str::to_owned);
+        let main = if whole.is_some() { "" } else { &main };
+        refused(&Flags::default(), &[File::main("main.yaml", main), File::drop_in("site.conf", &site)])
+    })
+    .collect();
+    expect![[r#"
+        site.conf: KubeletConfiguration.maxpods: unknown field (did you mean maxPods?)
+        site.conf: KubeletConfiguration.evictionHard: nodefs.available: "lots": quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'
+        site.conf: KubeletConfiguration.evictionHard: "memory.free" is not an eviction signal
+        main.yaml: KubeletConfiguration.clusterDNS[0]: "ten" is not an IP address
+        site.conf: KubeletConfiguration.logging.format: "xml" is not text or json
+        site.conf: KubeletConfiguration.staticPodURL: "ftp://x/" is not a URL that starts with http://, https:// or file:///
+        site.conf: KubeletConfiguration.staticPodURLHeader.Authorization: want a list of texts, got text
+        manifest directory (--pod-manifest-path, staticPodPath): x is not an absolute path
+        site.conf: says nothing: apiVersion and kind are required
+        site.conf: says nothing: apiVersion and kind are required
+        site.conf: document 1: apiVersion and kind are required
+        site.conf: document 1: KubeletConfiguration of kubelet.config.k8s.io/v1 is not known here: want KubeletConfiguration of kubelet.config.k8s.io/v1beta1 or CoracleConfiguration of coracle.dev/v1alpha1
+        site.conf: not valid YAML: error: line 1 column 4: unclosed bracket '['
+        site.conf: CoracleConfiguration.manifestURLs[0].url: "file" is not a URL that starts with http://, https:// or file:///"#]].assert_eq(&said.join("\n"));
 }
 
 #[test]
 fn a_node_needs_a_usable_name() {
     for name in ["", "under_score", "-x", "a..b"] {
         let flags = Flags { hostname_override: Some(name.to_owned()), ..Flags::default() };
-        assert!(Config::resolve(&flags, None, &facts()).is_err(), "{name:?}");
+        assert!(Config::resolve(&flags, &[], &facts()).is_err(), "{name:?}");
     }
-    assert!(Config::resolve(&Flags::default(), None, &Facts { hostname: "(none)".into() }).is_err());
+    assert!(Config::resolve(&Flags::default(), &[], &Facts { hostname: "(none)".into() }).is_err());
 }
 
 #[test]
 fn a_run_dir_too_long_for_sockets_is_refused_now_and_not_when_a_pod_starts() {
     let flags = Flags { run_dir: Some(format!("/{}", "r".repeat(90)).into()), ..Flags::default() };
-    let error = Config::resolve(&flags, None, &facts()).unwrap_err().to_string();
+    let error = Config::resolve(&flags, &[], &facts()).unwrap_err().to_string();
     assert!(error.contains("too long for unix sockets"), "{error}");
 }
 
@@ -251,7 +378,7 @@ allowedUnsafeSysctls: [kernel.msg*]
 proptest! {
     #[test]
     fn no_file_makes_resolve_panic(text in "\\PC{0,200}") {
-        let _ = resolve(&text);
+        let _ = Config::resolve(&Flags::default(), &[File::main("a", &text), File::drop_in("b", &text)], &facts());
     }
 
     #[test]

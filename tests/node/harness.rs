@@ -5,7 +5,7 @@
 mod image;
 pub mod nft;
 
-pub use image::{BUSYBOX, busybox, image_archive, test_images};
+pub use image::{BUSYBOX, append, busybox, docker_archive, image_archive, test_images};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

@@ -46,9 +46,11 @@
 //! | what hostile containers and servers try | [`hostile`] |
 
 mod airgap;
+mod bootstrap;
 mod cli;
 mod collect;
 mod containers;
+mod control_plane;
 mod damage;
 mod crash;
 mod devices;

@@ -4,7 +4,7 @@
 use crate::node::{Node, running};
 use crate::{debian, image, shell};
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,16 @@ const KUBELET_HOST_MS: f64 = 414.0;
 const KUBELET_POD_MS: f64 = 444.0;
 const KUBELET_FIFTY_S: f64 = 11.8;
 
+/// Says that it runs, and then only rests.
+pub const REST: &str = "echo > /share/fifo; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
+
 /// A FIFO into which a container's first instruction writes; a thread notes when.
-struct Signal {
+pub struct Signal {
     arrivals: Receiver<(Instant, usize)>,
 }
 
 impl Signal {
-    fn new(path: &Path) -> Result<Signal> {
+    pub fn new(path: &Path) -> Result<Signal> {
         shell::read(Command::new("mkfifo").args(["-m", "666"]).arg(path))?;
         // Open for writing too: the end of one writer is then no end of file.
         let mut reader = fs::OpenOptions::new().read(true).write(true).open(path)?;
@@ -42,7 +45,7 @@ impl Signal {
     }
 
     /// Waits for `count` containers; the time from `begin` to the last one.
-    fn wait(&self, count: usize, begin: Instant) -> Result<Duration> {
+    pub fn wait(&self, count: usize, begin: Instant) -> Result<Duration> {
         let mut left = count;
         loop {
             let (at, lines) = self
@@ -58,20 +61,20 @@ impl Signal {
 }
 
 /// Milliseconds, sorted.
-struct Samples(Vec<f64>);
+pub struct Samples(Vec<f64>);
 
 impl Samples {
-    fn of(mut times: Vec<Duration>) -> Samples {
+    pub fn of(mut times: Vec<Duration>) -> Samples {
         times.sort();
         Samples(times.iter().map(|t| t.as_secs_f64() * 1e3).collect())
     }
 
-    fn quantile(&self, q: f64) -> f64 {
+    pub fn quantile(&self, q: f64) -> f64 {
         let at = ((self.0.len() as f64 * q).ceil() as usize).saturating_sub(1);
         self.0.get(at).copied().unwrap_or(f64::NAN)
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         format!("{:.1} ms (p90 {:.1})", self.quantile(0.5), self.quantile(0.9))
     }
 }
@@ -197,7 +200,7 @@ pub fn print(rows: &[Row]) {
     println!();
 }
 
-fn manifest(node: &Node, name: &str, script: &str, host: bool) -> String {
+pub fn manifest(node: &Node, name: &str, script: &str, host: bool) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -216,13 +219,12 @@ fn manifest(node: &Node, name: &str, script: &str, host: bool) -> String {
             }],
         },
     })
-    .to_string()
 }
 
 /// Rename of a manifest → first instruction of its container; then the pod is removed.
 fn one_pod(node: &Node, signal: &Signal, host: bool) -> Result<Duration> {
     sleep(Duration::from_millis(250));
-    let begin = node.apply("one.yaml", &manifest(node, "one", "echo > /share/fifo", host))?;
+    let begin = node.apply("one.yaml", &manifest(node, "one", "echo > /share/fifo", host).to_string())?;
     let took = signal.wait(1, begin)?;
     node.wait("the pod ended", Duration::from_secs(30), |pods| {
         pods.iter().all(|p| p["status"]["phase"] == "Succeeded") && !pods.is_empty()
@@ -234,10 +236,9 @@ fn one_pod(node: &Node, signal: &Signal, host: bool) -> Result<Duration> {
 
 /// Drops `count` resting pods at once; the time until the last one's first instruction.
 fn fill(node: &Node, signal: &Signal, count: usize) -> Result<Duration> {
-    let script = "echo > /share/fifo; trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done";
     let begin = Instant::now();
     for i in 0..count {
-        node.apply(&format!("p{i}.yaml"), &manifest(node, &format!("p{i}"), script, false))?;
+        node.apply(&format!("p{i}.yaml"), &manifest(node, &format!("p{i}"), REST, false).to_string())?;
     }
     let took = signal.wait(count, begin)?;
     node.wait("all run", Duration::from_secs(60), |pods| pods.len() == count && pods.iter().all(running))?;
@@ -286,7 +287,7 @@ impl Runc {
         image::busybox_rootfs(&bundle.join("rootfs"))?;
         shell::read(Command::new("runc").arg("spec").current_dir(&bundle))?;
         let path = bundle.join("config.json");
-        let mut spec: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+        let mut spec: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
         spec["process"]["terminal"] = json!(false);
         spec["process"]["args"] = json!(["/bin/sh", "-c", "echo > /share/fifo"]);
         spec["root"]["readonly"] = json!(false);

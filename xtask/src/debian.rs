@@ -28,6 +28,8 @@ pub const TESTS: &[Need] = &[
     BUSYBOX,
     Need { package: "iproute2", found: || on_path("ip") },
     Need { package: "mount", found: || on_path("mount") },
+    // Looks at the units. It is on every Debian machine, but not in every container.
+    Need { package: "systemd", found: || on_path("systemd-analyze") },
     Need { package: "minisign", found: || on_path("minisign") },
     Need { package: "openssl", found: || on_path("openssl") },
     Need { package: "docker-registry", found: || on_path("docker-registry") },
@@ -35,6 +37,9 @@ pub const TESTS: &[Need] = &[
     Need { package: "apache2-utils", found: || on_path("htpasswd") },
     // What layers amount to in the eyes of another.
     Need { package: "umoci", found: || on_path("umoci") },
+    // A control plane's database, from kubeadm's manifest.
+    Need { package: "etcd-server", found: || on_path("etcd") },
+    Need { package: "etcd-client", found: || on_path("etcdctl") },
     // Makes system calls fail.
     Need { package: "strace", found: || on_path("strace") },
 ];

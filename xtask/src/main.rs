@@ -2,8 +2,10 @@
 
 mod archive;
 mod bench;
+mod bench_boot;
 mod bench_image;
 mod bench_probes;
+mod control_plane;
 mod debian;
 mod demo;
 mod fields;
@@ -26,9 +28,11 @@ cargo xtask <task>
   fields                        write FIELDS.md from the table of the fields that work
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
   bench image [--n N]           an image archive into coracle, containerd, podman and tar, side by side
+  bench boot [--n N]            from the agent's start to the first of 20 pods, as after a reboot
   bench probes                  what 100 readiness probes a second cost
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
+  control-plane                 build Kubernetes' control plane from its Go modules, for the test that runs it
   image nginx|busybox [--out F] make a docker-archive from Debian's packages
 ";
 
@@ -41,7 +45,9 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),
+        ["control-plane"] => control_plane::run(),
         ["bench", "image", rest @ ..] => bench_image::run(number(rest, "--n")?.unwrap_or(3)),
+        ["bench", "boot", rest @ ..] => bench_boot::run(number(rest, "--n")?.unwrap_or(5)),
         ["bench", "probes"] => bench_probes::probes(),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
         ["fuzz"] => fuzz::list(),

@@ -15,6 +15,7 @@ pub struct Node {
     binary: PathBuf,
     cgroup_root: String,
     bridge: String,
+    arguments: Vec<String>,
     agent: Option<Child>,
 }
 
@@ -33,36 +34,57 @@ impl Node {
             binary: binary.to_owned(),
             cgroup_root: format!("/coracle-{purpose}-{pid}"),
             bridge: format!("cor{}", pid % 1_000_000),
+            arguments: Vec::new(),
             agent: None,
             dir,
         };
         let d = node.dir.display();
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = fs::File::create(node.dir.join("agent.log"))?;
-        let mut command = Command::new(binary);
-        command
-            .arg("agent")
-            .arg(format!("--root-dir={d}/root"))
-            .arg(format!("--run-dir={d}/run"))
-            .arg(format!("--pod-manifest-path={d}/manifests"))
-            .arg(format!("--pod-logs-dir={d}/log/pods"))
-            .arg(format!("--cgroup-root={}", node.cgroup_root))
-            .arg(format!("--bridge={}", node.bridge))
-            .arg(format!("--pod-cidr=10.{}.{}.0/24", 192 + pid % 60, pid / 60 % 256))
-            .arg(format!("--healthz-port={port}"))
-            .arg("--hostname-override=edge");
-        println!("\x1b[1m$ {}\x1b[0m", shell::line(&command));
-        let begin = Instant::now();
-        node.agent =
-            Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().context("the agent")?);
-        shell::wait("the agent answers", Duration::from_secs(15), || {
-            if let Some(status) = node.agent.as_mut().and_then(|a| a.try_wait().ok().flatten()) {
-                bail!("the agent ended: {status}\n{}", node.log());
-            }
-            Ok(node.cli(&["get", "pods"]).output()?.status.success())
-        })?;
+        node.arguments = vec![
+            "agent".to_owned(),
+            format!("--root-dir={d}/root"),
+            format!("--run-dir={d}/run"),
+            format!("--pod-manifest-path={d}/manifests"),
+            format!("--pod-logs-dir={d}/log/pods"),
+            format!("--cgroup-root={}", node.cgroup_root),
+            format!("--bridge={}", node.bridge),
+            format!("--pod-cidr=10.{}.{}.0/24", 192 + pid % 60, pid / 60 % 256),
+            format!("--healthz-port={port}"),
+            "--hostname-override=edge".to_owned(),
+        ];
+        println!("\x1b[1m$ coracle {}\x1b[0m", node.arguments.join(" "));
+        let begin = node.launch()?;
+        node.wait_for_agent()?;
         println!("  (up after {:.0} ms)", begin.elapsed().as_secs_f64() * 1e3);
         Ok(node)
+    }
+
+    /// Starts the agent; the moment just before.
+    pub fn launch(&mut self) -> Result<Instant> {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log"))?;
+        let mut command = Command::new(&self.binary);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let begin = Instant::now();
+        self.agent = Some(command.spawn().context("the agent")?);
+        Ok(begin)
+    }
+
+    /// Waits until the agent answers.
+    pub fn wait_for_agent(&mut self) -> Result<()> {
+        shell::wait("the agent answers", Duration::from_secs(15), || {
+            if let Some(status) = self.agent.as_mut().and_then(|a| a.try_wait().ok().flatten()) {
+                bail!("the agent ended: {status}\n{}", self.log());
+            }
+            Ok(self.cli(&["get", "pods"]).output()?.status.success())
+        })
+    }
+
+    /// What a reboot leaves: no process, no mount, no link, no cgroup, nothing in the run directory.
+    pub fn power_cut(&mut self) -> Result<()> {
+        self.clear();
+        let run = self.dir.join("run");
+        fs::remove_dir_all(&run).with_context(|| run.display().to_string())?;
+        fs::create_dir(&run).with_context(|| run.display().to_string())
     }
 
     /// `coracle` with these arguments, against this node.
@@ -150,15 +172,17 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
+impl Node {
+    /// Ends and removes everything but files.
+    fn clear(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             let _ = agent.kill();
             let _ = agent.wait();
         }
         for _ in 0..50 {
-            let mut left = self.members();
-            left.extend(self.processes());
+            // Shims first: none of them shall see its containers end, as in a power cut.
+            let mut left = self.processes();
+            left.extend(self.members());
             if left.is_empty() {
                 break;
             }
@@ -176,6 +200,12 @@ impl Drop for Node {
         for hierarchy in mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4)) {
             remove_cgroups(&Path::new(hierarchy).join(self.cgroup_root.trim_start_matches('/')));
         }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.clear();
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -47,7 +47,8 @@ pub fn image_archive(name: &'static str) -> PathBuf {
     docker_archive(&file, &[(name, json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] }))], &busybox_layer())
 }
 
-fn docker_archive(file: &str, images: &[(&str, Value)], layer: &[u8]) -> PathBuf {
+/// A docker-archive of images that all have one layer.
+pub fn docker_archive(file: &str, images: &[(&str, Value)], layer: &[u8]) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{file}.tar"));
     // Other runs may be reading it.
     let staged = path.with_extension(format!("{}-{:?}", std::process::id(), std::thread::current().id()));
@@ -103,7 +104,8 @@ fn busybox_layer() -> Vec<u8> {
     builder.into_inner().expect("layer")
 }
 
-fn append<W: Write>(builder: &mut tar::Builder<W>, path: &str, bytes: &[u8], mode: u32) {
+/// Adds a file to an archive.
+pub fn append<W: Write>(builder: &mut tar::Builder<W>, path: &str, bytes: &[u8], mode: u32) {
     let mut header = tar::Header::new_ustar();
     header.set_mode(mode);
     header.set_size(bytes.len() as u64);

@@ -1,0 +1,373 @@
+//! kubeadm's control plane from kubeadm's own manifests, for real: Debian's etcd, and the API server with all that belongs
+//! to it where `cargo xtask control-plane` has built it.
+//!
+//! Each test has a network of its own with the address that the manifests name, so that of a manifest only the images and
+//! the folders on the machine are other ones. Debian's etcd is older than what kubeadm ships; what it does not know is
+//! replaced by what it called the same thing, see [`as_known`].
+
+use crate::harness::{Node, Out, PodView, append, docker_archive, output, secs, signal};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::sched::{CloneFlags, unshare};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Instant;
+
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/kubeadm");
+/// The address of the corpus' control plane.
+const ADDRESS: &str = "192.168.10.11";
+
+/// Runs `test` on a machine with no network but its own address.
+fn in_a_network_of_its_own(test: fn()) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        let address = format!("{ADDRESS}/24");
+        for args in [
+            &["link", "set", "lo", "up"][..],
+            &["link", "add", "uplink", "type", "veth", "peer", "name", "nobody"],
+            &["link", "set", "nobody", "up"],
+            &["address", "add", &address, "dev", "uplink"],
+            &["link", "set", "uplink", "up"],
+            &["route", "add", "default", "dev", "uplink"],
+        ] {
+            output(Command::new("ip").args(args), b"", secs(10)).ok();
+        }
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// An authority, as `kubeadm init phase certs` makes them.
+struct Authority {
+    pem: String,
+    key: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Authority {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().expect("key");
+        let pem = params.self_signed(&key).expect("certificate").pem();
+        Authority { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for these names, good for both ends of a connection, and its key.
+    fn issue(&self, name: &str, group: Option<&str>, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().expect("key");
+        (params.signed_by(&key, &self.issuer).expect("certificate").pem(), key.serialize_pem())
+    }
+
+    fn write(&self, dir: &Path, name: &str) {
+        fs::create_dir_all(dir).expect("folder");
+        fs::write(dir.join(format!("{name}.crt")), &self.pem).expect("certificate");
+        fs::write(dir.join(format!("{name}.key")), &self.key).expect("key");
+    }
+}
+
+fn write_pair(dir: &Path, name: &str, (certificate, key): (String, String)) {
+    fs::write(dir.join(format!("{name}.crt")), certificate).expect("certificate");
+    fs::write(dir.join(format!("{name}.key")), key).expect("key");
+}
+
+/// `<pki>/etcd`, with everything that signs and is signed there.
+fn etcd_certificates(pki: &Path) -> Authority {
+    let (authority, dir) = (Authority::new("etcd-ca"), pki.join("etcd"));
+    authority.write(&dir, "ca");
+    for name in ["server", "peer"] {
+        write_pair(&dir, name, authority.issue("cp1", None, &["cp1", "localhost", ADDRESS, "127.0.0.1"]));
+    }
+    write_pair(&dir, "healthcheck-client", authority.issue("kube-etcd-healthcheck-client", None, &[]));
+    authority
+}
+
+/// A manifest of the corpus.
+fn manifest(name: &str) -> Value {
+    let text = fs::read_to_string(format!("{CORPUS}/{name}.yaml")).expect("manifest");
+    serde_yaml::from_str(&text).expect("YAML")
+}
+
+/// Puts the machine's folders below `machine`, and another image in place of kubeadm's.
+fn placed(mut pod: Value, machine: &Path, image: &str) -> Value {
+    for volume in pod["spec"]["volumes"].as_array_mut().expect("volumes") {
+        let path = volume["hostPath"]["path"].as_str().expect("a path").trim_start_matches('/').to_owned();
+        let path = machine.join(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folder");
+        volume["hostPath"]["path"] = json!(path);
+    }
+    pod["spec"]["containers"][0]["image"] = json!(image);
+    pod
+}
+
+/// What a program says of itself.
+fn said(program: &Path, argument: &str) -> String {
+    let out = output(Command::new(program).arg(argument), b"", secs(10));
+    format!("{}{}", out.stdout, out.stderr)
+}
+
+/// What this etcd does not know of the manifest, in its own words:
+///
+/// - `--feature-gates=InitialCorruptCheck=true` (3.6) was `--experimental-initial-corrupt-check` (3.4, 3.5);
+/// - `--watch-progress-notify-interval` (3.6) was `--experimental-watch-progress-notify-interval`;
+/// - `/livez` and `/readyz` came with 3.4.29 and 3.5.11; before, there was `/health`.
+fn as_known(mut pod: Value, etcd: &Path) -> Value {
+    let (help, version) = (said(etcd, "--help"), said(etcd, "--version"));
+    let knows = |flag: &str| help.split_whitespace().any(|word| word == flag);
+    let container = &mut pod["spec"]["containers"][0];
+    for word in container["command"].as_array_mut().expect("a command") {
+        let text = word.as_str().expect("a word").to_owned();
+        let (flag, value) = text.split_once('=').unwrap_or((&text, ""));
+        if !flag.starts_with("--") || knows(flag) {
+            continue;
+        }
+        *word = match flag {
+            "--feature-gates" => json!("--experimental-initial-corrupt-check=true"),
+            "--watch-progress-notify-interval" => {
+                json!(format!("--experimental-watch-progress-notify-interval={value}"))
+            }
+            other => panic!("{other}: etcd does not know it, and this test knows no other word for it\n{help}"),
+        };
+    }
+    let numbers: Vec<u32> = version
+        .lines()
+        .find_map(|line| line.strip_prefix("etcd Version: "))
+        .unwrap_or_else(|| panic!("no version: {version}"))
+        .split('.')
+        .map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0))
+        .collect();
+    let first = if numbers.starts_with(&[3, 4]) { 29 } else { 11 };
+    let is_old = matches!(numbers[..], [3, 4 | 5, patch] if patch < first);
+    if is_old {
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            container[probe]["httpGet"]["path"] = json!("/health");
+        }
+    }
+    pod
+}
+
+fn on_path(name: &str) -> PathBuf {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("{name} is missing: apt-get install etcd-server etcd-client"))
+}
+
+/// An image of some of this machine's programs, with the libraries that they name.
+fn image(file: &str, name: &str, programs: &[PathBuf]) -> PathBuf {
+    let mut files: BTreeSet<PathBuf> = BTreeSet::new();
+    for program in programs {
+        // A static program has none, which ldd takes for an error.
+        let listed = output(Command::new("ldd").arg(program), b"", secs(10)).stdout;
+        let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
+        files.extend(paths.map(|path| PathBuf::from(path.trim_end_matches(':'))));
+    }
+    let mut builder = tar::Builder::new(Vec::new());
+    for path in files {
+        let inside = path.strip_prefix("/").expect("absolute").display().to_string();
+        append(&mut builder, &inside, &fs::read(&path).expect("library"), 0o755);
+    }
+    for program in programs {
+        let inside = format!("usr/local/bin/{}", program.file_name().expect("a name").display());
+        append(&mut builder, &inside, &fs::read(program).expect("program"), 0o755);
+    }
+    let layer = builder.into_inner().expect("layer");
+    docker_archive(file, &[(name, json!({ "Env": ["PATH=/usr/local/bin"] }))], &layer)
+}
+
+fn wait_for_image(node: &Node, name: &str) {
+    let end = Instant::now() + secs(60);
+    while !node.cli(&["image", "ls"]).stdout.contains(name) {
+        if Instant::now() > end {
+            node.fail(&format!("{name} was not imported"));
+        }
+        sleep(secs(1) / 10);
+    }
+}
+
+/// A node that takes no notice of how full the disk is, and so keeps the record of a container's run before the present one.
+fn roomy_node() -> Node {
+    let mut node = Node::new();
+    node.configure(json!({
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
+    }));
+    node
+}
+
+/// Waits until all three probes of a pod's container are content.
+fn wait_ready(node: &Node, name: &str, restarts: u64) -> String {
+    let full = format!("{name}-{}", node.name);
+    let pods = node.wait(&format!("{name} is ready"), secs(120), |pods| {
+        pods.iter().any(|pod| {
+            let container = pod.container(name);
+            let started = container["started"] == true && container["ready"] == true;
+            pod.name() == full && started && pod.condition("Ready") == "True" && pod.restarts(name) == restarts
+        })
+    });
+    pods.iter().find(|pod| pod.name() == full).expect("just seen").id(name)
+}
+
+const ETCDCTL: [&str; 6] = ["exec", "-n", "kube-system", "etcd", "--", "etcdctl"];
+
+/// etcdctl in etcd's pod, with a client's certificate.
+fn etcdctl(node: &Node, address: &str, args: &[&str]) -> Out {
+    let pki = "/etc/kubernetes/pki/etcd";
+    let tls = [
+        format!("--cacert={pki}/ca.crt"),
+        format!("--cert={pki}/healthcheck-client.crt"),
+        format!("--key={pki}/healthcheck-client.key"),
+        format!("--endpoints=https://{address}:2379"),
+    ];
+    let tls: Vec<&str> = tls.iter().map(String::as_str).collect();
+    node.cli(&[&ETCDCTL[..], &tls, args].concat())
+}
+
+#[test]
+fn etcd_runs_from_kubeadms_manifest() {
+    in_a_network_of_its_own(|| {
+        let mut node = roomy_node();
+        let programs = [on_path("etcd"), on_path("etcdctl")];
+        node.drop_image(&image("etcd", "etcd:debian", &programs), "etcd.tar");
+        let machine = node.dir.join("share/machine");
+        etcd_certificates(&machine.join("etc/kubernetes/pki"));
+        node.start();
+        wait_for_image(&node, "etcd");
+        let pod = as_known(placed(manifest("etcd"), &machine, "etcd:debian"), &programs[0]);
+        node.apply("etcd.yaml", &pod);
+        let id = wait_ready(&node, "etcd", 0);
+
+        assert_eq!(etcdctl(&node, "127.0.0.1", &["put", "/registry/x", "kept"]).ok(), "OK\n");
+        assert_eq!(etcdctl(&node, ADDRESS, &["get", "--print-value-only", "/registry/x"]).ok(), "kept\n");
+        // Nobody gets in without a certificate.
+        let open = format!("--endpoints=https://{ADDRESS}:2379");
+        let stranger = ["--command-timeout=2s", "--insecure-skip-tls-verify", &open, "get", "/registry/x"];
+        assert_ne!(node.cli(&[&ETCDCTL[..], &stranger].concat()).code, Some(0));
+        assert!(machine.join("var/lib/etcd/member/wal").is_dir(), "the data is the machine's");
+
+        node.restart();
+        assert_eq!(wait_ready(&node, "etcd", 0), id, "an agent's restart is none of etcd's business");
+
+        signal(node.init_pid(&id), Signal::KILL);
+        let next = wait_ready(&node, "etcd", 1);
+        assert_ne!(next, id);
+        let seen = node.pod("etcd").expect("there");
+        assert_eq!(seen.last("etcd")["exitCode"], 137, "{}", seen.container("etcd"));
+        assert_eq!(etcdctl(&node, "127.0.0.1", &["get", "--print-value-only", "/registry/x"]).ok(), "kept\n");
+        let unwell: Vec<Value> = node.events().into_iter().filter(|event| event["reason"] == "Killing").collect();
+        assert_eq!(unwell, Vec::<Value>::new(), "no liveness probe ever failed for good");
+        node.finish();
+    });
+}
+
+/// A kubeconfig with everything in it.
+fn kubeconfig(authority: &Authority, user: &str, group: Option<&str>) -> String {
+    let (certificate, key) = authority.issue(user, group, &[]);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "kubernetes", "cluster": {
+            "server": format!("https://{ADDRESS}:6443"),
+            "certificate-authority-data": STANDARD.encode(&authority.pem),
+        } }],
+        "users": [{ "name": user, "user": {
+            "client-certificate-data": STANDARD.encode(certificate),
+            "client-key-data": STANDARD.encode(key),
+        } }],
+        "contexts": [{ "name": "it", "context": { "cluster": "kubernetes", "user": user } }],
+        "current-context": "it",
+    })
+    .to_string()
+}
+
+/// Everything that `kubeadm init` puts below `/etc/kubernetes` but the manifests.
+fn kubernetes_certificates(machine: &Path) -> Authority {
+    let etc = machine.join("etc/kubernetes");
+    let pki = etc.join("pki");
+    let etcd = etcd_certificates(&pki);
+    write_pair(&pki, "apiserver-etcd-client", etcd.issue("kube-apiserver-etcd-client", None, &[]));
+    let front = Authority::new("front-proxy-ca");
+    front.write(&pki, "front-proxy-ca");
+    write_pair(&pki, "front-proxy-client", front.issue("front-proxy-client", None, &[]));
+    let authority = Authority::new("kubernetes");
+    authority.write(&pki, "ca");
+    let names =
+        ["cp1", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "10.96.0.1", ADDRESS];
+    write_pair(&pki, "apiserver", authority.issue("kube-apiserver", None, &names));
+    let kubelet_client = authority.issue("kube-apiserver-kubelet-client", Some("kubeadm:cluster-admins"), &[]);
+    write_pair(&pki, "apiserver-kubelet-client", kubelet_client);
+    let accounts = KeyPair::generate().expect("key");
+    fs::write(pki.join("sa.key"), accounts.serialize_pem()).expect("key");
+    fs::write(pki.join("sa.pub"), accounts.public_key_pem()).expect("key");
+    for (file, user) in
+        [("controller-manager.conf", "system:kube-controller-manager"), ("scheduler.conf", "system:kube-scheduler")]
+    {
+        fs::write(etc.join(file), kubeconfig(&authority, user, None)).expect("kubeconfig");
+    }
+    authority
+}
+
+#[test]
+#[ignore = "needs the programs that `cargo xtask control-plane` builds, named by CORACLE_CONTROL_PLANE"]
+fn kubeadms_control_plane_comes_up_from_its_manifests() {
+    in_a_network_of_its_own(|| {
+        let built =
+            PathBuf::from(std::env::var_os("CORACLE_CONTROL_PLANE").expect("CORACLE_CONTROL_PLANE names a folder"));
+        let mut node = roomy_node();
+        let machine = node.dir.join("share/machine");
+        kubernetes_certificates(&machine);
+        node.start();
+        let names = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+        for name in names {
+            let programs = match name {
+                "etcd" => vec![on_path("etcd"), on_path("etcdctl")],
+                _ => vec![built.join(name)],
+            };
+            let tag = format!("{name}:built");
+            node.drop_image(&image(name, &tag, &programs), &format!("{name}.tar"));
+            wait_for_image(&node, name);
+            let pod = placed(manifest(name), &machine, &tag);
+            let pod = if name == "etcd" { as_known(pod, &programs[0]) } else { pod };
+            node.apply(&format!("{name}.yaml"), &pod);
+        }
+        // Ready is what their probes say: /livez and /readyz of the API server among them.
+        let ready = |pods: &[PodView], name: &str| {
+            pods.iter().any(|pod| pod.name() == format!("{name}-{}", node.name) && pod.condition("Ready") == "True")
+        };
+        node.wait("the control plane is ready", secs(300), |pods| names.iter().all(|name| ready(pods, name)));
+        // They work together: who leads is in the API server, and that in etcd.
+        for leader in ["kube-controller-manager", "kube-scheduler"] {
+            let key = format!("/registry/leases/kube-system/{leader}");
+            let end = Instant::now() + secs(120);
+            while etcdctl(&node, "127.0.0.1", &["get", "--keys-only", &key]).ok().trim() != key {
+                if Instant::now() > end {
+                    node.fail(&format!("{leader} has no lease"));
+                }
+                sleep(secs(1));
+            }
+        }
+        let keys = etcdctl(&node, "127.0.0.1", &["get", "--prefix", "--keys-only", "/registry/namespaces/"]).ok();
+        assert!(keys.contains("/registry/namespaces/kube-system"), "{keys}");
+        // An API server waits for its database when it stops.
+        for name in names.iter().rev() {
+            node.remove(&format!("{name}.yaml"));
+            node.wait_gone(name);
+        }
+        node.finish();
+    });
+}
