@@ -16,6 +16,7 @@ mod node;
 mod prober;
 mod pulled;
 mod pulls;
+mod shown;
 mod worker;
 
 use crate::config::Config;
@@ -25,8 +26,9 @@ use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
 use crate::server;
 use crate::source::{self, Snapshot};
+use crate::sys::clock;
 use events::{Note, pod_reference};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -352,7 +354,7 @@ impl Agent {
     /// there is room. What is refused changes nothing of what runs.
     fn admit(&mut self) {
         let (known, new): (Vec<Arc<Spec>>, Vec<_>) = self.wanted.iter().cloned().partition(|spec| self.gate.has(spec));
-        let (node, now) = (self.shared.view(), Timestamp::now());
+        let (node, now) = (self.shared.view(), clock::now());
         for spec in &known {
             let key = spec.key();
             if self.gate.withdraw(&key, &self.shared)
@@ -422,7 +424,7 @@ impl Agent {
 
     /// Tell of problems once, when they appear.
     fn report(&mut self, snapshot: &Snapshot) {
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut present = BTreeSet::new();
         for problem in &snapshot.problems {
             let text = format!("{}: {}", problem.origin, problem.problem);

@@ -3,6 +3,7 @@
 use super::events::{EventLog, Note};
 use super::metrics::Metrics;
 use super::pulls::Pulls;
+use super::shown;
 use crate::config;
 use crate::image::{Collector, ImageStore};
 use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
@@ -14,6 +15,7 @@ use crate::server;
 use crate::server::types::PullLine;
 use crate::shim::exec::Target;
 use crate::source::Rescan;
+use crate::sys::clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerStatus, Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference,
@@ -108,7 +110,7 @@ impl Shared {
             collector: parts.collector,
             metrics,
             labels: parts.labels,
-            started: Timestamp::now(),
+            started: clock::now(),
             manifest_dir: parts.manifest_dir,
             rescan: parts.rescan,
             slow: Semaphore::new(SLOW_ACTIONS),
@@ -287,12 +289,12 @@ impl server::Node for Shared {
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().map(shown::pod).collect()
     }
 
     fn node(&self) -> ApiNode {
         let facts = self.runtime.machine();
-        let now = Timestamp::now();
+        let now = clock::now();
         let source = self.source_error.read().unwrap_or_else(PoisonError::into_inner).clone();
         let condition_since =
             |since: Timestamp, type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
@@ -326,7 +328,7 @@ impl server::Node for Shared {
             .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
             .collect();
         addresses.push(NodeAddress { type_: "Hostname".into(), address: self.name.clone() });
-        ApiNode {
+        shown::node(ApiNode {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 uid: Some(self.name.clone()),
@@ -355,11 +357,11 @@ impl server::Node for Shared {
                 }),
                 ..NodeStatus::default()
             }),
-        }
+        })
     }
 
     fn events(&self) -> Vec<Event> {
-        self.events.list()
+        shown::events(self.events.list())
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

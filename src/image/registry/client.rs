@@ -19,6 +19,7 @@ use super::exchange::{Answer, Ask, Halt, LONGEST_PAUSE, Patience, exchange};
 use super::hosts::{Endpoint, Hosts};
 use super::place::{Place, redirect, show};
 use super::tls::Connections;
+use crate::sys::clock;
 
 /// Most redirects for one answer.
 const MOST_REDIRECTS: u32 = 10;
@@ -233,7 +234,7 @@ impl<'a> Session<'a> {
             },
             404 => Err(Error::NotFound { image: answer.url }),
             408 | 429 | 500..=599 => {
-                let pause = answer.header("retry-after").and_then(|value| retry_after(value, Timestamp::now()));
+                let pause = answer.header("retry-after").and_then(|value| retry_after(value, clock::wall()));
                 let complaint = answer.complaint();
                 let reason = format!("{}: {complaint}", answer.url);
                 Ok(Judged::Later { reason, pause })
