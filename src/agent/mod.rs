@@ -188,6 +188,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("running")]);
     let mut watchdog = watchdog_interval().map(tokio::time::interval);
     let (mut seen_revision, mut trimmed_revision) = (0, 0);
+    let mut ahead = clock::ahead();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -220,6 +221,12 @@ async fn serve(config: Config) -> Result<(), Error> {
                 // A pod may have finished, or the pressure be over.
                 agent.admit_again();
                 agent.share_burstable();
+                let by = clock::ahead() - std::mem::replace(&mut ahead, clock::ahead());
+                if !by.is_zero() {
+                    // No wait hangs on it. But when a pod was first seen, in an earlier boot, may be told better now.
+                    tracing::info!(seconds = by.as_secs(), "the clock was set");
+                    agent.wake_all();
+                }
                 let runtime = Arc::clone(&agent.shared.runtime);
                 let revision = *server::Node::changes(&*agent.shared).borrow();
                 // After something happened and it is quiet again; what is needed comes back from the page cache.

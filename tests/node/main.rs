@@ -61,6 +61,7 @@ mod lifecycle;
 mod net;
 mod packed;
 mod pods;
+mod power;
 mod probes;
 mod published;
 mod pull_rules;
