@@ -221,7 +221,8 @@ async fn serve(config: Config) -> Result<(), Error> {
                 // A pod may have finished, or the pressure be over.
                 agent.admit_again();
                 agent.share_burstable();
-                let by = clock::ahead() - std::mem::replace(&mut ahead, clock::ahead());
+                let now_ahead = clock::ahead();
+                let by = now_ahead - std::mem::replace(&mut ahead, now_ahead);
                 if !by.is_zero() {
                     // No wait hangs on it. But when a pod was first seen, in an earlier boot, may be told better now.
                     tracing::info!(seconds = by.as_secs(), "the clock was set");

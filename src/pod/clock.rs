@@ -184,6 +184,41 @@ mod tests {
         assert_eq!(progress, stop(-30, Some(0), Some(clock("b", 0))));
     }
 
+    /// Whatever instant a record holds, it is translated with the others.
+    #[test]
+    fn no_instant_of_a_record_is_forgotten() {
+        const THEN: &str = "1970-01-01T00:01:00Z";
+        const NOW: &str = "2027-01-15T08:01:00Z";
+        fn check<T: Timed + Serialize + for<'a> Deserialize<'a>>(record: impl Fn(&str, &Clock) -> serde_json::Value) {
+            let (wrong, right) = (clock("b", 0), clock("b", 1_800_000_000));
+            let mut read: T = serde_json::from_value(record(THEN, &wrong)).unwrap();
+            let all = serde_json::to_value(&read).unwrap();
+            let fields: Vec<&String> = all.as_object().unwrap().keys().collect();
+            read.express(&right);
+            let expected: T = serde_json::from_value(record(NOW, &right)).unwrap();
+            assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&expected).unwrap(), "{fields:?}");
+        }
+        check::<Instance>(|at, clock| {
+            serde_json::json!({
+                "id": "i", "container": "c", "attempt": 0, "image": "i", "imageId": "i", "clock": clock,
+                "created": at, "started": at,
+                "terminated": { "finished": at, "exitCode": 0, "reason": "Completed" },
+            })
+        });
+        check::<Record>(|at, clock| {
+            serde_json::json!({
+                "pod": {}, "startTime": THEN, "clock": clock,
+                "sandbox": { "created": at, "bootId": "b" },
+                "finished": { "phase": "Failed", "at": at },
+                "deletion": { "started": at, "graceSeconds": 1 },
+            })
+        });
+        check::<Progress>(|at, clock| {
+            let stopping = serde_json::json!({ "cause": "pod", "begun": at, "graceMs": 1, "killAt": at });
+            serde_json::json!({ "stopping": stopping, "clock": clock })
+        });
+    }
+
     #[test]
     fn the_first_sight_is_told_truly_again_once_the_clock_is_right() {
         let seen = Seen { at: Timestamp::from_second(1_800_000_500).unwrap(), clock: clock("a", 1_800_000_000) };
@@ -217,6 +252,32 @@ mod tests {
                 prop_assert_eq!(stopping.kill_at.unwrap().duration_since(stopping.begun).as_secs(), grace);
                 prop_assert!(clock("b", boot).boot.duration_since(by.boot).abs() < LEAST_STEP);
             }
+        }
+
+        /// The back-off after a crash is as long by any clock, and no longer than its maximum.
+        #[test]
+        fn settings_of_the_clock_change_no_back_off(
+            ran in 0i64..600,
+            waited in 0i64..300,
+            since in 0i64..400,
+            boots in proptest::collection::vec(-2_000_000_000i64..4_000_000_000, 1..10),
+        ) {
+            let own = clock("b", 1_800_000_000);
+            let at = |s: i64| Timestamp::from_second(1_800_000_000 + s).unwrap();
+            let mut run: Instance = serde_json::from_value(serde_json::json!({
+                "id": "i", "container": "c", "attempt": 3, "image": "i", "imageId": "i", "clock": own,
+                "created": at(1000), "started": at(1000), "backoffMs": waited * 1000,
+                "terminated": { "finished": at(1000 + ran), "exitCode": 1, "reason": "Error" },
+            })).unwrap();
+            for boot in boots {
+                run.express(&clock("b", boot));
+            }
+            run.express(&own);
+            let now = at(1000 + ran + since);
+            let next = crate::pod::restart::next(&run, now, crate::pod::restart::MAX_BACKOFF);
+            let wait = next.not_before.duration_since(run.terminated.unwrap().finished).as_secs();
+            // Clocks that differ by less than a step are not told apart.
+            prop_assert!((wait - waited).abs() <= 1 && wait <= 300);
         }
 
         /// What an earlier boot recorded never lies in this one's future, and stays in one piece.

@@ -21,6 +21,7 @@
 //! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
+//! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
 //! | all of it together, as others publish it | [`published`] |
 //!
 //! And of images:
