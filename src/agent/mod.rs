@@ -134,8 +134,20 @@ async fn serve(config: Config) -> Result<(), Error> {
     let socket = config.run_dir.join("coracle.sock");
     let listener = server::Listener::bind(&socket)?;
     if config.healthz_port != 0 {
-        let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
-        tokio::spawn(server::serve_healthz(Arc::clone(&api), health, shutting_down.clone()));
+        let (api, end) = (Arc::clone(&api), shutting_down.clone());
+        let (address, port) = (config.healthz_bind_address, config.healthz_port);
+        match server::bind_healthz(address, port).await {
+            Ok(health) => drop(tokio::spawn(server::serve_healthz(api, health, end))),
+            // Pods do not wait for the network.
+            Err(error) if error.is_no_address() => {
+                tracing::warn!(%address, "no such address yet: the health endpoint waits for it");
+                tokio::spawn(async move {
+                    let health = server::await_healthz(address, port).await;
+                    server::serve_healthz(api, health, end).await;
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 

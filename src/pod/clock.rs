@@ -192,11 +192,9 @@ mod tests {
         fn check<T: Timed + Serialize + for<'a> Deserialize<'a>>(record: impl Fn(&str, &Clock) -> serde_json::Value) {
             let (wrong, right) = (clock("b", 0), clock("b", 1_800_000_000));
             let mut read: T = serde_json::from_value(record(THEN, &wrong)).unwrap();
-            let all = serde_json::to_value(&read).unwrap();
-            let fields: Vec<&String> = all.as_object().unwrap().keys().collect();
             read.express(&right);
             let expected: T = serde_json::from_value(record(NOW, &right)).unwrap();
-            assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&expected).unwrap(), "{fields:?}");
+            assert_eq!(serde_json::to_value(&read).unwrap(), serde_json::to_value(&expected).unwrap());
         }
         check::<Instance>(|at, clock| {
             serde_json::json!({
