@@ -7,7 +7,7 @@ use crate::image::gc::Policy;
 use crate::image::{Collected, Collector, Error, Notice, Reason, Users};
 use crate::pod::Spec;
 use crate::runtime::{Runtime, chain};
-use jiff::Timestamp;
+use crate::sys::clock;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -89,7 +89,7 @@ fn report(shared: &Shared, notice: &Notice) {
     let (pulls, id) = (Arc::clone(&shared.pulls), image.id.clone());
     tokio::task::spawn_blocking(move || pulls.removed(&id));
     let note = Note::normal("ImageDeleted", format!("Removed image {name} ({} bytes): {why}", image.size));
-    shared.note(shared.events.node_reference(), &note, Timestamp::now());
+    shared.note(shared.events.node_reference(), &note, clock::now());
 }
 
 /// Tells of a collection in kubelet's words.
@@ -98,7 +98,7 @@ fn conclude(shared: &Shared, result: Result<Collected, Error>, failed_before: &m
     let error = match result {
         Ok(done) if done.capacity == 0 => {
             let message = "invalid capacity 0 on image filesystem".to_owned();
-            shared.note(node(), &Note::warning("InvalidDiskCapacity", message.clone()), Timestamp::now());
+            shared.note(node(), &Note::warning("InvalidDiskCapacity", message.clone()), clock::now());
             Some(message)
         }
         Ok(done) if done.freed < done.needed => {
@@ -107,7 +107,7 @@ fn conclude(shared: &Shared, result: Result<Collected, Error>, failed_before: &m
                  bytes eligible to free.",
                 done.needed, done.freed
             );
-            shared.note(node(), &Note::warning("FreeDiskSpaceFailed", message.clone()), Timestamp::now());
+            shared.note(node(), &Note::warning("FreeDiskSpaceFailed", message.clone()), clock::now());
             Some(message)
         }
         Ok(done) => {
@@ -121,7 +121,7 @@ fn conclude(shared: &Shared, result: Result<Collected, Error>, failed_before: &m
     // As kubelet: once may be bad luck.
     match error {
         Some(message) if *failed_before => {
-            shared.note(node(), &Note::warning("ImageGCFailed", message), Timestamp::now());
+            shared.note(node(), &Note::warning("ImageGCFailed", message), clock::now());
         }
         Some(message) => {
             tracing::warn!("image garbage collection failed: {message}");

@@ -8,7 +8,7 @@ use crate::config::reserve::{self, Signal};
 use crate::pod::eviction::{Monitor, limits_local_storage, local_storage, resource_of};
 use crate::pod::{Eviction, Key};
 use crate::server;
-use jiff::Timestamp;
+use crate::sys::clock;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,7 +47,7 @@ async fn watch_node(shared: &Arc<Shared>, thresholds: &reserve::Eviction, change
         let runtime = Arc::clone(&shared.runtime);
         // An error means that the agent is shutting down.
         let Ok(seen) = tokio::task::spawn_blocking(move || runtime.observe_node()).await else { return };
-        let now = Timestamp::now();
+        let now = clock::now();
         let findings = monitor.observe(thresholds, &seen, now);
         for signal in findings.crossed.difference(&crossed) {
             let left = seen.get(signal).copied().unwrap_or_default();
@@ -93,7 +93,7 @@ async fn watch_pods(shared: &Arc<Shared>, changed: &Notify) {
             let Some(message) = found else { continue };
             let eviction = Eviction { message: message.clone(), grace_seconds: GRACE_SECONDS };
             if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
-                shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), Timestamp::now());
+                shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), clock::now());
                 changed.notify_one();
             }
         }

@@ -4,7 +4,7 @@ use super::events::Note;
 use super::node::Shared;
 use crate::image::{Image, ImageStore, Origin};
 use crate::runtime::chain;
-use jiff::Timestamp;
+use crate::sys::clock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub async fn watch(shared: Arc<Shared>, refetch: Refetch, changed: Arc<Notify>) 
         for damage in store.take_damage() {
             shared.metrics.image_damaged();
             let note = Note::warning("ImageDamaged", damage.to_string());
-            shared.note(shared.events.node_reference(), &note, Timestamp::now());
+            shared.note(shared.events.node_reference(), &note, clock::now());
             pause = FIRST_PAUSE;
         }
         let (job, refetch) = (Arc::clone(&store), Arc::clone(&refetch));
@@ -49,7 +49,7 @@ pub async fn watch(shared: Arc<Shared>, refetch: Refetch, changed: Arc<Notify>) 
         for (id, name, result) in attempts {
             if let Err(error) = result {
                 let note = Note::warning("ImageHealFailed", chain(&error));
-                shared.note(shared.events.node_reference(), &note, Timestamp::now());
+                shared.note(shared.events.node_reference(), &note, clock::now());
                 // Something that it can do without, and that nobody has any more.
                 if left.iter().all(|image| image.id != id) {
                     broken.remove(&id);
@@ -69,7 +69,7 @@ pub async fn watch(shared: Arc<Shared>, refetch: Refetch, changed: Arc<Notify>) 
             if store.known(&id).is_some() {
                 shared.metrics.image_healed();
                 let note = Note::normal("ImageHealed", format!("Brought back image {name}"));
-                shared.note(shared.events.node_reference(), &note, Timestamp::now());
+                shared.note(shared.events.node_reference(), &note, clock::now());
                 changed.notify_one();
             }
         }

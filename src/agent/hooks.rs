@@ -5,7 +5,7 @@ use super::events::{Note, pod_reference};
 use super::node::Shared;
 use crate::pod::{HookKind, HookState, Instance, Spec};
 use crate::probe;
-use jiff::Timestamp;
+use crate::sys::clock;
 use k8s_openapi::api::core::v1::LifecycleHandler;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,7 +95,7 @@ async fn deliver(shared: &Shared, job: &Job) -> HookState {
             };
             let container = job.run.container.as_str();
             let note = Note::warning(reason, format!("{name} of container {container} failed: {message}"));
-            shared.note(pod_reference(job.spec.pod(), Some(container)), &note.about(container), Timestamp::now());
+            shared.note(pod_reference(job.spec.pod(), Some(container)), &note.about(container), clock::now());
             HookState::Failed(message)
         }
     }

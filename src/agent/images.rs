@@ -4,7 +4,7 @@ use super::events::Note;
 use super::node::Shared;
 use crate::image::{DropIn, Outcome, Wanted};
 use crate::runtime::chain;
-use jiff::Timestamp;
+use crate::sys::clock;
 use notify::{RecursiveMode, Watcher};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -161,7 +161,7 @@ async fn finish(
             Note::warning("ImageImportFailed", note)
         }
     };
-    shared.note(shared.events.node_reference(), &note, Timestamp::now());
+    shared.note(shared.events.node_reference(), &note, clock::now());
 }
 
 fn report(shared: &Shared, outcome: &Outcome, changed: &Notify) {
@@ -185,5 +185,5 @@ fn report(shared: &Shared, outcome: &Outcome, changed: &Notify) {
             Note::warning("ImageImportFailed", format!("{path}: {}", chain(error)))
         }
     };
-    shared.note(shared.events.node_reference(), &note, Timestamp::now());
+    shared.note(shared.events.node_reference(), &note, clock::now());
 }

@@ -17,6 +17,7 @@ mod objects;
 mod prober;
 mod pulled;
 mod pulls;
+mod shown;
 mod trial;
 mod worker;
 
@@ -27,8 +28,9 @@ use crate::pod::{Key, Spec};
 use crate::runtime::{self, Runtime};
 use crate::server;
 use crate::source::{KeyError, Merged, SourceKind, Verifier, sources};
+use crate::sys::clock;
 use events::{Note, pod_reference};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -133,8 +135,20 @@ async fn serve(config: Config) -> Result<(), Error> {
     let socket = config.run_dir.join("coracle.sock");
     let listener = server::Listener::bind(&socket)?;
     if config.healthz_port != 0 {
-        let health = server::bind_healthz(config.healthz_bind_address, config.healthz_port).await?;
-        tokio::spawn(server::serve_healthz(Arc::clone(&api), health, shutting_down.clone()));
+        let (api, end) = (Arc::clone(&api), shutting_down.clone());
+        let (address, port) = (config.healthz_bind_address, config.healthz_port);
+        match server::bind_healthz(address, port).await {
+            Ok(health) => drop(tokio::spawn(server::serve_healthz(api, health, end))),
+            // Pods do not wait for the network.
+            Err(error) if error.is_no_address() => {
+                tracing::warn!(%address, "no such address yet: the health endpoint waits for it");
+                tokio::spawn(async move {
+                    let health = server::await_healthz(address, port).await;
+                    server::serve_healthz(api, health, end).await;
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
@@ -188,6 +202,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status("running")]);
     let mut watchdog = watchdog_interval().map(tokio::time::interval);
     let (mut seen_revision, mut trimmed_revision) = (0, 0);
+    let mut ahead = clock::ahead();
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -214,6 +229,13 @@ async fn serve(config: Config) -> Result<(), Error> {
                 // A pod may have finished, or the pressure be over.
                 agent.admit_again();
                 agent.share_burstable();
+                let now_ahead = clock::ahead();
+                let by = now_ahead - std::mem::replace(&mut ahead, now_ahead);
+                if !by.is_zero() {
+                    // No wait hangs on it. But when a pod was first seen, in an earlier boot, may be told better now.
+                    tracing::info!(seconds = by.as_secs(), "the clock was set");
+                    agent.wake_all();
+                }
                 let runtime = Arc::clone(&agent.shared.runtime);
                 let revision = *server::Node::changes(&*agent.shared).borrow();
                 // After something happened and it is quiet again; what is needed comes back from the page cache.
@@ -372,7 +394,7 @@ impl Agent {
     /// there is room. What is refused changes nothing of what runs.
     fn admit(&mut self) {
         let (known, new): (Vec<Arc<Spec>>, Vec<_>) = self.wanted.iter().cloned().partition(|spec| self.gate.has(spec));
-        let (node, now) = (self.shared.view(), Timestamp::now());
+        let (node, now) = (self.shared.view(), clock::now());
         for spec in &known {
             let key = spec.key();
             if self.gate.withdraw(&key, &self.shared)
@@ -442,7 +464,7 @@ impl Agent {
 
     /// Tell of problems once, when they appear.
     fn report(&mut self, merged: &Merged) {
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut present = BTreeSet::new();
         for problem in &merged.problems {
             let text = format!("{}: {}", problem.origin, problem.problem);

@@ -3,6 +3,7 @@
 use super::events::{EventLog, Note};
 use super::metrics::Metrics;
 use super::pulls::Pulls;
+use super::shown;
 use crate::config;
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
@@ -17,6 +18,7 @@ use crate::shim::exec::Target;
 use crate::source::history::History;
 use crate::source::sources::{Control, Refusal, Rolled};
 use crate::source::{Standing, Verifier};
+use crate::sys::clock;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -121,7 +123,7 @@ impl Shared {
             collector: parts.collector,
             metrics,
             labels: parts.labels,
-            started: Timestamp::now(),
+            started: clock::now(),
             manifest_dir: parts.manifest_dir,
             sources: parts.sources,
             verifier: parts.verifier,
@@ -334,12 +336,12 @@ impl server::Node for Shared {
     }
 
     fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().map(shown::pod).collect()
     }
 
     fn node(&self) -> ApiNode {
         let facts = self.runtime.machine();
-        let now = Timestamp::now();
+        let now = clock::now();
         let source = self.source_error.read().unwrap_or_else(PoisonError::into_inner).clone();
         let condition_since =
             |since: Timestamp, type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
@@ -373,7 +375,7 @@ impl server::Node for Shared {
             .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
             .collect();
         addresses.push(NodeAddress { type_: "Hostname".into(), address: self.name.clone() });
-        ApiNode {
+        shown::node(ApiNode {
             metadata: ObjectMeta {
                 name: Some(self.name.clone()),
                 uid: Some(self.name.clone()),
@@ -402,11 +404,11 @@ impl server::Node for Shared {
                 }),
                 ..NodeStatus::default()
             }),
-        }
+        })
     }
 
     fn events(&self) -> Vec<Event> {
-        self.events.list()
+        shown::events(self.events.list())
     }
 
     fn objects(&self) -> Arc<Objects> {

@@ -7,6 +7,7 @@ use crate::pod::Health;
 use crate::pod::probe::{Checks, Kind, Outcome};
 use crate::probe::{Answer, Target, check};
 use crate::shim;
+use crate::sys::clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use std::collections::BTreeMap;
@@ -225,7 +226,7 @@ impl Subject {
         if !state.checks.is_on(kind) {
             return None;
         }
-        let age = Timestamp::now().duration_since(self.started);
+        let age = clock::now().duration_since(self.started);
         state.checks.counter(kind)?.next_due(age, last.map(|last| last.elapsed()))
     }
 
@@ -317,7 +318,7 @@ mod tests {
 
         fn sync(&mut self, container: &Container, stopping: bool, last: Option<&Health>) {
             let exec = shim::exec::Target { state_root: "/".into(), id: "x".into(), bundle: "/".into() };
-            let run = Run { container, id: "40000000ffff", started: Timestamp::now(), ips: &[], exec, stopping, last };
+            let run = Run { container, id: "40000000ffff", started: clock::now(), ips: &[], exec, stopping, last };
             self.prober.sync(&self.tell, [run]);
         }
 

@@ -18,6 +18,7 @@ use crate::pod::pull::{self, Backoff, Credentials, Decision, Local, Policy, Ques
 use crate::pod::{ImageState, Present, Spec};
 use crate::runtime::{Runtime, chain};
 use crate::server::types::{PullEnd, PullLine};
+use crate::sys::clock;
 use jiff::Timestamp;
 use pace::Bucket;
 use std::collections::{BTreeMap, HashMap};
@@ -491,7 +492,7 @@ impl Pulls {
     }
 
     fn end(&self, full: &str, serial: u64, result: Result<registry::Pulled, registry::Error>) {
-        let now = Timestamp::now();
+        let now = clock::now();
         let job = {
             let mut state = self.lock();
             let job = match state.job(full, serial) {

@@ -10,6 +10,7 @@ use crate::server;
 use crate::source::history::{By, Verdict};
 use crate::source::sources::Judged;
 use crate::source::{Merged, Standing};
+use crate::sys::clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -107,7 +108,7 @@ impl Departure {
 impl Watching {
     /// Reports pods that do not follow their manifests, with an event once.
     fn tell(&mut self, merged: &Merged) {
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut departures = BTreeMap::new();
         for (key, standing) in &merged.standings {
             let Some(mut departure) = Departure::of(standing, now) else { continue };
@@ -212,7 +213,7 @@ impl Watching {
             pod.metadata.namespace = Some(key.namespace.clone());
             Arc::new(pod)
         });
-        self.shared.note(pod_reference(&pod, None), note, Timestamp::now());
+        self.shared.note(pod_reference(&pod, None), note, clock::now());
     }
 }
 

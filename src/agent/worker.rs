@@ -14,6 +14,7 @@ use crate::pod::{
 use crate::probe;
 use crate::runtime;
 use crate::shim;
+use crate::sys::clock;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ const DEAF: SignedDuration = SignedDuration::from_secs(2);
 const EVICTED: SignedDuration = SignedDuration::from_secs(10);
 /// The longest one.
 const MAX_EVICTED: SignedDuration = SignedDuration::from_secs(300);
-/// Longest sleep: a clock that was set does not leave a pod waiting for its old deadline.
+/// Longest sleep: the runtime's timers stand still while the machine sleeps, deadlines do not.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
 
 /// Start a worker; `uid` is the pod that is on the machine under this name already. Its key is sent to `ended` when
@@ -126,7 +127,7 @@ impl Worker {
                 self.container_failures.clear();
             }
             if self.follower.is_news(&self.shared.runtime) {
-                self.retry(&["FailedMount", "CreateContainerConfigError"], Timestamp::now());
+                self.retry(&["FailedMount", "CreateContainerConfigError"], clock::now());
             }
             let wish = self.wish.borrow_and_update().clone();
             let Some(seen) = self.observe(&wish).await else { return };
@@ -137,7 +138,7 @@ impl Worker {
                 Wish::Keep => seen.present.as_ref().map(|p| Arc::new(p.spec.clone())),
                 Wish::Remove => None,
             };
-            let now = Timestamp::now();
+            let now = clock::now();
             self.tell_exits(&seen, now);
             let look_again = self.plug(desired.as_deref(), &seen, now).await;
             let look_again = self.follow(&seen, now).await.into_iter().chain(look_again).min();
@@ -189,7 +190,7 @@ impl Worker {
                 let same = |p: &&Present| keep || wanted.as_ref().is_some_and(|want| want.uid() == p.spec.uid());
                 let starts = seen.present.as_ref().filter(stays).filter(same);
                 match starts {
-                    Some(present) => seen.images = pulls.states(&present.spec, Some(present), Timestamp::now()),
+                    Some(present) => seen.images = pulls.states(&present.spec, Some(present), clock::now()),
                     // Nobody asks for its images before it has a sandbox.
                     None => uid.iter().for_each(|uid| pulls.forget(uid)),
                 }
@@ -238,7 +239,7 @@ impl Worker {
                 if let Some((uid, eviction)) = self.shared.take_eviction(&self.key)
                     && matches!(wish, Wish::Run(spec) if spec.uid() == uid)
                 {
-                    self.hold_back(eviction, Timestamp::now());
+                    self.hold_back(eviction, clock::now());
                 }
             }
         }
@@ -276,7 +277,7 @@ impl Worker {
         let runs: Vec<prober::Run<'_>> = runs.collect();
         let (shared, spec) = (Arc::clone(&self.shared), present.spec.clone());
         let tell: prober::Tell = Arc::new(move |note: Note| {
-            shared.note(pod_reference(spec.pod(), note.container.as_deref()), &note, Timestamp::now());
+            shared.note(pod_reference(spec.pod(), note.container.as_deref()), &note, clock::now());
         });
         self.prober.sync(&tell, runs);
         let mut changed: Vec<(Instance, Health)> = Vec::new();
@@ -372,10 +373,7 @@ impl Worker {
 
     /// Until something changes; false when the agent is going away.
     async fn sleep(&mut self, until: Option<Timestamp>) -> bool {
-        let pause = until.map(|at| {
-            let left = at.duration_since(Timestamp::now());
-            Duration::try_from(left).unwrap_or(Duration::ZERO).saturating_add(Duration::from_millis(1)).min(MAX_SLEEP)
-        });
+        let pause = until.map(|at| clock::until(at).saturating_add(Duration::from_millis(1)).min(MAX_SLEEP));
         let timer = async {
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
@@ -399,7 +397,7 @@ impl Worker {
             }
             () = self.wake.notified() => {}
             () = timer => {}
-            () = self.hotplug.changed() => self.retry(&["FailedMount"], Timestamp::now()),
+            () = self.hotplug.changed() => self.retry(&["FailedMount"], clock::now()),
             event = shim => {
                 if event == shim::Event::Gone
                     && let Some((uid, _)) = self.events.take()
@@ -437,13 +435,13 @@ impl Worker {
         }
         if let Action::Run { container, attempt, .. } = &action {
             for note in shared.pulls.starts(&spec, container, *attempt) {
-                self.note(&spec, &note, Timestamp::now());
+                self.note(&spec, &note, clock::now());
             }
         }
         let started = std::time::Instant::now();
         let (job, what) = (Arc::clone(&spec), action.clone());
         let Some(result) = self.blocking(move |runtime| runtime.execute(&job, &what)).await else { return false };
-        let now = Timestamp::now();
+        let now = clock::now();
         tracing::debug!(?action, took = ?started.elapsed(), ok = result.is_ok(), "action");
         match result {
             Ok(notes) => {
@@ -485,11 +483,11 @@ impl Worker {
             let tell = || -> pulls::Tell {
                 let (shared, spec, container) = (Arc::clone(&shared), Arc::clone(&spec), container.clone());
                 Box::new(move |note: Note| {
-                    shared.note(pod_reference(spec.pod(), Some(&container)), &note, Timestamp::now());
+                    shared.note(pod_reference(spec.pod(), Some(&container)), &note, clock::now());
                 })
             };
             let asker = pulls::Asker { spec: &spec, container: &container, attempt, wake: &wake, tell: &tell };
-            pulls.ask(&asker, Timestamp::now());
+            pulls.ask(&asker, clock::now());
         });
         asked.await.is_some()
     }
@@ -519,7 +517,7 @@ impl Worker {
                     spec,
                     &Action::Hook { container: run.container, id: run.id, kind, timeout_ms: None },
                     &error,
-                    Timestamp::now(),
+                    clock::now(),
                 );
                 return false;
             }

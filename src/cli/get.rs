@@ -7,7 +7,7 @@ use super::table::Table;
 use super::{describe, print};
 use crate::server::encode;
 use crate::server::types::ImageItem;
-use jiff::Timestamp;
+use crate::sys::clock;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use serde::Serialize;
@@ -234,7 +234,7 @@ struct Printer<'a> {
 
 impl Printer<'_> {
     fn rows(&mut self, items: &[Value]) -> Result<String, Error> {
-        let now = Timestamp::now();
+        let now = clock::wall();
         let wide = self.request.output == Output::Wide;
         if self.request.output == Output::Name {
             let kind = self.request.resource.singular();
@@ -333,7 +333,7 @@ pub(super) async fn describe(client: &Client, namespace: &str, names: &[String])
             events.push(typed(item)?);
         }
         let between = if index > 0 { "\n\n" } else { "" };
-        print(&format!("{between}{}", describe::pod(&pod, &events, &TimeZone::system(), Timestamp::now())))?;
+        print(&format!("{between}{}", describe::pod(&pod, &events, &TimeZone::system(), clock::wall())))?;
     }
     Ok(0)
 }

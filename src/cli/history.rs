@@ -8,6 +8,7 @@ use super::print;
 use super::table::{Table, printable};
 use crate::server::encode;
 use crate::server::types::{PodHistory, PodRevision, RolledBack};
+use crate::sys::clock;
 use hyper::Method;
 use hyper::body::Bytes;
 use jiff::Timestamp;
@@ -44,7 +45,7 @@ pub(super) async fn history(
             let value = serde_json::to_value(&history).map_err(|error| Error::new("cannot print YAML", error))?;
             print(&yaml(&value)?)?;
         }
-        (None, None) => print(&table(&history, Timestamp::now()))?,
+        (None, None) => print(&table(&history, clock::wall()))?,
     }
     Ok(0)
 }
@@ -126,6 +127,6 @@ mod tests {
         "#]]
         .assert_eq(&text);
         let held = PodHistory { held: Some("spec.volumes[0].configMap.name: Not found".into()), ..history };
-        assert!(table(&held, Timestamp::now()).contains("not accepted: spec.volumes[0].configMap.name: Not found"));
+        assert!(table(&held, clock::wall()).contains("not accepted: spec.volumes[0].configMap.name: Not found"));
     }
 }

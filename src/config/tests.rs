@@ -431,7 +431,7 @@ manifestURLs:
         manifest_url_header: vec!["X-A:1,X-B: 2".into(), "X-C:a:b".into()],
         ..Flags::default()
     };
-    let (config, _) = Config::resolve(&flags, Some(file), &facts()).unwrap();
+    let (config, _) = Config::resolve(&flags, &[File::main("config.yaml", file)], &facts()).unwrap();
     let headers = [header("X-A", "1"), header("X-B", "2"), header("X-C", "a:b")];
     let urls: Vec<_> = config.sources.urls.iter().map(|url| (url.url.as_str(), &url.headers[..])).collect();
     assert_eq!(urls, [("http://a.example/x", &headers[..]), ("http://b.example/y", &headers[..])]);
@@ -446,7 +446,7 @@ fn what_is_no_manifest_url_or_header_is_told_without_secrets() {
     let flags = |urls: &[&str], headers: &[&str]| {
         let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let flags = Flags { manifest_url: list(urls), manifest_url_header: list(headers), ..Flags::default() };
-        Config::resolve(&flags, None, &facts()).expect_err("must be refused").to_string()
+        Config::resolve(&flags, &[], &facts()).expect_err("must be refused").to_string()
     };
     let text = [
         refusal("staticPodURL: ftp://host/x\n"),

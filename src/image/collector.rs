@@ -19,6 +19,7 @@ use super::space::{Space, no_space};
 use super::store::LayerRecord;
 use super::{BUILTIN, Digest, Error, Image, ImageStore, Origin, record, reference};
 use crate::store;
+use crate::sys::clock;
 use crate::sys::fs::{self, Dir};
 
 /// How often the disk is measured and more is removed: sizes in records are of content, not of blocks.
@@ -116,7 +117,7 @@ struct Used {
 impl Used {
     /// What is noted is as long ago as it was, whatever has become of the clock; gives the time.
     fn follow_clock(&mut self) -> i64 {
-        let now = jiff::Timestamp::now().as_second();
+        let now = clock::wall().as_second();
         let jump = match self.looked {
             Some((earlier, at)) => gc::jump(earlier, now, at.elapsed()),
             // How long nobody looked cannot be known, but time has not gone back.
@@ -801,7 +802,7 @@ mod tests {
 
     #[test]
     fn times_of_use_are_read_by_a_clock_that_went_back() {
-        let now = jiff::Timestamp::now().as_second();
+        let now = clock::wall().as_second();
         let images = [("a", now + 9_000), ("b", now + 20_000), ("c", now - 50)];
         let images: BTreeMap<String, i64> = images.into_iter().map(|(id, at)| (id.to_owned(), at)).collect();
         let mut used = Used { images: images.clone(), at: now + 10_000, ..Used::default() };

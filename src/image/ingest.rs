@@ -26,6 +26,7 @@ use super::unlisted::{self, Stacked};
 use super::unpack::{self, Limits};
 use super::{Digest, Error, Image, ImageStore, Origin, Verification, blob, document, pass, seal};
 use crate::store;
+use crate::sys::clock;
 use crate::sys::fs::{self, Dir};
 
 /// Layers unpacked side by side: each keeps two threads busy, one that decompresses and one that writes.
@@ -320,7 +321,7 @@ impl<'a> Ingest<'a> {
             config: image.config,
             layers,
             size,
-            added: jiff::Timestamp::now().as_second(),
+            added: clock::wall().as_second(),
             pinned: image.pinned,
             origins: image.origin.into_iter().collect(),
             verified: image.verified,

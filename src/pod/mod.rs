@@ -2,6 +2,7 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod clock;
 mod conditions;
 mod container_status;
 mod deadline;

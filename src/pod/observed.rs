@@ -1,6 +1,7 @@
 //! What is seen of a pod on this machine; can be rebuilt from disk and shims alone.
 
 use super::Spec;
+use super::clock::{Clock, Seen};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Instance {
     /// Who its first process is; `None` in records of agents that did not tell.
     #[serde(default)]
     pub user: Option<User>,
+    /// By which clock its instants were read.
+    #[serde(default)]
+    pub clock: Option<Clock>,
 }
 
 /// Whose identity a container's first process has, as numbers of the container.
@@ -99,6 +103,9 @@ pub struct Record {
     pub pod: Pod,
     /// `status.startTime`: when this node first saw the pod; survives restarts of the agent and the machine.
     pub start_time: Timestamp,
+    /// The same as it was read, from which it is told at each look; `None` in records of agents that did not.
+    #[serde(default)]
+    pub seen: Option<Seen>,
     /// The present or last sandbox.
     #[serde(default)]
     pub sandbox: Option<SandboxRecord>,
@@ -122,6 +129,9 @@ pub struct Record {
     /// together with the resized pod: whoever dies in between, the restart is not forgotten.
     #[serde(default)]
     pub resize_restarts: BTreeSet<String>,
+    /// By which clock its other instants were read.
+    #[serde(default)]
+    pub clock: Option<Clock>,
 }
 
 /// A terminal phase, and why.
@@ -285,6 +295,8 @@ pub struct Progress {
     pub stopping: Option<Stopping>,
     /// What the probes last said.
     pub health: Option<Health>,
+    /// By which clock its instants were read.
+    pub clock: Option<Clock>,
 }
 
 /// That a pod has to leave for what it uses.
@@ -365,8 +377,13 @@ impl Present {
     /// What was done with a run.
     #[must_use]
     pub fn progress(&self, id: &str) -> &Progress {
-        static NOTHING: Progress =
-            Progress { post_start: HookState::Idle, pre_stop: HookState::Idle, stopping: None, health: None };
+        static NOTHING: Progress = Progress {
+            post_start: HookState::Idle,
+            pre_stop: HookState::Idle,
+            stopping: None,
+            health: None,
+            clock: None,
+        };
         self.progress.get(id).unwrap_or(&NOTHING)
     }
 

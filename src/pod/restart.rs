@@ -56,6 +56,12 @@ pub fn next(last: &Instance, now: Timestamp, max: SignedDuration) -> Next {
     Next { attempt, not_before, backoff }
 }
 
+/// The run after `last`, when nothing is held against it: as the first restart of all.
+#[must_use]
+pub fn anew(last: &Instance, now: Timestamp, max: SignedDuration) -> Next {
+    Next { attempt: last.attempt.saturating_add(1), not_before: now, backoff: INITIAL_BACKOFF.min(max) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +91,7 @@ mod tests {
                 message: String::new(),
             }),
             user: None,
+            clock: None,
         }
     }
 

@@ -67,6 +67,9 @@ pub(super) fn due(
         return Some(restart::Next { attempt: 0, not_before: now, backoff: SignedDuration::ZERO });
     };
     let end = last.terminated.as_ref()?;
+    // As kubelet, which remembers back-off no longer than it lives: after a restart of the machine it begins anew. When a
+    // run of an earlier boot ended, by the clock of this one, nobody knows anyway.
+    let forget = have.record.sandbox.as_ref().is_some_and(|s| !last.boot_id.is_empty() && s.boot_id != last.boot_id);
     let progress = have.progress(&last.id);
     let verdict = rules::after(&have.spec, container, last, progress);
     let crashed = if order::counted(have, role, &container.name).is_none() {
@@ -77,7 +80,11 @@ pub(super) fn due(
     } else {
         !rules::was_recycled(progress)
     };
-    Some(if crashed { restart::next(last, now, max_backoff) } else { at_once(last, now) })
+    Some(match crashed {
+        true if forget => restart::anew(last, now, max_backoff),
+        true => restart::next(last, now, max_backoff),
+        false => at_once(last, now),
+    })
 }
 
 /// A start that is not the container's fault: it waits for nothing, and what it had to wait for is not forgotten.

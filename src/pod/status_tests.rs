@@ -43,6 +43,7 @@ fn run(attempt: u32, backoff_ms: u64, end: Option<(i64, i32, &str)>) -> Instance
             message: String::new(),
         }),
         user: Some(User { uid: 101, gid: 101, groups: vec![101, 2000] }),
+        clock: None,
     }
 }
 
@@ -50,6 +51,7 @@ fn seen(spec: &Spec, runs: Vec<Instance>) -> Observed {
     let record = Record {
         pod: spec.pod().clone(),
         start_time: at(0),
+        seen: None,
         sandbox: Some(SandboxRecord {
             created: at(1),
             boot_id: "b".into(),
@@ -62,6 +64,7 @@ fn seen(spec: &Spec, runs: Vec<Instance>) -> Observed {
         round: 0,
         restart_all: 0,
         resize_restarts: BTreeSet::new(),
+        clock: None,
     };
     let containers = if runs.is_empty() { BTreeMap::new() } else { BTreeMap::from([("web".to_owned(), runs)]) };
     let present =

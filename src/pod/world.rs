@@ -127,6 +127,7 @@ impl World {
             record: Record {
                 pod: want.pod().clone(),
                 start_time: now,
+                seen: None,
                 sandbox: None,
                 sandbox_attempts: 0,
                 finished: None,
@@ -134,6 +135,7 @@ impl World {
                 round: 0,
                 restart_all: 0,
                 resize_restarts: BTreeSet::new(),
+                clock: None,
             },
             sandbox: Sandbox::Absent,
             containers: BTreeMap::new(),
@@ -177,6 +179,7 @@ impl World {
             started: Some(now),
             terminated: None,
             user: None,
+            clock: None,
         });
     }
 

@@ -7,7 +7,7 @@ use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::{Held, Image};
 use crate::pod::{Instance, Spec, StopCause, Stopping, User, resources};
 use crate::shim::protocol::{Devices, Reply, Request, Rootfs, Run};
-use crate::sys::fs;
+use crate::sys::{clock, fs};
 use crate::volume;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, ImageVolumeSource};
@@ -49,7 +49,8 @@ impl Runtime {
         self.images.check(&image)?;
         let shim = self.shim(uid).ok_or_else(|| Error::Missing(format!("the shim of pod {}", spec.key())))?;
         let pod = self.record(uid)?;
-        let id = container_id(uid, pod.as_ref().map(|record| record.start_time), name, attempt);
+        let seen = pod.as_ref().map(|record| record.seen.as_ref().map_or(record.start_time, |seen| seen.at));
+        let id = container_id(uid, seen, name, attempt);
         let round = pod.as_ref().map_or(0, |record| record.round);
         if let Some(pod) = pod.filter(|pod| !pod.resize_restarts.is_empty()) {
             self.settle_resize(pod)?;
@@ -79,13 +80,14 @@ impl Runtime {
                 volume_images: volumes.iter().map(|image| image.id.clone()).collect(),
                 round,
                 backoff_ms,
-                created: Timestamp::now(),
+                created: clock::wall(),
                 pid: 0,
                 pid_start: 0,
                 boot_id: String::new(),
                 started: None,
                 terminated: None,
                 user: Some(User { uid: user.uid, gid: user.gid, groups: user.groups }),
+                clock: Some(clock::present()),
             },
             record,
             bundle,
@@ -161,7 +163,7 @@ impl Runtime {
         let signal = image.and_then(|i| stop_signal(&i)).unwrap_or(libc::SIGTERM);
         // Asked before it is written down: an agent that dies in between asks again, and the shim, which has sent the
         // signal already, does not send it twice. The other way round the signal would be lost.
-        let asked = Timestamp::now();
+        let asked = clock::now();
         let reply = shim.call(&Request::Stop { id: id.to_owned(), signal, grace_ms }, SHIM_TIMEOUT)?;
         if let Reply::Error { message } = reply {
             // A record of a run that the shim never saw, or has forgotten, is wrong.

@@ -32,9 +32,9 @@ use crate::pod::{Action, Finished, Spec};
 use crate::shim;
 use crate::shim::exec::Target;
 use crate::sys::cgroup::{Cgroups, Version};
+use crate::sys::clock;
 pub use devices::{device_nodes, device_paths};
 pub use error::Error;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 pub use layout::Layout;
 pub use machine::Machine;
@@ -261,7 +261,7 @@ impl Runtime {
                     phase: (*phase).to_owned(),
                     reason: reason.clone(),
                     message: message.clone(),
-                    at: Timestamp::now(),
+                    at: clock::now(),
                     grace_seconds: *grace_seconds,
                 },
             ),

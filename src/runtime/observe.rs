@@ -1,8 +1,10 @@
 //! What is on the machine: records, shims.
 
 use super::{Error, Runtime, message};
+use crate::pod::clock::Seen;
 use crate::pod::{Instance, Key, Observed, Present, Record, Sandbox, Spec};
 use crate::store;
+use crate::sys::clock;
 use std::collections::BTreeMap;
 
 impl Runtime {
@@ -46,11 +48,11 @@ impl Runtime {
     pub(super) fn record(&self, uid: &str) -> Result<Option<Record>, Error> {
         let own = |record: &Record| record.pod.metadata.uid.as_deref() == Some(uid);
         let copy = || match store::read::<Record>(&self.layout.record_copy(uid)) {
-            Ok(Some(record)) if own(&record) => Some(record),
+            Ok(Some(record)) if own(&record) => Some(recalled(record)),
             _ => None,
         };
         match store::read::<Record>(&self.layout.record(uid)) {
-            Ok(Some(record)) => Ok(Some(record).filter(own)),
+            Ok(Some(record)) => Ok(Some(record).filter(own).map(recalled)),
             // On a full disk the copy is all there is.
             Ok(None) => Ok(copy()),
             Err(error) => match copy() {
@@ -115,7 +117,8 @@ impl Runtime {
                 continue;
             }
             match store::read::<Instance>(&path) {
-                Ok(Some(mut run)) => {
+                Ok(Some(run)) => {
+                    let mut run = clock::recall(run);
                     message::add_file(&dir.join(format!("{}.message", run.attempt)), &mut run);
                     runs.push(run);
                 }
@@ -126,4 +129,13 @@ impl Runtime {
         runs.sort_by_key(|r| r.attempt);
         runs
     }
+}
+
+/// A record as it was read, by this process' time.
+fn recalled(record: Record) -> Record {
+    let mut record = clock::recall(record);
+    let start_time = record.start_time;
+    let seen = record.seen.get_or_insert_with(|| Seen { at: start_time, clock: clock::present() });
+    record.start_time = clock::recall_seen(seen);
+    record
 }

@@ -4,7 +4,7 @@ use super::sandbox::write_private;
 use super::{Error, Note, Runtime};
 use crate::pod::{Instance, Progress, Spec, StopCause, Stopping, restarts_failed};
 use crate::store;
-use jiff::Timestamp;
+use crate::sys::clock;
 use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::PoisonError;
@@ -13,7 +13,7 @@ impl Runtime {
     /// What was done with a run; `None`: nothing.
     pub(super) fn progress(&self, uid: &str, run: &Instance) -> Option<Progress> {
         // A damaged file costs a hook that is delivered twice, not the pod.
-        store::read(&self.layout.progress(uid, &run.container, run.attempt)).ok().flatten()
+        store::read(&self.layout.progress(uid, &run.container, run.attempt)).ok().flatten().map(clock::recall)
     }
 
     /// Write down a step of a run. Volatile: the file need not outlive the machine. Once the sandbox has gone, nothing is
@@ -30,7 +30,7 @@ impl Runtime {
     ) -> Result<(), Error> {
         let path = self.layout.progress(uid, container, attempt);
         let _turn = self.advancing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut progress = store::read::<Progress>(&path).ok().flatten().unwrap_or_default();
+        let mut progress = clock::recall(store::read::<Progress>(&path).ok().flatten().unwrap_or_default());
         let before = progress.clone();
         change(&mut progress);
         if progress == before {
@@ -47,7 +47,7 @@ impl Runtime {
         }
         let staged = path.with_extension("new");
         let write = || {
-            write_private(&staged, &serde_json::to_vec(&progress)?)?;
+            write_private(&staged, &serde_json::to_vec(&clock::inscribe(progress))?)?;
             std::fs::rename(&staged, &path)
         };
         write().map_err(|source| Error::File { what: "write", path: path.clone(), source })
@@ -64,7 +64,7 @@ impl Runtime {
     ) -> Result<Vec<Note>, Error> {
         let runs = self.instances(spec.uid(), container);
         let Some(run) = runs.iter().find(|run| run.id == id) else { return Ok(Vec::new()) };
-        let now = Timestamp::now();
+        let now = clock::now();
         self.advance(spec.uid(), container, run.attempt, |progress| {
             let kill_at = progress.stopping.as_ref().and_then(|s| s.kill_at);
             progress.stopping = Some(Stopping { cause, begun: now, grace_ms, kill_at });

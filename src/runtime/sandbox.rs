@@ -9,9 +9,8 @@ use crate::shim::{
     protocol::{Reply, Request},
 };
 use crate::store;
-use crate::sys::{fs, namespace};
+use crate::sys::{clock, fs, namespace};
 use crate::volume;
-use jiff::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,13 +23,14 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 impl Runtime {
     pub(super) fn create_sandbox(&self, spec: &Spec) -> Result<Vec<Note>, Error> {
         let (uid, pod) = (spec.uid(), spec.pod());
-        let now = Timestamp::now();
+        let now = clock::now();
         let sysctls = sysctl::check(spec.spec(), &self.allowed_sysctls, &self.machine.kernel)?;
         make_dir(&self.layout.pod(uid), 0o750)?;
         make_dir(&self.layout.run_pod(uid), 0o700)?;
         let mut record = self.record(uid).ok().flatten().unwrap_or_else(|| Record {
             pod: pod.clone(),
             start_time: now,
+            seen: Some(clock::seen()),
             sandbox: None,
             sandbox_attempts: 0,
             finished: None,
@@ -38,14 +38,16 @@ impl Runtime {
             round: 0,
             restart_all: 0,
             resize_restarts: std::collections::BTreeSet::new(),
+            clock: None,
         });
+        record = clock::recall(record);
         if Key::of(&record.pod) != spec.key() {
             // Two names with one pinned uid: the paths are the other's until it is gone.
             return Err(Error::UidInUse(Key::of(&record.pod).to_string()));
         }
         record.pod = pod.clone();
         // As kubelet: when the pod was first seen, with nine digits.
-        let seen = format!("{:.9}", record.start_time);
+        let seen = format!("{:.9}", record.seen.as_ref().map_or(now, |seen| seen.at));
         record.pod.metadata.annotations.get_or_insert_default().insert("kubernetes.io/config.seen".into(), seen);
         let qos = resources::qos(pod)?;
         let cgroup = resources::pod_cgroup(&self.cgroup_root, qos, uid);
@@ -152,7 +154,7 @@ impl Runtime {
 
     pub(super) fn mark_deleting(&self, spec: &Spec, grace_seconds: u64) -> Result<Vec<Note>, Error> {
         self.change(spec.uid(), |record| {
-            record.deletion = Some(Deletion { started: Timestamp::now(), grace_seconds });
+            record.deletion = Some(Deletion { started: clock::now(), grace_seconds });
         })?;
         Ok(Vec::new())
     }
@@ -171,7 +173,7 @@ impl Runtime {
         let Some(mut record) = self.record(spec.uid())? else { return Ok(Vec::new()) };
         record.finished = Some(finished);
         // Acknowledged once it is seen: a finished job must not run again after a power cut.
-        store::write(&self.layout.record(spec.uid()), &record, 0o600)?;
+        store::write(&self.layout.record(spec.uid()), &inscribed(&record), 0o600)?;
         Ok(Vec::new())
     }
 
@@ -216,12 +218,13 @@ impl Runtime {
     /// As kubelet: a container that was running and is not there any more.
     pub(super) fn end_unseen(&self, uid: &str, mut run: Instance, why: &str) -> Result<(), Error> {
         run.terminated = Some(Termination {
-            finished: Timestamp::now(),
+            finished: clock::now(),
             exit_code: 137,
             signal: None,
             reason: "ContainerStatusUnknown".into(),
             message: format!("The container could not be located when the pod was checked: {why}"),
         });
+        let run = clock::inscribe(run);
         Ok(store::write(&self.layout.instance(uid, &run.container, run.attempt), &run, 0o600)?)
     }
 
@@ -391,7 +394,7 @@ impl Runtime {
         let uid = record.pod.metadata.uid.as_deref().unwrap_or_default();
         let path = self.layout.record(uid);
         let failed = |source| Error::File { what: "write", path: path.clone(), source };
-        let text = serde_json::to_vec(record).map_err(|e| failed(e.into()))?;
+        let text = serde_json::to_vec(&inscribed(record)).map_err(|e| failed(e.into()))?;
         let write = |path: &Path| {
             let staged = path.with_extension("json.new");
             write_private(&staged, &text)?;
@@ -430,6 +433,15 @@ fn last_words(log: &Path) -> String {
     let text = fs::read_limited(log, 1 << 20).unwrap_or_default();
     let end = &text[text.len().saturating_sub(MOST)..];
     String::from_utf8_lossy(end).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A record for the disk.
+fn inscribed(record: &Record) -> Record {
+    let mut record = clock::inscribe(record.clone());
+    if let Some(seen) = &record.seen {
+        record.start_time = seen.by(&clock::present());
+    }
+    record
 }
 
 fn port_mappings(spec: &Spec) -> Vec<PortMapping> {

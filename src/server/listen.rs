@@ -87,6 +87,9 @@ pub async fn serve(node: Arc<dyn Node>, socket: &Path, shutdown: watch::Receiver
     Ok(())
 }
 
+/// How often it is looked whether there is an address (as kubelet: every 5 s).
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// Binds the health endpoint; port 0 is refused by the caller, not here (it binds a free port).
 ///
 /// # Errors
@@ -94,6 +97,16 @@ pub async fn serve(node: Arc<dyn Node>, socket: &Path, shutdown: watch::Receiver
 pub async fn bind_healthz(bind: IpAddr, port: u16) -> Result<TcpListener, Error> {
     let address = SocketAddr::new(bind, port);
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address: address.to_string(), source })
+}
+
+/// As [`bind_healthz`], for an address that the machine does not have yet: waits until it has.
+pub async fn await_healthz(bind: IpAddr, port: u16) -> TcpListener {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        if let Ok(listener) = bind_healthz(bind, port).await {
+            return listener;
+        }
+    }
 }
 
 /// Serves `/healthz`, `/livez`, `/readyz` and `/metrics` on a bound port until `shutdown` turns true.

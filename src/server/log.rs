@@ -1,9 +1,10 @@
 //! `GET …/pods/{name}/log`.
 
-use super::logfile::{Options, Reader, Step};
+use super::logfile::{Moved, Options, Reader, Step};
 use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
 use super::{Node, find_pod};
+use crate::sys::clock;
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -20,7 +21,7 @@ const POLL: Duration = Duration::from_millis(250);
 
 /// Answers with a container's log.
 pub(super) async fn log(node: Arc<dyn Node>, namespace: &str, name: &str, query: &Query) -> Result<Reply, Failure> {
-    let options = options(query, Timestamp::now())?;
+    let options = Options { moved: moved(), ..options(query, clock::wall())? };
     let (follow, previous) = (query.flag("follow")?, query.flag("previous")?);
     let pod = find_pod(node.as_ref(), namespace, name)
         .ok_or_else(|| Failure::not_found(format!("pods {name:?} not found")))?;
@@ -114,6 +115,12 @@ async fn copy(
     }
 }
 
+/// How the clock was set while the agent ran.
+fn moved() -> Option<Moved> {
+    let by = clock::ahead();
+    (!by.is_zero()).then(|| Moved { now: clock::now(), by })
+}
+
 /// Reads the query, as the API server does.
 fn options(query: &Query, now: Timestamp) -> Result<Options, Failure> {
     let since = match (query.number("sinceSeconds")?, query.get("sinceTime")) {
@@ -137,7 +144,8 @@ fn options(query: &Query, now: Timestamp) -> Result<Options, Failure> {
     if limit == Some(0) {
         return Err(Failure::invalid("limitBytes: must be greater than 0", Vec::new()));
     }
-    Ok(Options { tail: query.number("tailLines")?, since, timestamps: query.flag("timestamps")?, limit })
+    let (tail, timestamps) = (query.number("tailLines")?, query.flag("timestamps")?);
+    Ok(Options { tail, since, moved: None, timestamps, limit })
 }
 
 /// The container meant: the one named, or the only one.

@@ -3,7 +3,8 @@
 //! A [`Reader`] turns such a file into what `logs` prints, step by step, so that neither a long log nor a follower
 //! holds a thread or much memory. It survives rotation by name: the old file is read to its end, then the new one.
 
-use jiff::Timestamp;
+use crate::pod::clock::later;
+use jiff::{SignedDuration, Timestamp};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -63,10 +64,33 @@ pub(super) struct Options {
     pub tail: Option<u64>,
     /// Only lines of this time or later.
     pub since: Option<Timestamp>,
+    /// Set when the clock was set: lines from before have other times.
+    pub moved: Option<Moved>,
     /// Put the time before each line.
     pub timestamps: bool,
     /// Stop after this many bytes.
     pub limit: Option<u64>,
+}
+
+/// That the clock was set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moved {
+    /// What it would say now.
+    pub now: Timestamp,
+    /// How much more it says.
+    pub by: SignedDuration,
+}
+
+impl Moved {
+    /// The instant of a line as the clock tells it now. Of the two clocks by which its time may have been read, it was
+    /// the one that it is nearer to.
+    fn put_right(self, time: Timestamp) -> Timestamp {
+        let after = later(self.now, self.by);
+        match time.duration_since(self.now).abs() < time.duration_since(after).abs() {
+            true => later(time, self.by),
+            false => time,
+        }
+    }
 }
 
 /// Turns raw lines into output. Pure.
@@ -77,6 +101,8 @@ pub(super) struct Filter {
     rest: Vec<u8>,
     /// The rest of a raw line that is too long is being skipped.
     skipping: bool,
+    /// A line was late enough: so are all that follow, whatever the clock said then.
+    begun: bool,
     /// The last line put out was partial: no time before the next.
     within: bool,
     /// Bytes that may still be put out.
@@ -86,7 +112,7 @@ pub(super) struct Filter {
 impl Filter {
     pub(super) fn new(options: Options) -> Filter {
         let left = options.limit.unwrap_or(u64::MAX);
-        Filter { options, rest: Vec::new(), skipping: false, within: false, left }
+        Filter { options, rest: Vec::new(), skipping: false, begun: false, within: false, left }
     }
 
     /// Whether the limit is reached.
@@ -126,10 +152,13 @@ impl Filter {
 
     fn line(&mut self, raw: &[u8], out: &mut Vec<u8>) {
         let Some(line) = Line::parse(raw) else { return };
-        if let Some(since) = self.options.since
-            && line.time.parse::<Timestamp>().is_ok_and(|time| time < since)
+        if let Some(since) = self.options.since.filter(|_| !self.begun)
+            && let Ok(time) = line.time.parse::<Timestamp>()
         {
-            return;
+            if self.options.moved.map_or(time, |moved| moved.put_right(time)) < since {
+                return;
+            }
+            self.begun = true;
         }
         if self.options.timestamps && !self.within {
             self.put(line.time.as_bytes(), out);
@@ -349,6 +378,30 @@ damaged
         assert_eq!(tail(1), "last\n");
         assert_eq!(tail(4), "two\nthree with  blanks\n\nlast\n");
         assert_eq!(tail(99), read(LOG, Options::default()));
+    }
+
+    #[test]
+    fn since_is_told_by_the_clock_as_it_was_when_a_line_was_written() {
+        let at = |time: &str| time.parse::<Timestamp>().unwrap();
+        let log = "1970-01-01T00:00:10.000000000Z stdout F old\n\
+            1970-01-01T00:04:00.000000000Z stdout F late\n\
+            2026-11-22T10:00:00.000000000Z stdout F new\n";
+        // The clock was set one minute ago, from 1970-01-01T00:04:10Z to 2026-11-22T10:00:00Z.
+        let by = at("2026-11-22T10:00:00Z").duration_since(at("1970-01-01T00:04:10Z"));
+        let set = Some(Moved { now: at("1970-01-01T00:05:10Z"), by });
+        let since = |time: &str, moved| read(log, Options { since: Some(at(time)), moved, ..Options::default() });
+        assert_eq!(since("2026-11-22T09:59:00Z", set), "late\nnew\n");
+        assert_eq!(since("2026-11-22T09:59:59Z", set), "new\n");
+        assert_eq!(since("2026-11-22T09:59:00Z", None), "new\n");
+        // The other way round: lines from before it was set back.
+        let log = "2026-11-22T10:00:00.000000000Z stdout F old\n\
+            2026-11-22T10:04:00.000000000Z stdout F late\n\
+            1970-01-01T00:00:00.000000000Z stdout F new\n";
+        let by = at("1970-01-01T00:00:00Z").duration_since(at("2026-11-22T10:04:10Z"));
+        let set = Some(Moved { now: at("2026-11-22T10:05:10Z"), by });
+        let since = |time: &str, moved| read(log, Options { since: Some(at(time)), moved, ..Options::default() });
+        assert_eq!(since("1969-12-31T23:59:00Z", set), "late\nnew\n");
+        assert_eq!(since("1969-12-31T23:59:59Z", set), "new\n");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub mod types;
 mod verify;
 
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
-pub use listen::{Listener, bind_healthz, serve, serve_healthz};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
@@ -100,6 +100,14 @@ pub enum Error {
     /// Another agent answers on the socket.
     #[error("{} is in use: another agent runs on this run directory", .0.display())]
     InUse(PathBuf),
+}
+
+impl Error {
+    /// Whether the machine does not have the address, which may change: an interface that is not up yet.
+    #[must_use]
+    pub fn is_no_address(&self) -> bool {
+        matches!(self, Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrNotAvailable)
+    }
 }
 
 /// The pod of that name, given with or without the node's suffix.

@@ -7,10 +7,10 @@ use super::program::Refusal;
 use super::protocol::Run;
 use super::start::{self, Order, Report, Stdio};
 use super::{cgroup, record};
+use crate::pod::clock::Timed;
 use crate::pod::{Instance, Termination};
-use crate::sys::mount;
 use crate::sys::process::{self, Exit};
-use jiff::Timestamp;
+use crate::sys::{clock, mount};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -222,7 +222,7 @@ impl Container {
         match console.master().and_then(|master| nonblocking(&master).map(|()| master)) {
             Ok(fd) => self.outputs.push(Output { fd, encoder: Encoder::new(Stream::Stdout) }),
             Err(e) => {
-                let now = Timestamp::now();
+                let now = clock::wall();
                 self.log.append(format!("{now:.9} stderr F coracle: no terminal: {e}\n").as_bytes(), now);
             }
         }
@@ -232,8 +232,9 @@ impl Container {
         self.outputs.clear();
         self.console = None;
         self.kill_at = None;
+        self.instance.express(&clock::present());
         self.instance.terminated = Some(Termination {
-            finished: Timestamp::now(),
+            finished: clock::wall(),
             exit_code: code,
             signal: None,
             reason: reason.to_owned(),
@@ -255,7 +256,7 @@ impl Container {
                 other => break other,
             }
         };
-        let now = Timestamp::now();
+        let now = clock::wall();
         let open = match read {
             Err(Errno::AGAIN) => true,
             // A terminal whose last user has gone gives EIO.
@@ -290,8 +291,9 @@ impl Container {
             _ if oom => "OOMKilled",
             _ => "Error",
         };
+        self.instance.express(&clock::present());
         self.instance.terminated = Some(Termination {
-            finished: Timestamp::now(),
+            finished: clock::wall(),
             exit_code,
             signal,
             reason: reason.to_owned(),
@@ -333,7 +335,7 @@ impl Container {
         if !self.outputs.is_empty() && now < until {
             return false;
         }
-        let stamp = Timestamp::now();
+        let stamp = clock::wall();
         for mut output in std::mem::take(&mut self.outputs) {
             let mut lines = Vec::new();
             output.encoder.finish(stamp, &mut lines);

@@ -1,6 +1,6 @@
 //! Starting this program again in another role, from a threaded process.
 
-use crate::sys::process;
+use crate::sys::{clock, process};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -59,6 +59,9 @@ pub(super) fn start(
     command.env("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()));
     if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {
         command.env("RUST_BACKTRACE", backtrace);
+    }
+    if let Some(file) = std::env::var_os(clock::TEST_CLOCK) {
+        command.env(clock::TEST_CLOCK, file);
     }
     FORGOTTEN.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     command.spawn().map(|child| Offspring(Some(child)))

@@ -5,8 +5,8 @@ use super::hotplug::{self, Change, Seen};
 use super::pause::Pause;
 use super::protocol::{MAX_PACKET, Reply, Request, Run};
 use super::{IDENTITY, Identity, SOCKET, STATE, cgroup, record, socket};
-use crate::sys::mount;
 use crate::sys::process::{self, Exit};
+use crate::sys::{clock, mount};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -475,7 +475,7 @@ impl Shim {
             Err(e) => {
                 let message = e.to_string();
                 instance.terminated = Some(crate::pod::Termination {
-                    finished: jiff::Timestamp::now(),
+                    finished: clock::wall(),
                     exit_code: 128,
                     signal: None,
                     reason: "StartError".to_owned(),

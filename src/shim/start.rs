@@ -10,8 +10,7 @@ use super::{devices, record, trace, volumes};
 use crate::causes::distinct;
 use crate::pod::Instance;
 use crate::sys::fs::Dir;
-use crate::sys::{idmap, mount, process};
-use jiff::Timestamp;
+use crate::sys::{clock, idmap, mount, process};
 use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::LinuxDeviceCgroup;
 use libcontainer::syscall::syscall::SyscallType;
@@ -204,7 +203,8 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
         stage.leave().map_err(|e| failed("cannot go on after creating the container", &e))?;
     }
     let mut instance = run.instance.clone();
-    instance.created = Timestamp::now();
+    instance.created = clock::wall();
+    instance.clock = Some(clock::present());
     instance.boot_id = order.boot_id.to_owned();
     instance.pid = container.pid().map_or(0, |pid| pid.as_raw());
     instance.pid_start = process::start_ticks(instance.pid).map_err(|e| failed("the container's init ended", &e))?;
@@ -215,7 +215,7 @@ fn start(order: Order<'_>) -> Result<Instance, Report> {
             .map_err(|e| failed("cannot enforce the container's device rules", &e))?;
     }
     container.start().map_err(|e| failed("cannot start the container", &e))?;
-    instance.started = Some(Timestamp::now());
+    instance.started = Some(clock::wall());
     Ok(instance)
 }
 

@@ -9,9 +9,9 @@ use super::{Options, Permissions, Rescan, Snapshot, SourceKind, Takes, Verifier,
 use crate::config::Config;
 use crate::manifest;
 use crate::pod::{Key, trial};
+use crate::sys::clock;
 use crate::sys::fs::create_dir_all;
 use futures_util::future::select_all;
-use jiff::Timestamp;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -194,7 +194,7 @@ impl State {
         for said in &mut self.said {
             said.spoken |= said.snapshot.healthy;
         }
-        merge(&self.said, &mut self.past, Timestamp::now())
+        merge(&self.said, &mut self.past, clock::wall())
     }
 
     /// Revisions during whose trial the agent started again and again are not started once more. Tells whether there
@@ -222,7 +222,7 @@ impl State {
         self.past.changed.insert(key.clone());
         match (verdict, history.fallback()) {
             (Verdict::Bad { why }, Some(to)) if tried => {
-                history.roll_back(to, By::Gate, why, Timestamp::now());
+                history.roll_back(to, By::Gate, why, clock::wall());
                 Judged::RolledBack(to)
             }
             (Verdict::Bad { .. }, None) if tried => Judged::NoEarlier,
@@ -249,7 +249,7 @@ impl State {
             let words: Vec<String> = lacking.iter().map(ToString::to_string).collect();
             return Err(Refusal::NotAccepted(to, words.join("; ")));
         }
-        history.roll_back(to, By::Hand, "rolled back by hand".to_owned(), Timestamp::now());
+        history.roll_back(to, By::Hand, "rolled back by hand".to_owned(), clock::wall());
         self.past.changed.insert(key.clone());
         Ok(Rolled::To(to))
     }

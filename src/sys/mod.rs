@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod cgroup;
+pub mod clock;
 pub mod fs;
 pub mod idmap;
 pub mod inotify;

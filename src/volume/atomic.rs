@@ -13,7 +13,8 @@
 
 use super::payload::{File, Payload};
 use super::{Error, fs_group, io_error};
-use jiff::{Timestamp, tz::TimeZone};
+use crate::sys::clock;
+use jiff::tz::TimeZone;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -139,7 +140,7 @@ fn names(dir: BorrowedFd<'_>) -> Result<Vec<(OsString, FileType)>, Errno> {
 }
 
 fn new_folder(root: BorrowedFd<'_>) -> Result<OsString, Errno> {
-    let now = Timestamp::now();
+    let now = clock::wall();
     let stamp = now.to_zoned(TimeZone::UTC).strftime("..%Y_%m_%d_%H_%M_%S").to_string();
     let serial = now.subsec_nanosecond().unsigned_abs();
     for i in 0..TRIES {

@@ -23,6 +23,7 @@
 //! | ConfigMaps and Secrets: variables, files and how they follow, credentials, secrecy | [`objects`]; [`volumes`]: `files_made_from_objects_…` |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | manifests from URLs | [`url`] |
+//! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
 //! | all of it together, as others publish it | [`published`] |
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
@@ -70,6 +71,7 @@ mod net;
 mod objects;
 mod packed;
 mod pods;
+mod power;
 mod probes;
 mod published;
 mod pull_rules;

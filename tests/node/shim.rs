@@ -102,6 +102,7 @@ impl Pod {
                 started: None,
                 terminated: None,
                 user: None,
+                clock: None,
             },
             record: self.dir.join(format!("records/{attempt}.json")),
             bundle,

@@ -14,6 +14,7 @@ const APPLETS: &[&str] = &[
     "mkdir",
     "cp",
     "cat",
+    "date",
     "echo",
     "sleep",
     "ls",
@@ -48,6 +49,8 @@ pub fn run() -> Result<()> {
         .context("the kernel package has no kernel")?;
     let mut qemu = Command::new("timeout");
     qemu.args(["600", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"])
+        // No battery: the checks set the clock while pods run.
+        .args(["-rtc", "base=1970-01-01T00:00:00"])
         .args(["-nographic", "-no-reboot", "-append", "console=ttyS0 panic=-1 quiet", "-kernel"])
         .arg(image)
         .arg("-initrd")

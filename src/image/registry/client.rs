@@ -17,8 +17,9 @@ use super::auth::{self, Challenge, Token, TokenService};
 use super::credentials::{Candidates, Credential, Login};
 use super::exchange::{Answer, Ask, Halt, LONGEST_PAUSE, Patience, exchange};
 use super::hosts::{Endpoint, Hosts};
-use crate::http::place::{Place, redirect, show};
 use super::tls::Connections;
+use crate::http::place::{Place, redirect, show};
+use crate::sys::clock;
 
 /// Most redirects for one answer.
 const MOST_REDIRECTS: u32 = 10;
@@ -233,7 +234,7 @@ impl<'a> Session<'a> {
             },
             404 => Err(Error::NotFound { image: answer.url }),
             408 | 429 | 500..=599 => {
-                let pause = answer.header("retry-after").and_then(|value| retry_after(value, Timestamp::now()));
+                let pause = answer.header("retry-after").and_then(|value| retry_after(value, clock::wall()));
                 let complaint = answer.complaint();
                 let reason = format!("{}: {complaint}", answer.url);
                 Ok(Judged::Later { reason, pause })

@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use keyring::Keyring;
 
+use super::{PullSecret, Settings};
 use crate::http::Environment;
 use crate::http::kept::Kept;
-use super::{PullSecret, Settings};
 
 /// How to log in.
 #[derive(Clone, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use ureq::Agent;
 use ureq::http::HeaderMap;
 
 use super::Error;
-use crate::http::place::show;
 use super::tls;
 use crate::causes::distinct;
+use crate::http::place::show;
 
 /// Longest pause between two tries. A `Retry-After` is obeyed up to it: who wants more gets what is left of the attempts.
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(60);

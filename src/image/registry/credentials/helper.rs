@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
-use crate::http::Environment;
 use super::Login;
+use crate::http::Environment;
 use crate::sys::process;
 
 /// How long an answer may take: some helpers ask a cloud.

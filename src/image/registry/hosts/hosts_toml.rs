@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::http::kept;
 use super::{Authority, Capabilities, ClientPair, TlsSettings};
 use crate::config;
+use crate::http::kept;
 
 /// One place to ask, as the file has it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,19 +5,19 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::RootCertStore;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::super::hosts::{Capabilities, ClientPair};
-use crate::http::place::Place;
 use super::super::scratch::Scratch;
 use super::*;
 use crate::http::Environment;
+use crate::http::place::Place;
 
 /// An authority, and PEM files with what it signed.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
