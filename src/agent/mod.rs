@@ -315,7 +315,7 @@ impl Agent {
         }
         self.unclaimed.retain(|key| !wanted.contains(key));
         let broken = snapshot.problems.iter().any(|p| p.problem.severity == crate::manifest::Severity::Error);
-        if !broken {
+        if !broken && snapshot.healthy {
             self.unclaimed.clear();
         }
         if snapshot.healthy {
