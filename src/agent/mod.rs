@@ -327,7 +327,9 @@ impl Agent {
             self.settle(merged);
         }
         let unclaimed = std::mem::take(&mut self.unclaimed);
-        let may_be_broken = |key: &Key| self.may_be_from(key, &merged.broken);
+        // What a source that has not spoken will say may be broken.
+        let doubtful: BTreeSet<SourceKind> = merged.broken.union(&merged.unready).copied().collect();
+        let may_be_broken = |key: &Key| self.may_be_from(key, &doubtful);
         self.unclaimed = unclaimed.into_iter().filter(|key| !wanted.contains(key) && may_be_broken(key)).collect();
         self.remove_unwanted(&wanted, merged);
         self.admit();

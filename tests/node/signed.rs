@@ -65,7 +65,9 @@ fn refused(node: &Node, file: &str, why: &str, before: &PodView) {
 fn same(node: &Node, before: &PodView) {
     let now = node.pod("web").unwrap_or_else(|| node.fail("the pod is gone"));
     assert_eq!((now.id("main"), now.uid(), now.restarts("main")), (before.id("main"), before.uid(), 0));
-    assert!(now.up());
+    if !now.up() {
+        node.fail(&format!("it does not run any more: {}", now.0));
+    }
 }
 
 #[track_caller]
