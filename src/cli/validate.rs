@@ -148,7 +148,8 @@ mod tests {
         expect![[r#"
             pod.yaml: valid: default/web
             secret.yaml: valid: Secret default/db
-        "#]].assert_eq(&said.text);
+        "#]]
+        .assert_eq(&said.text);
         let said = check(&[("pod.yaml", POD)]);
         assert_eq!((said.errors, said.warnings), (0, 1));
         expect![[r#"
