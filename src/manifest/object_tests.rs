@@ -147,8 +147,28 @@ fn what_is_not_there_is_told_with_its_place() {
     "#]].assert_eq(&told(&other));
     let binary = OBJECTS.replace("key: LEVEL", "key: logo.png").replace("key: app.ini", "key: logo.png");
     expect![[r#"
-        line 51: spec.containers[0].env[0].valueFrom.configMapKeyRef.key: Not found: "logo.png": ConfigMap edge/settings has it in binaryData, and a variable is text
+        line 51: spec.containers[0].env[0].valueFrom.configMapKeyRef.key: Not found: "logo.png": no text of ConfigMap edge/settings has this key; it is in binaryData, and a variable is text
     "#]].assert_eq(&told(&binary));
+}
+
+#[test]
+fn a_pod_of_nothing_but_lost_references_is_told_of_soon() {
+    use std::fmt::Write as _;
+    let (mut text, mut env) = (String::new(), String::from("env:\n"));
+    for n in 0..5_000 {
+        let _ = write!(text, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a-settings-of-a-length-{n}}}\n");
+        let _ = write!(
+            env,
+            "- {{name: A{n}, valueFrom: {{configMapKeyRef: {{name: b-settings-of-a-width-{n}, key: k}}}}}}\n"
+        );
+    }
+    let loaded = read(&format!("{}{text}", tests::with_container(&env)));
+    assert_eq!(problems(&loaded), "");
+    let objects: Objects = loaded.objects.iter().cloned().collect();
+    let at = std::time::Instant::now();
+    assert_eq!(unresolved(&loaded.pods[0], &objects).len(), 5_000);
+    // A moment; minutes, were every name compared with every other.
+    assert!(at.elapsed() < std::time::Duration::from_secs(20), "{:?}", at.elapsed());
 }
 
 #[test]

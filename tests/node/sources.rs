@@ -277,8 +277,7 @@ fn a_refused_field_refuses_the_pod_with_its_path() {
     node.wait_event("the refused field", |_, message| message.contains("spec.runtimeClassName"));
     assert!(node.pod("web").is_none_or(|p| !p.up()));
     let mut m = resting("two");
-    m["spec"]["containers"][0]["env"] =
-        json!([{ "name": "X", "valueFrom": { "secretKeyRef": { "name": "s", "key": "k" } } }]);
+    m["spec"]["imagePullSecrets"] = json!([{ "name": "s" }]);
     node.apply("two.yaml", &m);
     node.wait_event("the reference", |_, message| message.contains("two.yaml") && message.contains("secret"));
     let mut m = resting("three");
