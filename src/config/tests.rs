@@ -467,5 +467,21 @@ fn what_is_no_manifest_url_or_header_is_told_without_secrets() {
     ]
     .join("\n");
     assert!(!text.contains("s3cret"), "{text}");
-    expect![[r#""#]].assert_eq(&text);
+    expect![[r#"
+        KubeletConfiguration.staticPodURL: "ftp://host/x" is not a URL that starts with http://, https:// or file:///
+        KubeletConfiguration.staticPodURLHeader.X: want a list of texts, got text
+        KubeletConfiguration.staticPodURLHeader.X Y: "X Y" is not the name of a header
+        CoracleConfiguration.manifestURLs[0].url: required
+        CoracleConfiguration.manifestURLs[0].url: "https://" is not a URL that starts with http://, https:// or file:///
+        CoracleConfiguration.manifestURLs[0].url: "https://a b/" is not a URL that starts with http://, https:// or file:///
+        CoracleConfiguration.manifestURLs[0].url: "file://host/x" is not a URL that starts with http://, https:// or file:///
+        CoracleConfiguration.manifestURLs[0].caFile: "ca.pem" is not an absolute path
+        CoracleConfiguration.manifestURLs[0].clientKeyFile: required with clientCertFile
+        CoracleConfiguration.manifestURLs[0].clientCertFile: required with clientKeyFile
+        CoracleConfiguration.manifestURLs[0].headers.X: the value of header X holds characters that cannot be sent
+        --manifest-url: "host/x" is not a URL that starts with http://, https:// or file:///
+        --manifest-url-header: goes with --manifest-url, which is not given
+        --manifest-url-header: want NAME:VALUE, separated by commas
+        --manifest-url-header: the value of header X holds characters that cannot be sent"#]]
+    .assert_eq(&text);
 }

@@ -72,7 +72,8 @@ fn pods_of_a_url_run_on_through_all_that_its_server_does() {
     let mut node = node(&[json!({ "url": server.url("/pods?token=s3cret"), "headers": { "X-Site": ["plant 7"] } })]);
     let path = "/pods?token=s3cret";
     let (web, db) = (resting("web"), resting("db"));
-    let both = format!("{web}\n---\n{db}\n");
+    // With a mark before the first: what begins with a brace is one document.
+    let both = format!("---\n{web}\n---\n{db}\n");
     server.play(path, body(&both));
     node.start();
     node.wait_for_images();
@@ -141,7 +142,7 @@ fn pods_of_a_url_run_on_through_all_that_its_server_does() {
     // A broken document keeps its last good, and holds up no other.
     server.play(
         path,
-        body(format!("{web}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: db}}\n---\n{}", resting("new"))),
+        body(format!("---\n{web}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: db}}\n---\n{}", resting("new"))),
     );
     node.wait_event("the broken one", |reason, message| reason == "FailedValidation" && message.contains("/pods: "));
     node.wait_up("new");

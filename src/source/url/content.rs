@@ -90,7 +90,6 @@ fn archive(bytes: &[u8]) -> Result<Contents, Failure> {
             return Err(Failure::new(Kind::Archive, reason));
         }
     }
-    drop(reader);
     // Two blocks of zeros are its end, of which the reader took the first: without them, members may be missing.
     if rest.get(..BLOCK).is_none_or(|block| block.iter().any(|&byte| byte != 0)) {
         return Err(Failure::new(Kind::Archive, "the archive broke off: its end is missing"));
