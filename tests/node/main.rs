@@ -21,7 +21,8 @@
 //! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
-//! | all of it together, as others publish it | [`published`] |
+//! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`] |
+//! | configuration and its drop-ins, `coracle run`, the systemd units | [`bootstrap`] |
 //!
 //! And of images:
 //!
