@@ -398,7 +398,7 @@ impl Directory {
                 Outcome::Read(seen, loaded) => {
                     file.seen = seen;
                     file.unreadable = false;
-                    file.take(loaded);
+                    file.take(*loaded);
                 }
             }
             if file.unreadable && error.is_none() {

@@ -469,7 +469,7 @@ impl Shelf {
 
     /// All records that can be read. A damaged one is set aside with a log line: it costs the way back, never a pod.
     pub(super) fn load(&self) -> (Vec<History>, Vec<Kept>) {
-        let histories = load(&self.folder.join("history"), |bytes| History::decode(bytes));
+        let histories = load(&self.folder.join("history"), History::decode);
         let kept = load(&self.folder.join("kept"), |bytes| {
             let record: KeptRecord<ConfigMap, Secret> = serde_json::from_slice(bytes)?;
             let map = record.config_map.map(|map| Object::ConfigMap(Arc::new(map)));

@@ -58,7 +58,7 @@ pub(super) enum Outcome {
     Dangling,
     /// It is no manifest.
     Stranger(String),
-    Read(Option<Seen>, Loaded),
+    Read(Option<Seen>, Box<Loaded>),
 }
 
 /// Reads, verifies and parses a file if it or its signature changed.
@@ -102,7 +102,7 @@ pub(super) fn look(path: &Path, seen: Option<Seen>, writing: bool, settle: Durat
     let seen = |signature| (!young).then(|| Seen { manifest: Fingerprint::of(&before), signature });
     let refused = |signature, reason| {
         let problems = vec![whole_file(reason, Severity::Error)];
-        Outcome::Read(seen(signature), Loaded { problems, ..Loaded::default() })
+        Outcome::Read(seen(signature), Box::new(Loaded { problems, ..Loaded::default() }))
     };
     if let Some(objection) = objection.as_ref().filter(|_| options.permissions == Permissions::Refuse) {
         return refused(signature, objection.clone());
@@ -156,7 +156,7 @@ pub(super) fn look(path: &Path, seen: Option<Seen>, writing: bool, settle: Durat
         verifier.accept(&text, &signed);
     }
     loaded.problems.extend(objection.map(|objection| whole_file(objection, Severity::Warning)));
-    Outcome::Read(seen(signature), loaded)
+    Outcome::Read(seen(signature), Box::new(loaded))
 }
 
 /// Where the signature of a manifest is.

@@ -351,10 +351,10 @@ fn forbidden(before: &Object, after: &Object) -> Vec<&'static str> {
                 fields.push("binaryData");
             }
         }
-        (Object::Secret(before), Object::Secret(after)) => {
-            if before.data.clone().unwrap_or_default() != after.data.clone().unwrap_or_default() {
-                fields.push("data");
-            }
+        (Object::Secret(before), Object::Secret(after))
+            if before.data.clone().unwrap_or_default() != after.data.clone().unwrap_or_default() =>
+        {
+            fields.push("data");
         }
         _ => {}
     }

@@ -24,9 +24,10 @@
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
 //! | manifests from URLs | [`url`] |
 //! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
-//! | all of it together, as others publish it | [`published`] |
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
+//! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`] |
+//! | configuration and its drop-ins, `coracle run`, the systemd units | [`bootstrap`] |
 //!
 //! And of images:
 //!
