@@ -1,11 +1,12 @@
 //! A machine without a battery for its clock: power cuts, cold boots in 1970, and a clock that is set while pods run.
 
 use crate::harness::{self, Node, PATIENCE, PodView, REST, eventually, pod, resting, secs};
+use coracle::sys::namespace;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -281,30 +282,54 @@ fn after_a_power_cut_everything_comes_back_in_1970_and_nothing_notices_when_the_
     node.finish();
 }
 
+/// A network namespace of the test's own.
+struct Offline(PathBuf);
+
+impl Offline {
+    fn beside(node: &Node) -> Offline {
+        let offline = Offline(node.dir.with_extension("offline"));
+        let net = namespace::Kinds { net: true, ipc: false, uts: false };
+        namespace::create(&offline.0, net, None, &[]).expect("a network namespace");
+        offline
+    }
+
+    fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        namespace::with_netns(&self.0.join("net"), f).expect("enter the network namespace")
+    }
+
+    fn ip(&self, args: &str) {
+        let done = self.run(|| Command::new("ip").args(args.split(' ')).status());
+        assert!(done.expect("ip").success(), "ip {args}");
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        let _ = namespace::delete(&self.0);
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
 fn a_node_with_nothing_but_a_loopback_that_is_down_starts_its_pods() {
-    use coracle::sys::namespace;
     let mut node = Node::new();
-    let offline = node.dir.join("offline");
-    let net = namespace::Kinds { net: true, ipc: false, uts: false };
-    namespace::create(&offline, net, None, &[]).expect("a network namespace");
-    let offline = offline.join("net");
-    let down = || Command::new("ip").args(["link", "set", "lo", "down"]).status();
-    assert!(namespace::with_netns(&offline, down).expect("enter").expect("ip").success());
+    let offline = Offline::beside(&node);
+    offline.ip("addr flush dev lo");
+    offline.ip("link set lo down");
     node.apply("web.yaml", resting("web"));
     let mut host = resting("host");
     host["spec"]["hostNetwork"] = json!(true);
     node.apply("host.yaml", &host);
-    namespace::with_netns(&offline, || node.start()).expect("enter");
+    offline.run(|| node.start());
     for name in ["web", "host"] {
         let seen = node.wait_up(name);
         assert!(!seen.ip().is_empty() && seen.restarts("main") == 0, "{seen:?}");
     }
     // What was not to be had at the start is had later.
-    let up = || Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    assert!(namespace::with_netns(&offline, up).expect("enter").expect("ip").success());
     let address = format!("127.0.0.1:{}", node.healthz);
     let healthy = || harness::http(&address, "/healthz").is_ok_and(|(status, _)| status == 200);
-    eventually("the agent says that it is well", PATIENCE, || namespace::with_netns(&offline, healthy).expect("enter"));
+    assert!(!offline.run(healthy));
+    offline.ip("link set lo up");
+    eventually("the agent says that it is well", PATIENCE, || offline.run(healthy));
     node.finish();
 }
