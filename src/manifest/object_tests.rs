@@ -157,9 +157,9 @@ fn a_pod_of_nothing_but_lost_references_is_told_of_soon() {
     let (mut text, mut env) = (String::new(), String::from("env:\n"));
     for n in 0..5_000 {
         let _ = write!(text, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a-settings-of-a-length-{n}}}\n");
-        let _ = write!(
+        let _ = writeln!(
             env,
-            "- {{name: A{n}, valueFrom: {{configMapKeyRef: {{name: b-settings-of-a-width-{n}, key: k}}}}}}\n"
+            "- {{name: A{n}, valueFrom: {{configMapKeyRef: {{name: b-settings-of-a-width-{n}, key: k}}}}}}"
         );
     }
     let loaded = read(&format!("{}{text}", tests::with_container(&env)));

@@ -90,7 +90,7 @@ fn value(merged: &Merged, name: &str, key: &str) -> Option<String> {
 fn a_pod_waits_for_what_it_refers_to_and_runs_as_soon_as_it_is_there() {
     let mut past = Past::default();
     let web = pod("web", "a", Some(("settings", "mode")));
-    let merged = merge(&[file(&[web.clone()])], &mut past, now());
+    let merged = merge(&[file(std::slice::from_ref(&web))], &mut past, now());
     assert_eq!((merged.pods.len(), merged.refused.len()), (0, 1));
     let [problem] = &merged.problems[..] else { panic!("{:?}", merged.problems) };
     assert_eq!(problem.problem.field, "spec.containers[0].env[0].valueFrom.configMapKeyRef.name");
@@ -112,7 +112,7 @@ fn a_revision_that_is_not_accepted_leaves_the_one_before_running_also_over_a_res
         if restarted {
             past = restart(past);
         }
-        let merged = merge(&[bad.clone()], &mut past, now());
+        let merged = merge(std::slice::from_ref(&bad), &mut past, now());
         assert_eq!(images(&merged), ["a"]);
         let standing = &merged.standings[&key("web")];
         assert_eq!((standing.revision, standing.latest), (1, 1));
@@ -136,7 +136,7 @@ fn an_object_that_vanished_stays_while_a_pod_needs_it() {
         if restarted {
             past = restart(past);
         }
-        let merged = merge(&[file(&[web.clone()])], &mut past, now());
+        let merged = merge(&[file(std::slice::from_ref(&web))], &mut past, now());
         assert_eq!((images(&merged), value(&merged, "settings", "mode")), (vec!["a".into()], Some("x".into())));
         assert_eq!(value(&merged, "other", "k"), None, "nobody needs it");
         let text = "/m/a.yaml: warning: ConfigMap default/settings is gone from here: it is kept while pod \
@@ -189,7 +189,7 @@ fn of_two_sources_with_a_pod_the_one_that_ran_goes_on() {
     let mut past = Past::default();
     let (a, b) = (url("http://a/", &[pod("web", "a", None)]), url("http://b/", &[pod("web", "b", None)]));
     let first = file(&[pod("web", "c", None)]);
-    assert_eq!(images(&merge(&[b.clone()], &mut past, now())), ["b"]);
+    assert_eq!(images(&merge(std::slice::from_ref(&b), &mut past, now())), ["b"]);
     for _ in 0..2 {
         let merged = merge(&[first.clone(), a.clone(), b.clone()], &mut past, now());
         assert_eq!(images(&merged), ["b"]);
