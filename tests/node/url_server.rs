@@ -76,29 +76,7 @@ impl Server {
     }
 
     fn start(address: SocketAddr, shared: Arc<Shared>, tls: Option<Arc<ServerConfig>>) -> Server {
-        let listener = TcpListener::bind(address).expect("a free port");
-        let address = listener.local_addr().expect("address");
-        shared.ended.store(false, Ordering::SeqCst);
-        let (own, config) = (Arc::clone(&shared), tls.clone());
-        let thread = thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                if own.ended.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (own, config) = (Arc::clone(&own), config.clone());
-                thread::spawn(move || {
-                    // Who hangs up in the middle is what the tests are about.
-                    let _ = stream.set_read_timeout(Some(secs(60)));
-                    let _ = match config {
-                        Some(config) => {
-                            let session = ServerConnection::new(config).expect("session");
-                            serve(&own, StreamOwned::new(session, stream))
-                        }
-                        None => serve(&own, stream),
-                    };
-                });
-            }
-        });
+        let (address, thread) = listen(address, &shared, tls.clone());
         Server { address, shared, tls, thread: Some(thread) }
     }
 
@@ -113,8 +91,7 @@ impl Server {
     /// At the same address as before, with the same plays.
     pub fn restart(&mut self) {
         self.stop();
-        let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
-        *self = Server::start(self.address, shared, tls);
+        self.thread = Some(listen(self.address, &self.shared, self.tls.clone()).1);
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -130,6 +107,34 @@ impl Server {
     pub fn asked(&self, path: &str) -> Vec<Asked> {
         self.shared.asked.lock().expect("asked").iter().filter(|asked| asked.path == path).cloned().collect()
     }
+}
+
+/// Serves on a thread of its own, until it has ended.
+fn listen(address: SocketAddr, shared: &Arc<Shared>, tls: Option<Arc<ServerConfig>>) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind(address).expect("a free port");
+    let address = listener.local_addr().expect("address");
+    shared.ended.store(false, Ordering::SeqCst);
+    let (own, config) = (Arc::clone(shared), tls);
+    let thread = thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            if own.ended.load(Ordering::SeqCst) {
+                return;
+            }
+            let (own, config) = (Arc::clone(&own), config.clone());
+            thread::spawn(move || {
+                // Who hangs up in the middle is what the tests are about.
+                let _ = stream.set_read_timeout(Some(secs(60)));
+                let _ = match config {
+                    Some(config) => {
+                        let session = ServerConnection::new(config).expect("session");
+                        serve(&own, StreamOwned::new(session, stream))
+                    }
+                    None => serve(&own, stream),
+                };
+            });
+        }
+    });
+    (address, thread)
 }
 
 impl Drop for Server {
