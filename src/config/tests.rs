@@ -441,12 +441,14 @@ manifestURLs:
 fn what_is_no_manifest_url_or_header_is_told_without_secrets() {
     let own = |body: &str| {
         let head = "apiVersion: coracle.dev/v1alpha1\nkind: CoracleConfiguration\n";
-        resolve(&format!("{head}manifestURLs:\n- {body}\n")).expect_err(body).to_string()
+        let file = format!("{head}manifestURLs:\n- {body}\n");
+        let said = refused(&Flags::default(), &[File::main("config.yaml", &file)]);
+        said.strip_prefix("config.yaml: ").unwrap_or(&said).to_owned()
     };
     let flags = |urls: &[&str], headers: &[&str]| {
         let list = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let flags = Flags { manifest_url: list(urls), manifest_url_header: list(headers), ..Flags::default() };
-        Config::resolve(&flags, &[], &facts()).expect_err("must be refused").to_string()
+        refused(&flags, &[])
     };
     let text = [
         refusal("staticPodURL: ftp://host/x\n"),
