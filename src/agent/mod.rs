@@ -101,6 +101,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     let set_up = |what| move |source| Error::SetUp { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(set_up("the SIGTERM handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(set_up("the SIGINT handler"))?;
+    let records = ["manifests", "manifests/urls", "pods"].map(|folder| config.root_dir.join(folder));
+    clock::learn(records.iter().map(PathBuf::as_path));
     let runtime = Arc::new(Runtime::open(&config)?);
     let _lock = runtime
         .lock_run_dir()
