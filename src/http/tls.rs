@@ -113,14 +113,15 @@ pub(super) struct Tls(pub(super) Arc<ClientConfig>);
 impl<In: Transport> Connector<In> for Tls {
     type Out = Either<In, Stream>;
 
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+    fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         let Some(transport) = chained else { return Ok(None) };
         if !details.needs_tls() || transport.is_tls() {
             return Ok(Some(Either::A(transport)));
         }
         let host = details.uri.host().unwrap_or_default();
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let name = ServerName::try_from(host).map_err(|_| ureq::Error::Tls("the host's name cannot be in a certificate"))?;
+        let name =
+            ServerName::try_from(host).map_err(|_| ureq::Error::Tls("the host's name cannot be in a certificate"))?;
         let mut conn = ClientConnection::new(Arc::clone(&self.0), name.to_owned()).map_err(ureq::Error::Rustls)?;
         let transport: Box<dyn Transport> = Box::new(transport);
         let mut sock = TransportAdapter::new(transport, details.current_time.clone());
@@ -132,7 +133,7 @@ impl<In: Transport> Connector<In> for Tls {
 }
 
 /// What the steps before have left of the time for the connection.
-fn left(details: &ConnectionDetails) -> NextTimeout {
+fn left(details: &ConnectionDetails<'_>) -> NextTimeout {
     let mut timeout = details.timeout;
     if let (Wait::Exact(after), Instant::Exact(begun), Instant::Exact(now)) =
         (timeout.after, details.now, (details.current_time)())
