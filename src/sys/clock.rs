@@ -60,11 +60,14 @@ pub fn learn<'a>(folders: impl IntoIterator<Item = &'a Path>) {
     if wall() >= EARLIEST {
         return;
     }
-    let entries = folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
-    let newest = entries.filter_map(|entry| Some(entry.metadata().ok()?.mtime())).max();
-    if let Some(newest) = newest {
+    if let Some(newest) = newest(folders) {
         LEARNED.fetch_max(newest, Ordering::Relaxed);
     }
+}
+
+fn newest<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Option<i64> {
+    let entries = folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    entries.filter_map(|entry| Some(entry.metadata().ok()?.mtime())).max()
 }
 
 /// The wall clock as it is set now.
@@ -199,6 +202,19 @@ mod tests {
             assert_eq!(known_passed(wall, counted, learned), expected, "{wall} {counted} {learned}");
         }
         assert!(for_certificates() >= EARLIEST);
+    }
+
+    #[test]
+    fn the_newest_record_is_found_where_there_is_one() {
+        let folder = std::env::temp_dir().join(format!("coracle-clock-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        assert_eq!(newest([folder.as_path()]), None);
+        for (name, seconds) in [("old", 1_800_000_000), ("new", 1_900_000_000), ("1970", 5)] {
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            std::fs::File::create(folder.join(name)).unwrap().set_modified(at).unwrap();
+        }
+        assert_eq!(newest([Path::new("/nowhere"), &folder]), Some(1_900_000_000));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -258,8 +258,19 @@ fn tls_is_spoken_in_1970_and_commands_have_urls_asked_again() {
     told(&node, "certificate expired");
     assert!(node.pod("stale").is_none());
 
+    let events = node.events();
+    let unwell: Vec<&Value> = events.iter().filter(|event| event["reason"] == "SourceUnhealthy").collect();
+    assert_eq!(unwell.len(), 1, "{unwell:?}");
+    assert!(unwell[0]["count"].as_u64().is_none_or(|count| count <= 1), "it is told once: {unwell:?}");
+
+    // What never spoke may name any pod of a URL: nothing goes until it is taken out.
     fresh.play("/fresh", body(NONE));
     node.cli(&["delete", "local"]).ok();
+    node.wait_gone("local");
+    node.stop();
+    node.args.clear();
+    configure(&mut node, "1h", json!({ "manifestURLs": [{ "url": fresh.url("/fresh"), "caFile": ca }] }));
+    node.start();
     node.wait("all pods are gone", secs(60), |pods: &[PodView]| pods.is_empty());
     node.finish();
 }

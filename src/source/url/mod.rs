@@ -13,6 +13,9 @@
 
 mod answer;
 mod content;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod local;
 mod pace;
 mod record;
