@@ -101,6 +101,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     let set_up = |what| move |source| Error::SetUp { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(set_up("the SIGTERM handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(set_up("the SIGINT handler"))?;
+    let records = ["manifests", "manifests/urls", "pods"].map(|folder| config.root_dir.join(folder));
+    clock::learn(records.iter().map(PathBuf::as_path));
     let runtime = Arc::new(Runtime::open(&config)?);
     let _lock = runtime
         .lock_run_dir()
@@ -492,13 +494,14 @@ impl Agent {
             let reason = if warning { "FailedValidation" } else { "ManifestWarning" };
             self.shared.note(object, &Note { warning, reason, message: text, container: None }, now);
         }
-        self.problems = present;
         if let Some(error) = &merged.error
-            && self.problems.insert(error.clone())
+            && present.insert(error.clone())
+            && !self.problems.contains(error)
         {
             let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
             self.shared.note(self.shared.events.node_reference(), &note, now);
         }
+        self.problems = present;
         self.shared.set_source_error(merged.error.clone());
         let errors = merged.problems.iter().filter(|p| p.problem.severity == crate::manifest::Severity::Error).count();
         self.shared.metrics.source(errors, merged.error.is_none());

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
+use tokio_rustls::rustls::RootCertStore;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 
 use super::kept::{self, Stamp};
 use super::proxy::{self, Proxies};
+use super::tls::{self, Client, Tls, Trust};
 use super::{Environment, Unusable, roots};
 use crate::sys;
 
@@ -118,16 +119,18 @@ impl Connections {
     }
 
     fn build(&self, key: &Key, proxy: Option<ureq::Proxy>) -> Result<ureq::Agent, Unusable> {
-        let mut tls = TlsConfig::builder().disable_verification(key.tls.skip_verify);
-        if !key.tls.skip_verify && !key.plain {
-            tls = tls.root_certs(self.roots(&key.tls)?);
-        }
-        // ureq shows one certificate: the first, as it would be with a server that takes any.
-        if let Some(pair) = key.tls.clients.first() {
-            tls = tls.client_cert(Some(client(pair)?));
-        }
+        let trust = match key.tls.skip_verify {
+            true => Trust::All,
+            false if key.plain => Trust::Roots(RootCertStore::empty()),
+            false => Trust::Roots(self.roots(&key.tls)?),
+        };
+        // rustls shows one certificate: the first, as it would be with a server that takes any.
+        let pair = key.tls.clients.first();
+        let tls = tls::config(trust, pair.map(client).transpose()?).map_err(|e| match pair {
+            Some(pair) => damaged(&pair.key, format!("no key for {}: {e}", pair.certificate.display())),
+            None => damaged(Path::new("TLS"), e.to_string()),
+        })?;
         let config = ureq::Agent::config_builder()
-            .tls_config(tls.build())
             .proxy(proxy)
             .https_only(key.https_only)
             .http_status_as_error(false)
@@ -143,43 +146,37 @@ impl Connections {
             .timeout_recv_response(Some(ANSWER))
             .timeout_per_read(Some(STALL))
             .timeout_per_write(Some(STALL));
-        Ok(ureq::Agent::new_with_config(config.build()))
+        let chain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(Tls(Arc::new(tls)));
+        Ok(ureq::Agent::with_parts(config.build(), chain, DefaultResolver::default()))
     }
 
-    fn roots(&self, tls: &TlsSettings) -> Result<RootCerts, Unusable> {
+    fn roots(&self, tls: &TlsSettings) -> Result<RootCertStore, Unusable> {
         let alone = tls.ca_alone && !tls.ca.is_empty();
         let machine = if alone { None } else { roots::of_machine(&self.environment)? };
         if tls.ca.is_empty() {
-            return Ok(machine.map_or(RootCerts::WebPki, RootCerts::Specific));
+            return Ok(machine.unwrap_or_else(roots::built_in));
         }
-        let mut all: Vec<Certificate<'static>> = Vec::new();
+        let mut all = machine.unwrap_or_else(RootCertStore::empty);
         for file in &tls.ca {
-            all.extend(roots::of_file(file)?);
+            roots::of_file(file, &mut all)?;
         }
-        if let Some(machine) = machine {
-            all.extend(machine.iter().cloned());
-        }
-        Ok(RootCerts::Specific(Arc::new(all)))
+        Ok(all)
     }
 }
 
-/// A client certificate and its key, known to fit: ureq would panic where they do not.
-fn client(pair: &ClientPair) -> Result<ClientCert, Unusable> {
-    let damaged = |path: &Path, reason: String| Unusable { path: path.to_owned(), reason };
+/// A client certificate and its key.
+fn client(pair: &ClientPair) -> Result<Client, Unusable> {
     let chain = roots::certificates(&pair.certificate)?;
     let content = sys::fs::read_limited(&pair.key, kept::LIMIT).map_err(|e| kept::unreadable(&pair.key, &e))?;
-    let der = PrivateKeyDer::from_pem_slice(&content).map_err(|_| {
+    let key = PrivateKeyDer::from_pem_slice(&content).map_err(|_| {
         let encrypted = content.windows(9).any(|w| w == b"ENCRYPTED");
         let reason =
             if encrypted { "the key is encrypted: there is nobody to ask" } else { "no private key in PEM form" };
         damaged(&pair.key, reason.into())
     })?;
-    let fits = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map(|builder| builder.with_root_certificates(RootCertStore::empty()))
-        .and_then(|builder| builder.with_client_auth_cert(chain.clone(), der));
-    fits.map_err(|e| damaged(&pair.key, format!("no key for {}: {e}", pair.certificate.display())))?;
-    let key = PrivateKey::from_pem(&content).map_err(|_| damaged(&pair.key, "no private key in PEM form".into()))?;
-    let chain: Vec<_> = chain.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-    Ok(ClientCert::new_with_certs(&chain, key))
+    Ok((chain, key))
+}
+
+fn damaged(path: &Path, reason: String) -> Unusable {
+    Unusable { path: path.to_owned(), reason }
 }

@@ -299,7 +299,7 @@ fn failed(e: &ureq::Error, limits: &Limits) -> Error {
         ureq::Error::Timeout(_) => after("no answer", limits.head),
         ureq::Error::HostNotFound => error(Kind::Unreachable, "the host's address was not found"),
         ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) => error(Kind::Tls, distinct(e)),
-        ureq::Error::Io(io) if is_tls(io) => error(Kind::Tls, distinct(e)),
+        ureq::Error::Io(io) if is_tls(io) => error(Kind::Tls, io.to_string()),
         ureq::Error::Io(io) if io.kind() == io::ErrorKind::TimedOut => after("no answer", limits.head),
         ureq::Error::Io(_) | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => {
             error(Kind::Unreachable, distinct(e))

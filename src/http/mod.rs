@@ -12,6 +12,7 @@ pub mod kept;
 pub mod place;
 mod proxy;
 mod roots;
+mod tls;
 
 use std::path::PathBuf;
 

@@ -1,12 +1,10 @@
 //! The authorities that this machine trusts.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio_rustls::rustls::RootCertStore;
-use ureq::tls::Certificate;
 
 use super::{Environment, Unusable, kept};
 use crate::sys;
@@ -59,33 +57,32 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, Unusable> {
 }
 
 /// The authorities of the machine; `None`: it has none, so those that are built in must do.
-pub fn of_machine(environment: &Environment) -> Result<Option<Arc<Vec<Certificate<'static>>>>, Unusable> {
+pub fn of_machine(environment: &Environment) -> Result<Option<RootCertStore>, Unusable> {
     let mut store = RootCertStore::empty();
-    let mut roots = Vec::new();
     for place in places(environment)? {
         let content = sys::fs::read_limited(&place, LIMIT).map_err(|e| kept::unreadable(&place, &e))?;
         // What one of a hundred files holds besides certificates, or an odd certificate, is no reason to trust none.
         for der in CertificateDer::pem_slice_iter(&content).flatten() {
-            if store.add(der.clone()).is_ok() {
-                roots.push(Certificate::from_der(&der).to_owned());
-            }
+            let _ = store.add(der);
         }
     }
-    Ok(Some(roots).filter(|roots| !roots.is_empty()).map(Arc::new))
+    Ok(Some(store).filter(|store| !store.is_empty()))
+}
+
+/// Those of Mozilla, as of the crate's version.
+pub fn built_in() -> RootCertStore {
+    webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()
 }
 
 /// The authorities in a file that somebody named: all must be usable.
-pub fn of_file(path: &Path) -> Result<Vec<Certificate<'static>>, Unusable> {
-    let mut store = RootCertStore::empty();
-    let mut roots = Vec::new();
-    for der in certificates(path)? {
-        if let Err(e) = store.add(der.clone()) {
-            let reason = format!("certificate {} is not one of an authority: {e}", roots.len() + 1);
+pub fn of_file(path: &Path, store: &mut RootCertStore) -> Result<(), Unusable> {
+    for (n, der) in certificates(path)?.into_iter().enumerate() {
+        if let Err(e) = store.add(der) {
+            let reason = format!("certificate {} is not one of an authority: {e}", n + 1);
             return Err(Unusable { path: path.to_owned(), reason });
         }
-        roots.push(Certificate::from_der(&der).to_owned());
     }
-    Ok(roots)
+    Ok(())
 }
 
 /// The certificates in a PEM file, at least one.

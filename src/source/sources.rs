@@ -88,6 +88,7 @@ struct Inner {
     /// Held while records are written, so that an older one never replaces a newer one.
     writing: tokio::sync::Mutex<()>,
     rescans: Vec<Rescan>,
+    url_rescans: Vec<url::Rescan>,
 }
 
 #[derive(Debug)]
@@ -120,8 +121,10 @@ pub fn start(config: &Config, verifier: Option<&Arc<Verifier>>) -> io::Result<(R
         Input { role: Role::Pods(SourceKind::File), snapshots: pods },
         Input { role: Role::Objects, snapshots: objects },
     ];
-    for (_, snapshots) in url::watch_all(&config.sources, node, records.join("urls"), verifier)? {
+    let mut url_rescans = Vec::new();
+    for (snapshots, rescan) in url::watch_all(&config.sources, node, records.join("urls"), verifier)? {
         inputs.push(Input { role: Role::Pods(SourceKind::Http), snapshots });
+        url_rescans.push(rescan);
     }
 
     let shelf = Shelf::new(records);
@@ -146,6 +149,7 @@ pub fn start(config: &Config, verifier: Option<&Arc<Verifier>>) -> io::Result<(R
         save: Notify::new(),
         writing: tokio::sync::Mutex::default(),
         rescans: vec![pods_rescan, objects_rescan],
+        url_rescans,
     };
     let control = Control(Arc::new(inner));
     if on_trial {
@@ -323,9 +327,10 @@ impl Inner {
 }
 
 impl Control {
-    /// Has all folders looked at now.
+    /// Has all folders looked at now, and all URLs asked.
     pub fn rescan(&self) {
         self.0.rescans.iter().for_each(Rescan::now);
+        self.0.url_rescans.iter().for_each(url::Rescan::now);
     }
 
     /// What is known of a pod name.

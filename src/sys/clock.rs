@@ -5,9 +5,11 @@
 //! them to this time by whatever clock they were written, go back by [`inscribe`], and out to people by [`shown`]: at that
 //! moment the wall clock is looked at, and not before. So nothing has to notice that it was set.
 
-use crate::pod::clock::{Clock, LEAST_STEP, Seen, Timed, later};
+use crate::pod::clock::{Clock, EARLIEST, LEAST_STEP, Seen, Timed, later};
 use jiff::{SignedDuration, Timestamp};
 use nix::time::{ClockId, clock_gettime};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
@@ -30,6 +32,42 @@ pub fn now() -> Timestamp {
 #[must_use]
 pub fn wall() -> Timestamp {
     later(real(), test_offset())
+}
+
+/// The time by which certificates are checked: the wall clock's, unless that is wrong for certain (before [`EARLIEST`],
+/// when there was no coracle). Then it is the latest time of which we know that it has passed: that date, what this process
+/// has counted since its clock was right, and the times of our own records ([`learn`]). So a node that boots in 1970 can
+/// speak TLS before anybody sets its clock, and what had expired when it was last on stays refused.
+///
+/// A clock that may be right is not overruled by a later record: one year with a clock far ahead would leave records that
+/// have all certificates expired, on a node that nobody can drive to.
+#[must_use]
+pub fn for_certificates() -> Timestamp {
+    known_passed(wall(), now(), Timestamp::from_second(LEARNED.load(Ordering::Relaxed)).unwrap_or(EARLIEST))
+}
+
+fn known_passed(wall: Timestamp, counted: Timestamp, learned: Timestamp) -> Timestamp {
+    if wall >= EARLIEST { wall } else { EARLIEST.max(counted).max(learned) }
+}
+
+/// The newest of our records when this process began, in seconds.
+static LEARNED: AtomicI64 = AtomicI64::new(i64::MIN);
+
+/// Remembers when the newest file in one of these folders was written, for [`for_certificates`]: folders that we alone
+/// write to, and before we do. A clock that may be right needs none of this, and nothing is read then. What cannot be read
+/// teaches nothing.
+pub fn learn<'a>(folders: impl IntoIterator<Item = &'a Path>) {
+    if wall() >= EARLIEST {
+        return;
+    }
+    if let Some(newest) = newest(folders) {
+        LEARNED.fetch_max(newest, Ordering::Relaxed);
+    }
+}
+
+fn newest<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Option<i64> {
+    let entries = folders.into_iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    entries.filter_map(|entry| Some(entry.metadata().ok()?.mtime())).max()
 }
 
 /// The wall clock as it is set now.
@@ -145,6 +183,38 @@ mod tests {
         assert!(first <= second);
         assert!(second.duration_since(wall).abs() < SignedDuration::from_secs(60));
         assert_eq!(ahead(), SignedDuration::ZERO);
+    }
+
+    #[test]
+    fn certificates_are_checked_by_a_time_that_has_passed_for_certain() {
+        let at = |s: i64| Timestamp::from_second(s).unwrap();
+        let (unset, year_later) = (at(40), later(EARLIEST, SignedDuration::from_hours(8760)));
+        for (wall, counted, learned, expected) in [
+            // A clock that may be right is believed, whatever was written by one that was not.
+            (EARLIEST, unset, year_later, EARLIEST),
+            (year_later, year_later, EARLIEST, year_later),
+            // A first boot without a battery; one with records; a clock that is set back while we run.
+            (unset, unset, Timestamp::MIN, EARLIEST),
+            (unset, unset, year_later, year_later),
+            (unset, year_later, Timestamp::MIN, year_later),
+            (Timestamp::MIN, Timestamp::MIN, Timestamp::MIN, EARLIEST),
+        ] {
+            assert_eq!(known_passed(wall, counted, learned), expected, "{wall} {counted} {learned}");
+        }
+        assert!(for_certificates() >= EARLIEST);
+    }
+
+    #[test]
+    fn the_newest_record_is_found_where_there_is_one() {
+        let folder = std::env::temp_dir().join(format!("coracle-clock-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        assert_eq!(newest([folder.as_path()]), None);
+        for (name, seconds) in [("old", 1_800_000_000), ("new", 1_900_000_000), ("1970", 5)] {
+            let at = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+            std::fs::File::create(folder.join(name)).unwrap().set_modified(at).unwrap();
+        }
+        assert_eq!(newest([Path::new("/nowhere"), &folder]), Some(1_900_000_000));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //! | namespaces, user namespaces | [`pods`]; [`userns`] |
 //! | ConfigMaps and Secrets: variables, files and how they follow, credentials, secrecy | [`objects`]; [`volumes`]: `files_made_from_objects_…` |
 //! | volumes: modes, owners, subPath, propagation, flags | [`volumes`]; [`fields`]: `what_a_pod_says_…`; [`lifecycle`]: `host_paths_…`, `empty_dirs_…` |
-//! | manifests from URLs | [`url`] |
+//! | manifests from URLs | [`url`]; signed, with objects, by TLS in 1970: [`url_trust`] |
 //! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
@@ -92,5 +92,6 @@ mod trust;
 mod unlisted;
 mod url;
 mod url_server;
+mod url_trust;
 mod userns;
 mod volumes;

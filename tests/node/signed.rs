@@ -9,18 +9,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// A key pair of the tool's; the second is the file of the public half.
-fn key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+pub(super) fn key(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let (secret, public) = (dir.join(format!("{name}.key")), dir.join(format!("{name}.pub")));
     run("minisign", &["-G", "-W", "-f", "-p", text(&public), "-s", text(&secret)]);
     (secret, public)
 }
 
 /// The key alone, as it can be written into a configuration.
-fn line(public: &Path) -> String {
+pub(super) fn line(public: &Path) -> String {
     fs::read_to_string(public).expect("public key").lines().nth(1).expect("two lines").to_owned()
 }
 
-fn sign(secret: &Path, file: &Path, comment: &str, options: &[&str]) {
+pub(super) fn sign(secret: &Path, file: &Path, comment: &str, options: &[&str]) {
     let signature = format!("{}.minisig", file.display());
     let mut args = vec!["-S", "-s", text(secret), "-m", text(file), "-x", &signature, "-t", comment];
     args.extend(options);
@@ -50,7 +50,7 @@ fn configure(node: &mut Node, fields: Value) {
     node.args = vec!["--config".to_owned(), path.display().to_string()];
 }
 
-fn says(name: &str, n: u32) -> Value {
+pub(super) fn says(name: &str, n: u32) -> Value {
     pod(name, &format!("echo version {n}; {REST}"))
 }
 

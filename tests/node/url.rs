@@ -9,7 +9,7 @@ use super::harness::{Node, PATIENCE, PodView, eventually, resting, secs};
 use super::url_server::{Authority, Play, Server};
 
 /// A list without a pod: removes all.
-const NONE: &str = "apiVersion: v1\nkind: PodList\nitems: []\n";
+pub(super) const NONE: &str = "apiVersion: v1\nkind: PodList\nitems: []\n";
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -17,44 +17,52 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("memory")
 }
 
-fn body(text: impl ToString) -> Play {
+pub(super) fn body(text: impl ToString) -> Play {
     Play::Body(text.to_string().into_bytes())
 }
 
 /// A node that asks these URLs often.
 fn node(urls: &[Value]) -> Node {
     let mut node = Node::new();
-    let own = json!({ "apiVersion": "coracle.dev/v1alpha1", "kind": "CoracleConfiguration", "manifestURLs": urls });
-    let kubelet = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nhttpCheckFrequency: 100ms\n";
+    configure(&mut node, "100ms", json!({ "manifestURLs": urls }));
+    node
+}
+
+/// Configures a node that is not started yet.
+pub(super) fn configure(node: &mut Node, frequency: &str, mut own: Value) {
+    own["apiVersion"] = json!("coracle.dev/v1alpha1");
+    own["kind"] = json!("CoracleConfiguration");
+    let kubelet = format!(
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nhttpCheckFrequency: {frequency}\n"
+    );
     let path = node.dir.join("config.yaml");
     fs::write(&path, format!("{kubelet}---\n{own}\n")).expect("config");
     node.args.extend(["--config".to_owned(), path.display().to_string()]);
-    node
 }
 
 /// What the node's status says is wrong with its sources now.
 #[track_caller]
-fn trouble(node: &Node) -> Option<String> {
+pub(super) fn trouble(node: &Node) -> Option<String> {
     let status = node.cli(&["status"]).ok();
     status.lines().find(|line| line.contains("SourceUnhealthy (now): ")).map(str::to_owned)
 }
 
 /// Waits until that holds a text.
 #[track_caller]
-fn told(node: &Node, text: &str) {
+pub(super) fn told(node: &Node, text: &str) {
     eventually(&format!("the status tells: {text}"), secs(60), || {
         trouble(node).is_some_and(|said| said.contains(text))
     });
 }
 
 #[track_caller]
-fn well(node: &Node) {
+pub(super) fn well(node: &Node) {
     eventually("all sources are well", PATIENCE, || trouble(node).is_none());
 }
 
 /// The container that runs, which must be the one that ran.
 #[track_caller]
-fn same(node: &Node, name: &str, id: &str) {
+pub(super) fn same(node: &Node, name: &str, id: &str) {
     let pod = node.pod(name).unwrap_or_else(|| node.fail(&format!("{name} is gone")));
     assert!(pod.up(), "{name}: {pod:?}");
     assert_eq!((pod.id("main").as_str(), pod.restarts("main")), (id, 0), "{name}");

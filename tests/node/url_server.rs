@@ -224,14 +224,29 @@ impl Authority {
 
     /// Certificate and key for these names.
     pub fn issue(&self, names: &[&str]) -> (String, String) {
+        self.issue_for(names, |_| ())
+    }
+
+    fn issue_for(&self, names: &[&str], change: fn(&mut rcgen::CertificateParams)) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = rcgen::KeyPair::generate().expect("key");
-        let params = rcgen::CertificateParams::new(names).expect("parameters");
+        // They are valid from 1975 to 4096.
+        let mut params = rcgen::CertificateParams::new(names).expect("parameters");
+        change(&mut params);
         (params.signed_by(&key, &self.issuer).expect("certificate").pem(), key.serialize_pem())
     }
 
     /// For a server on the loopback that shows its clients a certificate of this authority, and wants one of `clients`.
     pub fn server(&self, clients: Option<&Authority>) -> ServerConfig {
+        self.server_with(clients, |_| ())
+    }
+
+    /// The same, with a certificate that was valid from 1975 to 2019.
+    pub fn expired_server(&self) -> ServerConfig {
+        self.server_with(None, |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1))
+    }
+
+    fn server_with(&self, clients: Option<&Authority>, change: fn(&mut rcgen::CertificateParams)) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_safe_default_protocol_versions().expect("versions");
@@ -244,7 +259,7 @@ impl Authority {
                 builder.with_client_cert_verifier(verifier.build().expect("verifier"))
             }
         };
-        let (certificate, key) = self.issue(&["127.0.0.1", "localhost"]);
+        let (certificate, key) = self.issue_for(&["127.0.0.1", "localhost"], change);
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("PEM")];
         builder.with_single_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("PEM")).expect("key")
     }

@@ -14,6 +14,7 @@ use notify::{Event, EventKind, INotifyWatcher, RecursiveMode, Watcher};
 
 use super::super::permissions::{self, Permissions};
 use super::super::signature::SignatureError;
+use super::Wake;
 use super::answer::{Content, Failure, Kind, Verdict, content};
 use crate::http;
 use crate::http::kept::Stamp;
@@ -62,7 +63,7 @@ impl Local {
     }
 
     /// Has `wake` told when it, or its signature, is closed by who wrote it, moved or removed.
-    pub(super) fn follow(&mut self, wake: &Sender<()>) {
+    pub(super) fn follow(&mut self, wake: &Sender<Wake>) {
         let folder = self.path.parent().unwrap_or(&self.path);
         let identity = fs::metadata(folder).map(|folder| (folder.dev(), folder.ino())).ok();
         if self.watch.as_ref().map(|watch| watch.identity) == identity {
@@ -145,7 +146,7 @@ fn unsettled(meta: &fs::Metadata) -> Option<Duration> {
     SETTLE.checked_sub(age).filter(|wait| !wait.is_zero())
 }
 
-fn watcher(folder: &Path, file: &Path, wake: Sender<()>) -> notify::Result<INotifyWatcher> {
+fn watcher(folder: &Path, file: &Path, wake: Sender<Wake>) -> notify::Result<INotifyWatcher> {
     let name = file.file_name().map(OsString::from).unwrap_or_default();
     let mut signature = name.clone();
     signature.push(EXTENSION);
@@ -167,7 +168,7 @@ fn watcher(folder: &Path, file: &Path, wake: Sender<()>) -> notify::Result<INoti
         };
         if told {
             // It only fails when the source is gone.
-            let _ = wake.send(());
+            let _ = wake.send(Wake::Ended);
         }
     };
     let mut watcher = INotifyWatcher::new(handler, notify::Config::default())?;

@@ -13,6 +13,9 @@
 
 mod answer;
 mod content;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod local;
 mod pace;
 mod record;
@@ -26,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use answer::{Failure, Verdict, judge};
 use local::{Local, Look};
@@ -42,6 +45,34 @@ use crate::config::{ManifestUrl, Sources};
 use crate::http::{self, ClientPair, Conditions, Connections, Environment, Limits, TlsSettings};
 use crate::manifest::Loaded;
 use crate::minisign::{EXTENSION, LARGEST_SIGNATURE};
+
+/// Whoever asks for it, a server is not asked sooner than this after the last time: for each of a thousand `coracle apply`
+/// somebody asks.
+const ASKED: Duration = Duration::from_secs(1);
+
+/// Asks a running source to look again.
+#[derive(Debug, Clone)]
+pub struct Rescan(Sender<Wake>);
+
+impl Rescan {
+    /// Look now, or a second after the last time; returns at once.
+    pub fn now(&self) {
+        // It only fails when the source is gone, and then there is nothing to look at.
+        let _ = self.0.send(Wake::Now);
+    }
+}
+
+/// Why to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// The file's writer has closed it.
+    Ended,
+    /// Somebody asks.
+    Now,
+}
+
+/// What a URL says, and how to have it asked again.
+pub type Source = (tokio::sync::watch::Receiver<Arc<Snapshot>>, Rescan);
 
 /// What a URL source is to be.
 #[derive(Debug, Clone)]
@@ -62,7 +93,7 @@ pub struct Options {
     pub connections: Arc<Connections>,
 }
 
-/// Watches all URLs of a configuration, see [`watch`]; with each comes the URL for people. Records of other URLs in the
+/// Watches all URLs of a configuration, see [`watch`]. Records of other URLs in the
 /// folder `state` are removed.
 ///
 /// # Errors
@@ -72,7 +103,7 @@ pub fn watch_all(
     node: &str,
     state: PathBuf,
     verifier: Option<&Arc<Verifier>>,
-) -> io::Result<Vec<(String, tokio::sync::watch::Receiver<Arc<Snapshot>>)>> {
+) -> io::Result<Vec<Source>> {
     let identities: Vec<String> = sources.urls.iter().map(|url| identity(&url.url)).collect();
     record::forget_others(&state, &identities);
     let connections = Arc::new(Connections::new(Environment::of_process()));
@@ -87,7 +118,7 @@ pub fn watch_all(
             permissions: Permissions::of(sources.strict_permissions),
             connections: Arc::clone(&connections),
         };
-        Ok((http::place::show(&url.url), watch(options)?))
+        watch(options)
     };
     sources.urls.iter().map(one).collect()
 }
@@ -99,12 +130,12 @@ pub fn watch_all(
 ///
 /// # Errors
 /// When no thread can be started. A URL that does not answer is no error.
-pub fn watch(options: Options) -> io::Result<tokio::sync::watch::Receiver<Arc<Snapshot>>> {
+pub fn watch(options: Options) -> io::Result<Source> {
     let (wake, wakes) = channel();
-    let watching = Watching::new(options, wake);
+    let watching = Watching::new(options, wake.clone());
     let (publish, snapshots) = tokio::sync::watch::channel(Arc::new(watching.said.snapshot()));
     thread::Builder::new().name("source-url".to_owned()).spawn(move || watching.run(&wakes, &publish))?;
-    Ok(snapshots)
+    Ok((snapshots, Rescan(wake)))
 }
 
 /// The manifest at an `http://` or `https://` URL, unpacked, for people who name one. Blocking, as [`watch`] asks: within
@@ -165,11 +196,11 @@ struct Watching {
     unsaved: Option<Version>,
     /// Whether people were told that the record cannot be written.
     warned: bool,
-    wake: Sender<()>,
+    wake: Sender<Wake>,
 }
 
 impl Watching {
-    fn new(options: Options, wake: Sender<()>) -> Watching {
+    fn new(options: Options, wake: Sender<Wake>) -> Watching {
         let identity = identity(&options.url.url);
         let shown = http::place::show(&options.url.url);
         let place = Place::new(&options.state, &identity, &options.node, &options.keys);
@@ -201,7 +232,7 @@ impl Watching {
         }
     }
 
-    fn run(mut self, wakes: &Receiver<()>, publish: &tokio::sync::watch::Sender<Arc<Snapshot>>) {
+    fn run(mut self, wakes: &Receiver<Wake>, publish: &tokio::sync::watch::Sender<Arc<Snapshot>>) {
         let mut ended = false;
         while !publish.is_closed() {
             let wait = self.look(ended);
@@ -214,9 +245,7 @@ impl Watching {
                 changed
             });
             self.save();
-            // Only a file wakes it: for its own sender it never ends.
-            ended = wakes.recv_timeout(wait).is_ok();
-            while wakes.try_recv().is_ok() {}
+            ended = pause(wakes, wait);
         }
     }
 
@@ -368,6 +397,24 @@ impl Watching {
     }
 }
 
+/// Sleeps until it is time to look, and tells whether that is because the file was closed by its writer.
+fn pause(wakes: &Receiver<Wake>, wait: Duration) -> bool {
+    let begun = Instant::now();
+    let mut wait = wait;
+    // There is always a sender, the source's own: that nothing comes means that the time is over.
+    while let Ok(wake) = wakes.recv_timeout(wait.saturating_sub(begun.elapsed())) {
+        match wake {
+            Wake::Ended => {
+                // A file is written by several calls, and told of by several words.
+                while wakes.try_recv().is_ok() {}
+                return true;
+            }
+            Wake::Now => wait = wait.min(ASKED),
+        }
+    }
+    false
+}
+
 /// What all manifests of a document say.
 fn together(manifests: &BTreeMap<String, Loaded>) -> Loaded {
     let mut all = Loaded::default();
@@ -399,6 +446,23 @@ mod tests {
         }
         assert_eq!(signature_url("https://h/x.yaml?node=a#y"), "https://h/x.yaml.minisig?node=a");
         assert_eq!(signature_url("https://h/x"), "https://h/x.minisig");
+    }
+
+    #[test]
+    fn who_asks_shortens_the_wait_and_a_file_ends_it() {
+        let (wake, wakes) = channel();
+        let long = Duration::from_secs(3600);
+        (0..100).for_each(|_| wake.send(Wake::Now).unwrap());
+        let begun = Instant::now();
+        assert!(!pause(&wakes, long));
+        assert!(begun.elapsed() >= ASKED, "a hundred who ask are one");
+        assert!(wakes.try_recv().is_err());
+        for word in [Wake::Now, Wake::Ended, Wake::Ended, Wake::Now] {
+            wake.send(word).unwrap();
+        }
+        assert!(pause(&wakes, long));
+        assert!(wakes.try_recv().is_err(), "they are one word");
+        assert!(!pause(&wakes, Duration::ZERO));
     }
 
     #[test]
