@@ -178,6 +178,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         ended: ended_sender,
         problems: BTreeSet::new(),
         unclaimed: BTreeSet::new(),
+        named: BTreeSet::new(),
         settled: false,
     };
     let adopted: Vec<Key> = found.keys().cloned().collect();
@@ -289,6 +290,8 @@ struct Agent {
     /// Pods that ran when the agent started and that no manifest has named since. While some manifest is broken, it may
     /// be theirs.
     unclaimed: BTreeSet<Key>,
+    /// Pods that some source has named since the agent started.
+    named: BTreeSet<Key>,
     /// Whether the source was healthy once since the start.
     settled: bool,
 }
@@ -333,9 +336,17 @@ impl Agent {
         let doubtful: BTreeSet<SourceKind> = merged.broken.union(&merged.unready).copied().collect();
         let may_be_broken = |key: &Key| self.may_be_from(key, &doubtful);
         self.unclaimed = unclaimed.into_iter().filter(|key| !wanted.contains(key) && may_be_broken(key)).collect();
+        self.named.extend(wanted.iter().cloned());
         self.remove_unwanted(&wanted, merged);
+        self.named.retain(|key| self.workers.contains_key(key) || wanted.contains(key));
         self.admit();
         self.report(merged);
+    }
+
+    /// Whether a pod on the machine may be from a source that has not spoken. Not one that some source named since the
+    /// agent started: sources keep what they said last, so that one has taken it back.
+    fn may_be_of_the_silent(&self, key: &Key, merged: &Merged) -> bool {
+        !self.named.contains(key) && self.may_be_from(key, &merged.unready)
     }
 
     /// Whether a pod on the machine may be from one of these kinds of sources.
@@ -374,7 +385,7 @@ impl Agent {
     fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>, merged: &Merged) {
         let named = |key: &Key| wanted.contains(key) || merged.refused.contains(key);
         let stays: BTreeSet<&Key> = (self.workers.keys())
-            .filter(|key| named(key) || self.unclaimed.contains(*key) || self.may_be_from(key, &merged.unready))
+            .filter(|key| named(key) || self.unclaimed.contains(*key) || self.may_be_of_the_silent(key, merged))
             .collect();
         for (key, worker) in &self.workers {
             if !stays.contains(key) {

@@ -212,7 +212,7 @@ fn objects_of_a_url_serve_its_pods_and_those_of_the_directory() {
     node.forget_kernel_state();
     node.start();
     for (name, id) in ["net", "local"].iter().zip(&ids) {
-        assert_ne!(node.wait_up(name).id("main"), *id);
+        node.wait_pod(name, "started anew", |pod| pod.up() && pod.id("main") != *id);
         assert_eq!(node.sh(name, script), "white hunter2-third white hunter2-third", "{name}");
     }
     server.play("/pods", body(NONE));
@@ -263,14 +263,9 @@ fn tls_is_spoken_in_1970_and_commands_have_urls_asked_again() {
     assert_eq!(unwell.len(), 1, "{unwell:?}");
     assert!(unwell[0]["count"].as_u64().is_none_or(|count| count <= 1), "it is told once: {unwell:?}");
 
-    // What never spoke may name any pod of a URL: nothing goes until it is taken out.
+    // The other URL has never spoken; what this one takes back goes all the same.
     fresh.play("/fresh", body(NONE));
     node.cli(&["delete", "local"]).ok();
-    node.wait_gone("local");
-    node.stop();
-    node.args.clear();
-    configure(&mut node, "1h", json!({ "manifestURLs": [{ "url": fresh.url("/fresh"), "caFile": ca }] }));
-    node.start();
     node.wait("all pods are gone", secs(60), |pods: &[PodView]| pods.is_empty());
     node.finish();
 }
