@@ -148,8 +148,7 @@ impl Watching {
         // What failed and runs on, for want of something to go back to, may work one day: else nothing could go back to it.
         let runs_on = |s: &Standing| matches!(s.verdict, Verdict::Bad { .. }) && s.rollback.is_none();
         let is_open = |s: &Standing| s.verdict == Verdict::Unknown || runs_on(s);
-        let unknown: BTreeSet<&Key> =
-            merged.standings.iter().filter(|(_, s)| is_open(s)).map(|(key, _)| key).collect();
+        let unknown: BTreeSet<&Key> = merged.standings.iter().filter(|(_, s)| is_open(s)).map(|(key, _)| key).collect();
         self.trials.retain(|key, _| unknown.contains(key));
         for key in unknown {
             let Some(standing) = merged.standings.get(key) else { continue };

@@ -272,7 +272,8 @@ mod tests {
 
     #[test]
     fn what_is_deleted_is_named_as_kubectl_wants_it() {
-        let query = |words: &str| named("ns", &words.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap().join("&");
+        let query =
+            |words: &str| named("ns", &words.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap().join("&");
         assert_eq!(query("web db"), query("pod/web po/db"));
         assert_eq!(query("pod web db"), query("web db"));
         assert_eq!(query("cm settings"), query("configmap/settings"));

@@ -133,7 +133,11 @@ impl Loaded {
     pub fn places_of_pods(&self) -> Places {
         let name = |pod: &Pod| Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?));
         let keys: Vec<_> = self.pods.iter().filter_map(name).collect();
-        self.places.iter().filter(|(key, _)| keys.contains(*key)).map(|(key, fields)| (key.clone(), fields.clone())).collect()
+        self.places
+            .iter()
+            .filter(|(key, _)| keys.contains(*key))
+            .map(|(key, fields)| (key.clone(), fields.clone()))
+            .collect()
     }
 }
 

@@ -248,8 +248,7 @@ fn write(
 fn lacking(loaded: &Loaded, others: &[Defined], served: &Objects) -> Vec<Problem> {
     let on_disk = others.iter().flat_map(|other| &other.objects);
     let available: Objects = served.iter().chain(on_disk).chain(&loaded.objects).cloned().collect();
-    let mut found: Vec<Problem> =
-        loaded.pods.iter().flat_map(|pod| manifest::unresolved(pod, &available)).collect();
+    let mut found: Vec<Problem> = loaded.pods.iter().flat_map(|pod| manifest::unresolved(pod, &available)).collect();
     manifest::locate(&mut found, &loaded.places);
     found
 }

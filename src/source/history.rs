@@ -209,7 +209,8 @@ impl History {
     #[must_use]
     pub fn is_tried(&self) -> bool {
         let Some(latest) = self.latest().filter(|latest| self.running == Some(latest.number)) else { return false };
-        latest.verdict == Verdict::Unknown && latest.pod().is_some_and(|pod| matches!(rollback_after(&pod), Ok(Some(_))))
+        latest.verdict == Verdict::Unknown
+            && latest.pod().is_some_and(|pod| matches!(rollback_after(&pod), Ok(Some(_))))
     }
 
     /// Takes over an accepted manifest: another content than before is a new revision, which runs. Tells whether

@@ -293,7 +293,8 @@ fn apply_and_delete_know_config_maps_and_secrets() {
         names.sort();
         names
     };
-    let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"k": "v"}});
+    let settings =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"k": "v"}});
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"p": "x"}});
     let mut web = resting("web");
     web["spec"]["containers"][0]["env"] =
@@ -302,7 +303,12 @@ fn apply_and_delete_know_config_maps_and_secrets() {
     // A pod whose object is nowhere is taken, and waits.
     let pod = write("web.yaml", &[web]);
     let said = node.cli(&["apply", "-f", &pod]);
-    assert!(said.stderr.contains("web.yaml:2: warning: spec.containers[0].env[0].valueFrom.configMapKeyRef.name: Not found"), "{}", said.stderr);
+    assert!(
+        said.stderr
+            .contains("web.yaml:2: warning: spec.containers[0].env[0].valueFrom.configMapKeyRef.name: Not found"),
+        "{}",
+        said.stderr
+    );
     assert!(said.stderr.contains("until it is there this version of the pod waits"), "{}", said.stderr);
     assert_eq!(said.ok(), format!("pod/web-{} created\n", node.name));
     // With --until-complete that would be for ever.

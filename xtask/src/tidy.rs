@@ -405,9 +405,7 @@ mod tests {
 
     #[test]
     fn pure_modules_are_kept_from_the_world() {
-        for text in
-            ["std::fs::read(p)", "use std::net::TcpStream;", "use std::time::SystemTime;", "Instant::now()"]
-        {
+        for text in ["std::fs::read(p)", "use std::net::TcpStream;", "use std::time::SystemTime;", "Instant::now()"] {
             assert_eq!(check_text("pod", text).len(), 1, "{text}");
             assert_eq!(check_text("sys", text), Vec::<String>::new(), "{text}");
         }
