@@ -452,6 +452,8 @@ fn what_pods_wait_for_stays_and_before_the_manifests_are_read_everything_does() 
     node.wait_pod("stuck", "tried", |pod| {
         pod.restarts("main") > 0 || !pod.terminated("main").is_null() || !pod.last("main").is_null()
     });
+    // The broken manifest may be half-written for a second.
+    eventually("the manifests are read", secs(30), || node.cli(&["image", "prune", "--dry-run"]).code == Some(0));
     let would = node.cli(&["image", "prune", "--dry-run", "--all"]).ok();
     assert_eq!(would, "docker.io/library/spare:1 would be removed (2.10MB)\n2.10MB would be freed\n");
 
