@@ -13,11 +13,12 @@ pub mod reserve;
 pub mod sources;
 mod value;
 
+pub use crate::manifest::duration;
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
 pub use images::{CredentialsVerification, Images};
 pub use layers::File;
 pub use sources::{ManifestUrl, Sources};
-pub use value::{PodCidr, SysctlGroup, duration, quantity_bytes, sysctl_group};
+pub use value::{PodCidr, SysctlGroup, quantity_bytes, sysctl_group};
 
 use reserve::{Eviction, Reserved};
 use std::collections::BTreeMap;

@@ -327,8 +327,12 @@ impl Agent {
             .filter(|spec| wanted.insert(spec.key())) // the sources report duplicates themselves
             .map(Arc::new)
             .collect();
-        if merged.unready.is_empty() {
+        // Images do not wait for URLs that have never said anything, which may be for ever, on a disk that fills up: pods of
+        // theirs that are on the machine keep their images, and what else such a URL may want was pulled and can be again.
+        if !merged.unready.contains(&SourceKind::File) {
             self.shown.set(&self.wanted);
+        }
+        if merged.unready.is_empty() {
             self.settle(merged);
         }
         let unclaimed = std::mem::take(&mut self.unclaimed);

@@ -3,9 +3,9 @@
 
 use super::events::{Note, pod_reference};
 use super::node::{MANIFEST_APPLIED, Shared};
-use crate::manifest::REVISION;
+use crate::manifest::{REVISION, rollback_after};
 use crate::pod::Key;
-use crate::pod::trial::{Judgement, Trial, window};
+use crate::pod::trial::{Judgement, MAX_STARTS, Trial};
 use crate::server;
 use crate::source::history::{By, Verdict};
 use crate::source::sources::Judged;
@@ -56,9 +56,16 @@ struct Watching {
     /// What times are counted from, on a clock that nobody sets.
     epoch: Instant,
     /// Of the revisions of which nothing is known yet and that are on the machine.
-    trials: BTreeMap<Key, (u64, Trial)>,
+    trials: BTreeMap<Key, (Attempt, Trial)>,
     /// What was told of pods that do not follow their manifests.
     told: BTreeMap<Key, Departure>,
+}
+
+/// Which revision is watched, and whether it failed before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Attempt {
+    revision: u64,
+    failed_before: bool,
 }
 
 /// How a pod does not follow its manifest.
@@ -138,8 +145,10 @@ impl Watching {
     async fn look(&mut self, merged: &Merged) -> Vec<Option<Duration>> {
         let mut open = Vec::new();
         let mut judged = false;
-        let unknown: BTreeSet<&Key> =
-            merged.standings.iter().filter(|(_, s)| s.verdict == Verdict::Unknown).map(|(key, _)| key).collect();
+        // What failed and runs on, for want of something to go back to, may work one day: else nothing could go back to it.
+        let runs_on = |s: &Standing| matches!(s.verdict, Verdict::Bad { .. }) && s.rollback.is_none();
+        let is_open = |s: &Standing| s.verdict == Verdict::Unknown || runs_on(s);
+        let unknown: BTreeSet<&Key> = merged.standings.iter().filter(|(_, s)| is_open(s)).map(|(key, _)| key).collect();
         self.trials.retain(|key, _| unknown.contains(key));
         for key in unknown {
             let Some(standing) = merged.standings.get(key) else { continue };
@@ -149,10 +158,16 @@ impl Watching {
                 continue;
             };
             let now = self.epoch.elapsed();
-            let limit = if standing.tried { window(&pod).ok().flatten() } else { None };
-            let known = self.trials.get(key).is_some_and(|(revision, _)| *revision == standing.revision);
+            let limit = if standing.tried { rollback_after(&pod).ok().flatten() } else { None };
+            let attempt = Attempt { revision: standing.revision, failed_before: runs_on(standing) };
+            let known = self.trials.get(key).is_some_and(|(known, _)| *known == attempt);
             if !known {
-                self.trials.insert(key.clone(), (standing.revision, Trial::begin(limit, &pod, now)));
+                let trial = match attempt.failed_before {
+                    false => Trial::begin(limit, &pod, now),
+                    true => Trial::second(rollback_after(&pod).ok().flatten(), &pod, now),
+                };
+                self.trials.insert(key.clone(), (attempt, trial));
+                self.given_up(key, standing);
                 if let Some(limit) = limit {
                     self.begin(key, standing, limit);
                 }
@@ -164,6 +179,11 @@ impl Watching {
                     continue;
                 }
                 Judgement::Good => (Verdict::Good, None),
+                // It is known to be bad; the first reason is the one that counts.
+                Judgement::Bad(_) if attempt.failed_before => {
+                    open.push(None);
+                    continue;
+                }
                 Judgement::Bad(why) => (Verdict::Bad { why: why.clone() }, Some(why)),
             };
             let revision = standing.revision;
@@ -177,10 +197,7 @@ impl Watching {
                 (Judged::RolledBack(_), Some(why)) => {
                     Note::warning("TrialFailed", format!("revision {revision} does not work: {why}"))
                 }
-                (Judged::NoEarlier, Some(why)) => Note::warning(
-                    "RollbackImpossible",
-                    format!("revision {revision} does not work: {why}; no revision before it was good, so it stays"),
-                ),
+                (Judged::NoEarlier, Some(why)) => impossible(revision, &why),
                 _ => continue,
             };
             self.note(key, &note);
@@ -190,6 +207,14 @@ impl Watching {
             tokio::spawn(async move { sources.remember().await });
         }
         open
+    }
+
+    /// Tells of a revision whose trial ended when the agent started once more, and that stays: nobody heard of that yet.
+    fn given_up(&self, key: &Key, standing: &Standing) {
+        let Verdict::Bad { why } = &standing.verdict else { return };
+        if standing.starts >= MAX_STARTS && standing.fallback.is_none() {
+            self.note(key, &impossible(standing.revision, why));
+        }
     }
 
     /// Tells that a revision is on trial.
@@ -215,6 +240,11 @@ impl Watching {
         });
         self.shared.note(pod_reference(&pod, None), note, clock::now());
     }
+}
+
+fn impossible(revision: u64, why: &str) -> Note {
+    let message = format!("revision {revision} does not work: {why}; no revision before it was good, so it stays");
+    Note::warning("RollbackImpossible", message)
 }
 
 /// Whether a report is about the very revision that is to run, not about the one that leaves for it.

@@ -2,10 +2,11 @@
 
 use super::client::{Client, decode};
 use super::error::Error;
+use super::get::Resource;
 use super::{print, signature, validate};
-use crate::manifest::{self, Origin};
+use crate::manifest::{self, Object, ObjectId, Origin};
 use crate::server::encode;
-use crate::server::types::{Action, Applied, Cause, Status};
+use crate::server::types::{Action, Applied, Cause, ObjectName, Status};
 use crate::source;
 use hyper::Method;
 use hyper::body::Bytes;
@@ -98,7 +99,7 @@ pub(super) async fn apply(client: &Client, sources: &[String]) -> Result<i32, Er
     Ok(0)
 }
 
-/// kubectl's line a pod.
+/// kubectl's line a pod or object.
 fn report(applied: &Applied) -> String {
     let word = match applied.action {
         Action::Created => "created",
@@ -106,7 +107,45 @@ fn report(applied: &Applied) -> String {
         Action::Unchanged => "unchanged",
         Action::Deleted => "deleted",
     };
-    applied.pods.iter().map(|pod| format!("pod/{} {word}\n", pod.name)).collect()
+    let pods = applied.pods.iter().map(|pod| format!("pod/{} {word}\n", pod.name));
+    let object = |object: &ObjectName| format!("{}/{} {word}\n", object.kind.to_lowercase(), object.name);
+    pods.chain(applied.objects.iter().map(object)).collect()
+}
+
+/// What people name as kubectl wants it (`web`, `pod/web`, `configmap settings`), as the agent's query wants it.
+fn named(namespace: &str, words: &[String]) -> Result<Vec<String>, Error> {
+    let mut words = words.iter().map(String::as_str).peekable();
+    let mut kind = "pod";
+    if words.len() > 1
+        && let Some(known) = words.peek().and_then(|word| removable(word))
+    {
+        kind = known;
+        words.next();
+    }
+    let query = |word: &str| {
+        let (kind, name) = match word.split_once('/') {
+            None => (kind, word),
+            Some((other, name)) => {
+                let unknown = || Error::usage(format!("cannot delete {other:?}: want pod, configmap or secret"));
+                (removable(other).ok_or_else(unknown)?, name)
+            }
+        };
+        Ok(match kind {
+            "pod" => format!("pod={}", encode(&format!("{namespace}/{name}"))),
+            kind => format!("object={}", encode(&format!("{kind}/{namespace}/{name}"))),
+        })
+    };
+    words.map(query).collect()
+}
+
+/// A kind that manifests define, by any of its names.
+fn removable(word: &str) -> Option<&'static str> {
+    match word.parse() {
+        Ok(Resource::Pods) => Some("pod"),
+        Ok(Resource::ConfigMaps) => Some("configmap"),
+        Ok(Resource::Secrets) => Some("secret"),
+        _ => None,
+    }
 }
 
 /// Runs `delete`: by names or by manifests; waits until the pods are gone unless told otherwise.
@@ -117,31 +156,38 @@ pub(super) async fn delete(
     sources: &[String],
     wait: Option<Duration>,
 ) -> Result<i32, Error> {
-    let mut wanted: Vec<(String, String)> =
-        names.iter().map(|name| (namespace.to_owned(), name.strip_prefix("pod/").unwrap_or(name).to_owned())).collect();
+    let mut wanted = named(namespace, names)?;
     if !sources.is_empty() {
         let node = super::node_name(client).await?;
         for source in sources {
             let loaded = manifest::load(&read(source).await?, Origin::File(source), &node);
-            if loaded.pods.is_empty() {
+            if loaded.pods.is_empty() && loaded.objects.is_empty() {
                 let hint = format!("see what is wrong with it: coracle validate {source}");
                 return Err(
-                    Error::new(format!("{} defines no valid pod", shown(source)), "nothing to delete").hint(hint)
+                    Error::new(format!("{} defines nothing valid", shown(source)), "nothing to delete").hint(hint)
                 );
             }
-            let name = |field: Option<String>| field.unwrap_or_default();
-            wanted.extend(loaded.pods.into_iter().map(|pod| (name(pod.metadata.namespace), name(pod.metadata.name))));
+            for pod in loaded.pods {
+                let (namespace, name) = (pod.metadata.namespace, pod.metadata.name.unwrap_or_default());
+                wanted.extend(named(&namespace.unwrap_or_default(), &[format!("pod/{name}")])?);
+            }
+            for ObjectId { kind, namespace, name } in loaded.objects.iter().map(Object::id) {
+                wanted.extend(named(&namespace, &[format!("{}/{name}", kind.as_str().to_lowercase())])?);
+            }
         }
     }
     if wanted.is_empty() {
-        return Err(Error::usage("name a pod, or a manifest with -f"));
+        return Err(Error::usage("name a pod, configmap or secret, or a manifest with -f"));
     }
-    let query: Vec<String> =
-        wanted.iter().map(|(namespace, name)| format!("pod={}", encode(&format!("{namespace}/{name}")))).collect();
-    let path = format!("/coracle/v1/delete?{}", query.join("&"));
+    let path = format!("/coracle/v1/delete?{}", wanted.join("&"));
     let answer = client.try_send(Method::POST, &path, Bytes::new()).await.map_err(|(error, _)| error)?;
     let removed: Vec<Applied> = decode(&answer)?;
-    removed.iter().try_for_each(|applied| print(&report(applied)))?;
+    for applied in &removed {
+        print(&report(applied))?;
+        for problem in &applied.problems {
+            eprint!("{}", problem_line(&applied.file, problem));
+        }
+    }
     if let Some(limit) = wait {
         let gone = removed.into_iter().flat_map(|applied| applied.pods).map(|pod| (pod.namespace, pod.name)).collect();
         wait_until_gone(client, gone, limit).await?;
@@ -222,6 +268,19 @@ mod tests {
         assert_eq!(problem_line("a.yaml", &problem), "a.yaml:7: spec.containers[0].image: Required value\n");
         problem = Cause { reason: "Warning".into(), line: None, field: String::new(), ..problem };
         assert_eq!(problem_line("-", &problem), "<stdin>: warning: Required value\n");
+    }
+
+    #[test]
+    fn what_is_deleted_is_named_as_kubectl_wants_it() {
+        let query =
+            |words: &str| named("ns", &words.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap().join("&");
+        assert_eq!(query("web db"), query("pod/web po/db"));
+        assert_eq!(query("pod web db"), query("web db"));
+        assert_eq!(query("cm settings"), query("configmap/settings"));
+        assert_eq!(query("pod"), query("pod/pod"), "a name of its own");
+        assert_eq!(query("secret db cm/settings"), query("secret/db configmaps/settings"));
+        assert_ne!(query("secret/db"), query("configmap/db"));
+        assert!(named("ns", &["node/x".to_owned()]).is_err());
     }
 
     #[test]

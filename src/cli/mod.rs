@@ -107,12 +107,12 @@ enum Command {
         #[command(flatten)]
         agent: Agent,
     },
-    /// Remove pods' manifests from the manifest directory, and wait until the pods are gone
+    /// Remove manifests from the manifest directory, and wait until their pods are gone
     Delete {
-        /// Pods
+        /// Pods; after the word configmap or secret, or with it and a slash before the name, these
         #[arg(value_name = "NAME")]
         names: Vec<String>,
-        /// The pods of a manifest: a file, a URL, or - for standard input
+        /// What a manifest defines: a file, a URL, or - for standard input
         #[arg(short = 'f', long = "filename", value_name = "FILE|URL|-", conflicts_with = "names")]
         sources: Vec<String>,
         /// Do not wait
@@ -436,7 +436,6 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
-            let names = without_kind(names);
             let wait = (!no_wait).then_some(timeout);
             manifests::delete(&scope.agent.client(), &scope.namespace, &names, &sources, wait).await
         }

@@ -72,8 +72,12 @@ pub(super) async fn run(client: &Client, source: &str, options: Options) -> Resu
     let code_of = |signal: i32| if options.until_complete { 128 + signal } else { 0 };
     let manifest = manifests::read(source).await?;
     let mut file = format!("run-{}", std::process::id());
+    let loaded = manifest::load(&manifest, Origin::File(source), ANY_NODE);
+    if loaded.pods.is_empty() && !loaded.has_errors() {
+        return Err(Error::new("nothing to run", "the manifest defines no pod"));
+    }
     if options.until_complete {
-        let pods = manifest::load(&manifest, Origin::File(source), ANY_NODE).pods;
+        let pods = loaded.pods;
         if let Some(why) = pods.iter().find_map(endless) {
             let hint = "with --until-complete, restartPolicy must be OnFailure or Never";
             return Err(Error::new(why, "restartPolicy is Always").hint(hint));
@@ -85,7 +89,9 @@ pub(super) async fn run(client: &Client, source: &str, options: Options) -> Resu
         reached = reach(client, options.wait_for_agent) => reached?,
         signal = stopped_by() => return Ok(code_of(signal)),
     }
-    let applied = manifests::send(client, source, manifest, &format!("?file={file}")).await?;
+    // Who waits for an end must not wait for ever.
+    let query = format!("?file={file}&strict={}", options.until_complete);
+    let applied = manifests::send(client, source, manifest, &query).await?;
     let mut seen = Seen::default();
     let end = tokio::select! {
         end = foreground(client, &applied.pods, options, &mut seen) => end,
@@ -179,9 +185,6 @@ struct Seen {
 
 /// Streams logs until the pods have completed (if that is asked for) or the agent is gone for good.
 async fn foreground(client: &Client, pods: &[PodName], options: Options, seen: &mut Seen) -> Result<End, Error> {
-    if pods.is_empty() {
-        return Err(Error::new("nothing to run", "the manifest defines no pod"));
-    }
     let mut heard = Instant::now();
     loop {
         let lost = match follow_pods(client, pods, options.until_complete, seen, &mut heard).await {

@@ -244,7 +244,8 @@ pub(super) fn thresholds(maps: &Maps<'_>) -> Result<Vec<Threshold>, (&'static st
         let Some((_, text)) = grace else {
             return Err(("evictionSoft", format!("{signal}: evictionSoftGracePeriod has no grace for it")));
         };
-        let grace = super::value::duration(text).map_err(|e| ("evictionSoftGracePeriod", format!("{signal}: {e}")))?;
+        let grace =
+            crate::manifest::duration(text).map_err(|e| ("evictionSoftGracePeriod", format!("{signal}: {e}")))?;
         all.push(Threshold { grace: Some(grace), ..Threshold::hard(signal, least) });
     }
     for (name, _) in &maps.soft_grace {

@@ -15,6 +15,7 @@ mod credentials;
 mod data;
 mod decode;
 mod default;
+mod duration;
 mod identity;
 mod object;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub mod quantity;
 mod references;
 mod report;
 mod resolve;
+mod rollback;
 mod suggest;
 pub mod supported;
 #[cfg(test)]
@@ -33,10 +35,12 @@ mod tree;
 mod validate;
 
 pub use credentials::{CredentialsError, credentials};
+pub use duration::duration;
 pub use identity::REVISION;
 pub use object::{CREDENTIALS, Object, ObjectId, ObjectKind, Objects, Reference, Use};
 pub use quantity::Quantity;
 pub use resolve::{locate, unresolved};
+pub use rollback::{ROLLBACK_AFTER, rollback_after};
 
 use decode::Values;
 use k8s_openapi::api::core::v1::Pod;
@@ -122,6 +126,18 @@ impl Loaded {
     /// Whether a problem is an error, that is: whether some document yielded no pod.
     pub fn has_errors(&self) -> bool {
         self.problems.iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// The places of the pods without an error: who keeps an earlier version of another one must not look for it here.
+    #[must_use]
+    pub fn places_of_pods(&self) -> Places {
+        let name = |pod: &Pod| Some((pod.metadata.namespace.clone()?, pod.metadata.name.clone()?));
+        let keys: Vec<_> = self.pods.iter().filter_map(name).collect();
+        self.places
+            .iter()
+            .filter(|(key, _)| keys.contains(*key))
+            .map(|(key, fields)| (key.clone(), fields.clone()))
+            .collect()
     }
 }
 
@@ -253,6 +269,7 @@ impl Loader<'_> {
         let identity = identity::assign(&mut pod, &content, self.origin, self.node);
         report.concerns(identity.clone());
         validate::pod(&pod, document, report);
+        rollback::check(&pod, report);
         references::check(document, report);
         supported::check(document, report);
         if !report.failed() && !self.names.insert(identity.clone()) {

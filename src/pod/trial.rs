@@ -3,12 +3,8 @@
 //! Times are distances on a clock that nobody sets, from any fixed point.
 
 use super::status::is_ready;
-use crate::config;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use std::time::Duration;
-
-/// Annotation of a pod: a new revision that is not Ready by then is rolled back (`60s`, as Go writes durations).
-pub const ROLLBACK_AFTER: &str = "coracle.dev/rollback-after";
 
 /// After this many starts of the agent within one trial the revision has failed: it may be what ends the agent.
 pub const MAX_STARTS: u32 = 3;
@@ -17,28 +13,12 @@ pub const MAX_STARTS: u32 = 3;
 const STABLE: Duration = Duration::from_secs(10);
 /// Of a limit, a pod has to be Ready for the last quarter, but for no more than this.
 const MAX_HOLD: Duration = Duration::from_secs(15);
-/// The shortest limit: container starts take tenths of a second.
-const MIN_WINDOW: Duration = Duration::from_secs(1);
-/// The longest.
-const MAX_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// How long a new revision of this pod has to become Ready; `None`: it is not to be rolled back.
-///
-/// # Errors
-/// Why the annotation [`ROLLBACK_AFTER`] cannot be followed.
-pub fn window(pod: &Pod) -> Result<Option<Duration>, String> {
-    let Some(text) = pod.metadata.annotations.as_ref().and_then(|all| all.get(ROLLBACK_AFTER)) else { return Ok(None) };
-    let window = config::duration(text).map_err(|why| format!("Invalid value: {why}"))?;
-    if window < MIN_WINDOW || window > MAX_WINDOW {
-        return Err(format!("Invalid value: {text:?}: must be from 1s to 24h"));
-    }
-    Ok(Some(window))
-}
-
 /// What has been seen of a revision since it was first on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trial {
     window: Option<Duration>,
+    /// Without a limit: how long it has to be Ready without a restart.
+    stable: Duration,
     begun: Duration,
     ready_since: Option<Duration>,
     restarted: Option<Duration>,
@@ -60,7 +40,14 @@ impl Trial {
     /// Begins with the first report of a revision.
     #[must_use]
     pub fn begin(window: Option<Duration>, pod: &Pod, now: Duration) -> Trial {
-        Trial { window, begun: now, ready_since: None, restarted: None, restarts: restarts(pod) }
+        Trial { window, stable: STABLE, begun: now, ready_since: None, restarted: None, restarts: restarts(pod) }
+    }
+
+    /// Begins for a revision that failed and runs on, because there is nothing to go back to: what was missing may come. It
+    /// is good once it was Ready, without a restart, for as long as its limit was.
+    #[must_use]
+    pub fn second(window: Option<Duration>, pod: &Pod, now: Duration) -> Trial {
+        Trial { stable: window.unwrap_or_default().max(STABLE), ..Trial::begin(None, pod, now) }
     }
 
     /// Takes in what is reported now.
@@ -85,8 +72,8 @@ impl Trial {
         }
         let Some(window) = self.window else {
             return match self.ready_since {
-                Some(since) if now >= since + STABLE => Judgement::Good,
-                since => Judgement::Open(since.map(|since| since + STABLE)),
+                Some(since) if now >= since.saturating_add(self.stable) => Judgement::Good,
+                since => Judgement::Open(since.map(|since| since.saturating_add(self.stable))),
             };
         };
         let deadline = self.begun.saturating_add(window);

@@ -12,10 +12,6 @@ fn seen(phase: &str, ready: bool, restarts: i64) -> Pod {
     serde_json::from_value(value).unwrap()
 }
 
-fn annotated(value: &str) -> Pod {
-    serde_json::from_value(json!({"metadata": {"annotations": {ROLLBACK_AFTER: value}}})).unwrap()
-}
-
 fn s(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
@@ -29,17 +25,6 @@ fn story(steps: &[(f64, bool, i64)]) -> Judgement {
         assert_eq!(trial.look(&last, s(100.0 + at)), Judgement::Open(Some(s(160.0))), "at {at}");
     }
     trial.look(&last, s(160.0))
-}
-
-#[test]
-fn the_annotation_is_a_duration() {
-    assert_eq!(window(&Pod::default()), Ok(None));
-    assert_eq!(window(&annotated("60s")), Ok(Some(s(60.0))));
-    assert_eq!(window(&annotated("1h30m")), Ok(Some(s(5400.0))));
-    for bad in ["", "60", "soon", "-5s", "0", "999ms", "25h", "60s "] {
-        let why = window(&annotated(bad)).unwrap_err();
-        assert!(why.starts_with("Invalid value: ") && why.contains(bad), "{bad}: {why}");
-    }
 }
 
 #[test]
@@ -115,4 +100,15 @@ proptest! {
         }
         prop_assert!(!matches!(trial.look(&seen("Running", true, 0), window + now), Judgement::Open(_)));
     }
+}
+
+#[test]
+fn what_failed_and_runs_on_is_good_once_it_was_ready_for_all_of_its_time() {
+    let mut trial = Trial::second(Some(s(60.0)), &seen("Running", false, 3), s(0.0));
+    assert_eq!(trial.look(&seen("Running", false, 3), s(1000.0)), Judgement::Open(None));
+    assert_eq!(trial.look(&seen("Running", true, 3), s(1001.0)), Judgement::Open(Some(s(1061.0))));
+    assert_eq!(trial.look(&seen("Running", true, 4), s(1050.0)), Judgement::Open(Some(s(1110.0))), "a restart");
+    assert_eq!(trial.look(&seen("Running", true, 4), s(1110.0)), Judgement::Good);
+    let mut trial = Trial::second(None, &seen("Running", true, 0), s(0.0));
+    assert_eq!(trial.look(&seen("Running", true, 0), s(0.0)), Judgement::Open(Some(STABLE)));
 }

@@ -3,12 +3,13 @@
 use super::Node;
 use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
-use super::types::{Action, Applied, Cause, PodName};
-use crate::manifest::{self, Origin, Problem, Severity};
+use super::types::{Action, Applied, Cause, ObjectName, PodName};
+use crate::manifest::{self, Loaded, Object, ObjectId, ObjectKind, Objects, Origin, Problem, Severity};
 use crate::minisign::{EXTENSION, LARGEST_SIGNATURE};
 use crate::source::{SignatureError, Text, Verifier};
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -21,41 +22,93 @@ pub(super) const MAX_MANIFEST: u64 = 10 << 20;
 /// One change of the directory at a time: the check for other files that define a pod must still hold at the rename.
 static DIRECTORY: Mutex<()> = Mutex::new(());
 
-/// Answers `POST /coracle/v1/apply[?file=STEM][&signature=TEXT]` with [`Applied`]. The signature is the text of the
-/// manifest's `.minisig`. A node without keys keeps it all the same: it counts as soon as the node has keys.
+/// Answers `POST /coracle/v1/apply[?file=STEM][&signature=TEXT][&strict=true]` with [`Applied`]. The signature is the text
+/// of the manifest's `.minisig`. A node without keys keeps it all the same: it counts as soon as the node has keys. If
+/// `strict`, a pod that would have to wait for a ConfigMap or Secret is refused; else that is a warning.
 pub(super) async fn apply(node: Arc<dyn Node>, query: &Query, manifest: Bytes) -> Result<Reply, Failure> {
     let stem = query.get("file").map(checked_stem).transpose()?;
     let signature = query.get("signature").map(str::to_owned);
     if signature.as_ref().is_some_and(|text| text.len() as u64 > LARGEST_SIGNATURE) {
         return Err(Failure::bad_request("signature: is too large for one"));
     }
+    let strict = query.flag("strict")?;
     let (dir, name, verifier) = (node.manifest_dir(), node.name().to_owned(), node.verifier());
+    let served = node.objects();
     let applied = blocking(move || {
-        let text = Sent { manifest: &manifest, signature: signature.as_deref(), stem: stem.as_deref() };
-        write(&dir, &name, &text, verifier.as_deref())
+        let text = Sent { manifest: &manifest, signature: signature.as_deref(), stem: stem.as_deref(), strict };
+        write(&dir, &name, &text, verifier.as_deref(), &served)
     })
     .await??;
     node.rescan();
     reply::json(&applied)
 }
 
-/// Answers `POST /coracle/v1/delete?pod=NAMESPACE/NAME…` or `?file=STEM` with a list of [`Applied`].
+/// Answers `POST /coracle/v1/delete?pod=NAMESPACE/NAME&object=KIND/NAMESPACE/NAME…` or `?file=STEM` with a list of
+/// [`Applied`]. What pods still need of what goes is among the problems.
 pub(super) async fn delete(node: Arc<dyn Node>, query: &Query) -> Result<Reply, Failure> {
     let stem = query.get("file").map(checked_stem).transpose()?;
     let mut wanted = Vec::new();
     for pod in query.all("pod") {
         let (namespace, name) =
             pod.split_once('/').ok_or_else(|| Failure::bad_request(format!("pod: {pod:?} is not NAMESPACE/NAME")))?;
-        wanted.push((namespace.to_owned(), base_name(name, node.name()).to_owned()));
+        wanted.push(Named::Pod(namespace.to_owned(), base_name(name, node.name()).to_owned()));
     }
+    for object in query.all("object") {
+        wanted.push(Named::Object(object_id(object)?));
+    }
+    let running: Vec<Arc<Pod>> = node.pods();
     let (dir, name) = (node.manifest_dir(), node.name().to_owned());
     let removed = match (stem, wanted.is_empty()) {
-        (Some(stem), true) => blocking(move || remove_file(&dir, &name, &stem)).await??,
-        (None, false) => blocking(move || remove_pods(&dir, &name, &wanted)).await??,
-        _ => return Err(Failure::bad_request("name either pods or a file")),
+        (Some(stem), true) => blocking(move || remove_file(&dir, &name, &stem, &running)).await??,
+        (None, false) => blocking(move || remove_named(&dir, &name, &wanted, &running)).await??,
+        _ => return Err(Failure::bad_request("name either pods and objects, or a file")),
     };
     node.rescan();
     reply::json(&removed)
+}
+
+/// Reads `configmap/default/settings`.
+fn object_id(text: &str) -> Result<ObjectId, Failure> {
+    let mut parts = text.splitn(3, '/');
+    let (kind, namespace, name) = (parts.next(), parts.next(), parts.next());
+    let kind = [ObjectKind::ConfigMap, ObjectKind::Secret]
+        .into_iter()
+        .find(|known| kind.is_some_and(|kind| kind.eq_ignore_ascii_case(known.as_str())));
+    match (kind, namespace, name) {
+        (Some(kind), Some(namespace), Some(name)) => {
+            Ok(ObjectId { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err(Failure::bad_request(format!("object: {text:?} is not configmap or secret/NAMESPACE/NAME"))),
+    }
+}
+
+/// What a manifest defines: a pod, by its name without the node's suffix, or an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Named {
+    Pod(String, String),
+    Object(ObjectId),
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Named::Pod(namespace, name) => write!(f, "pod {namespace}/{name}"),
+            Named::Object(id) => id.fmt(f),
+        }
+    }
+}
+
+impl Named {
+    /// What the file is called that only it is in.
+    fn stem(&self) -> String {
+        match self {
+            Named::Pod(namespace, name) => format!("{namespace}_{name}"),
+            // No pod's file: a namespace has no underscore, so that has one less.
+            Named::Object(ObjectId { kind, namespace, name }) => {
+                format!("{}_{namespace}_{name}", kind.as_str().to_ascii_lowercase())
+            }
+        }
+    }
 }
 
 /// A pod's name without the node's suffix.
@@ -71,9 +124,23 @@ fn checked_stem(stem: &str) -> Result<String, Failure> {
     if fits { Ok(stem.to_owned()) } else { Err(Failure::bad_request(format!("{stem:?} is not a file name"))) }
 }
 
-fn key(pod: &Pod, node: &str) -> (String, String) {
+fn key(pod: &Pod, node: &str) -> Named {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    (pod.metadata.namespace.clone().unwrap_or_default(), base_name(name, node).to_owned())
+    Named::Pod(pod.metadata.namespace.clone().unwrap_or_default(), base_name(name, node).to_owned())
+}
+
+/// All that a manifest defines, pods first.
+fn keys(loaded: &Loaded, node: &str) -> Vec<Named> {
+    let objects = loaded.objects.iter().map(|object| Named::Object(object.id()));
+    loaded.pods.iter().map(|pod| key(pod, node)).chain(objects).collect()
+}
+
+fn object_names(objects: &[Object]) -> Vec<ObjectName> {
+    let name = |object: &Object| {
+        let ObjectId { kind, namespace, name } = object.id();
+        ObjectName { kind: kind.as_str().to_owned(), namespace, name }
+    };
+    objects.iter().map(name).collect()
 }
 
 fn names(pods: &[Pod]) -> Vec<PodName> {
@@ -99,8 +166,10 @@ fn cause(problem: &Problem) -> Cause {
 struct Sent<'a> {
     manifest: &'a [u8],
     signature: Option<&'a str>,
-    /// Name of the file without its extension; `None`: made of the first pod's.
+    /// Name of the file without its extension; `None`: made of what it defines first.
     stem: Option<&'a str>,
+    /// Whether it is refused while a pod would have to wait for an object.
+    strict: bool,
 }
 
 /// Refuses what the directory source would refuse as well.
@@ -110,21 +179,25 @@ fn verify(verifier: &Verifier, sent: &Sent<'_>, text: &Text<'_>) -> Result<(), S
     verifier.check(text, &signed)
 }
 
-fn write(dir: &Path, node: &str, sent: &Sent<'_>, verifier: Option<&Verifier>) -> Result<Applied, Failure> {
+fn write(
+    dir: &Path,
+    node: &str,
+    sent: &Sent<'_>,
+    verifier: Option<&Verifier>,
+    served: &Objects,
+) -> Result<Applied, Failure> {
     let bytes = sent.manifest;
     let loaded = manifest::load(bytes, Origin::File("manifest"), node);
-    let problems: Vec<Cause> = loaded.problems.iter().map(cause).collect();
+    let mut problems: Vec<Cause> = loaded.problems.iter().map(cause).collect();
     if loaded.problems.iter().any(|problem| matches!(problem.severity, Severity::Error)) {
         return Err(Failure::invalid("the manifest is invalid", problems));
     }
-    let first = loaded.pods.first().ok_or_else(|| Failure::invalid("the manifest defines no pod", problems.clone()))?;
-    let keys: Vec<(String, String)> = loaded.pods.iter().map(|pod| key(pod, node)).collect();
+    let keys = keys(&loaded, node);
+    let nothing = || Failure::invalid("the manifest defines no pod and no object", problems.clone());
+    let first = keys.first().ok_or_else(nothing)?;
     let stem = match sent.stem {
         Some(stem) => stem.to_owned(),
-        None => {
-            let (namespace, name) = key(first, node);
-            checked_stem(&format!("{namespace}_{name}"))?
-        }
+        None => checked_stem(&first.stem())?,
     };
     let path = dir.join(format!("{stem}.yaml"));
     if let Some(verifier) = verifier {
@@ -133,16 +206,24 @@ fn write(dir: &Path, node: &str, sent: &Sent<'_>, verifier: Option<&Verifier>) -
         verify(verifier, sent, &text).map_err(refused)?;
     }
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
-    for other in defined(dir, node).map_err(|error| unreadable(dir, &error))? {
-        if other.path != path
-            && let Some((namespace, name)) = other.keys.iter().find(|key| keys.contains(key))
-        {
+    let mut others = defined(dir, node).map_err(|error| unreadable(dir, &error))?;
+    others.retain(|other| other.path != path);
+    for other in &others {
+        if let Some(key) = other.keys.iter().find(|key| keys.contains(key)) {
             let file = other.path.display();
-            return Err(Failure::conflict(format!(
-                "pod {namespace}/{name} is already defined by {file}: edit that file"
-            )));
+            return Err(Failure::conflict(format!("{key} is already defined by {file}: edit that file")));
         }
     }
+    let mut lacking = lacking(&loaded, &others, served);
+    if sent.strict && !lacking.is_empty() {
+        problems.extend(lacking.iter().map(cause));
+        return Err(Failure::invalid("the manifest refers to what is not there", problems));
+    }
+    for problem in &mut lacking {
+        problem.severity = Severity::Warning;
+        problem.reason.push_str("; until it is there this version of the pod waits");
+    }
+    problems.extend(lacking.iter().map(cause));
     let beside = signature_path(&path);
     let signature = sent.signature.map(str::as_bytes);
     let action = match fs::read(&path) {
@@ -159,7 +240,17 @@ fn write(dir: &Path, node: &str, sent: &Sent<'_>, verifier: Option<&Verifier>) -
         };
         written.map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
     }
-    Ok(Applied { file: path.display().to_string(), action, pods: names(&loaded.pods), problems })
+    let (pods, objects) = (names(&loaded.pods), object_names(&loaded.objects));
+    Ok(Applied { file: path.display().to_string(), action, pods, objects, problems })
+}
+
+/// What the pods of a manifest refer to and is neither served, nor in it, nor in a file that is about to be looked at.
+fn lacking(loaded: &Loaded, others: &[Defined], served: &Objects) -> Vec<Problem> {
+    let on_disk = others.iter().flat_map(|other| &other.objects);
+    let available: Objects = served.iter().chain(on_disk).chain(&loaded.objects).cloned().collect();
+    let mut found: Vec<Problem> = loaded.pods.iter().flat_map(|pod| manifest::unresolved(pod, &available)).collect();
+    manifest::locate(&mut found, &loaded.places);
+    found
 }
 
 /// Writes a file so that it is there whole or as before, also after a power cut. Dot files are no manifests.
@@ -199,11 +290,24 @@ fn discard(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A file of the manifest directory and the pods it defines.
+/// A file of the manifest directory and what it defines.
 struct Defined {
     path: PathBuf,
     pods: Vec<Pod>,
-    keys: Vec<(String, String)>,
+    objects: Vec<Object>,
+    keys: Vec<Named>,
+}
+
+impl Defined {
+    /// What cannot be read or is broken defines nothing, or only what is not broken.
+    fn read(path: PathBuf, node: &str) -> Defined {
+        let loaded = read_limited(&path).map_or_else(
+            |_| Loaded::default(),
+            |bytes| manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node),
+        );
+        let keys = keys(&loaded, node);
+        Defined { path, pods: loaded.pods, objects: loaded.objects, keys }
+    }
 }
 
 /// What the directory defines now; files that cannot be read or are broken define nothing. A missing directory is empty.
@@ -222,15 +326,7 @@ fn defined(dir: &Path, node: &str) -> io::Result<Vec<Defined>> {
         }
     }
     paths.sort();
-    let read = |path: PathBuf| {
-        let pods = read_limited(&path).map_or_else(
-            |_| Vec::new(),
-            |bytes| manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node).pods,
-        );
-        let keys = pods.iter().map(|pod| key(pod, node)).collect();
-        Defined { path, pods, keys }
-    };
-    Ok(paths.into_iter().map(read).collect())
+    Ok(paths.into_iter().map(|path| Defined::read(path, node)).collect())
 }
 
 fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
@@ -246,47 +342,45 @@ fn unreadable(dir: &Path, error: &io::Error) -> Failure {
     Failure::internal(format!("cannot read {}: {error}", dir.display()))
 }
 
-fn remove_file(dir: &Path, node: &str, stem: &str) -> Result<Vec<Applied>, Failure> {
+fn remove_file(dir: &Path, node: &str, stem: &str, running: &[Arc<Pod>]) -> Result<Vec<Applied>, Failure> {
     let path = dir.join(format!("{stem}.yaml"));
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
-    let pods = read_limited(&path)
-        .map(|bytes| manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node).pods)
-        .unwrap_or_default();
-    remove(dir, vec![(path, pods)])
+    remove(dir, node, vec![Defined::read(path, node)], running)
 }
 
-/// Removes the files that define the wanted pods, all or none. A file that defines others too is left alone.
-fn remove_pods(dir: &Path, node: &str, wanted: &[(String, String)]) -> Result<Vec<Applied>, Failure> {
+/// Removes the files that define what is wanted, all or none. A file that defines something else too is left alone.
+fn remove_named(dir: &Path, node: &str, wanted: &[Named], running: &[Arc<Pod>]) -> Result<Vec<Applied>, Failure> {
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
     let files = defined(dir, node).map_err(|error| unreadable(dir, &error))?;
-    let mut remaining: Vec<&(String, String)> = wanted.iter().collect();
+    let mut remaining: Vec<&Named> = wanted.iter().collect();
     let mut doomed = Vec::new();
     for file in files {
-        let broken_but_named = |(namespace, name): &(String, String)| {
-            file.keys.is_empty() && file.path.file_stem().is_some_and(|stem| *stem == *format!("{namespace}_{name}"))
-        };
+        let broken_but_named =
+            |key: &Named| file.keys.is_empty() && file.path.file_stem().is_some_and(|stem| *stem == *key.stem());
         if !wanted.iter().any(|key| file.keys.contains(key) || broken_but_named(key)) {
             continue;
         }
-        if let Some((namespace, name)) = file.keys.iter().find(|key| !wanted.contains(key)) {
+        if let Some(other) = file.keys.iter().find(|key| !wanted.contains(key)) {
             let path = file.path.display();
             return Err(Failure::conflict(format!(
-                "{path} also defines pod {namespace}/{name}: edit the file, or delete all its pods with delete -f"
+                "{path} also defines {other}: edit the file, or delete all that it defines with delete -f"
             )));
         }
         remaining.retain(|key| !(file.keys.contains(key) || broken_but_named(key)));
-        doomed.push((file.path, file.pods));
+        doomed.push(file);
     }
-    if let Some((namespace, name)) = remaining.first() {
-        let dir = dir.display();
-        return Err(Failure::not_found(format!("no file in {dir} defines pod {namespace}/{name}")));
+    if let Some(key) = remaining.first() {
+        return Err(Failure::not_found(format!("no file in {} defines {key}", dir.display())));
     }
-    remove(dir, doomed)
+    remove(dir, node, doomed, running)
 }
 
-fn remove(dir: &Path, doomed: Vec<(PathBuf, Vec<Pod>)>) -> Result<Vec<Applied>, Failure> {
+fn remove(dir: &Path, node: &str, doomed: Vec<Defined>, running: &[Arc<Pod>]) -> Result<Vec<Applied>, Failure> {
+    let going: Vec<Named> = doomed.iter().flat_map(|file| file.keys.iter().cloned()).collect();
+    let stays = |pod: &&Arc<Pod>| pod.metadata.deletion_timestamp.is_none() && !going.contains(&key(pod, node));
+    let running: Vec<&Arc<Pod>> = running.iter().filter(stays).collect();
     let mut removed = Vec::new();
-    for (path, pods) in doomed {
+    for Defined { path, pods, objects, .. } in doomed {
         match fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -298,11 +392,24 @@ fn remove(dir: &Path, doomed: Vec<(PathBuf, Vec<Pod>)>) -> Result<Vec<Applied>, 
         if let Err(error) = discard(&signature_path(&path)) {
             tracing::warn!(manifest = %path.display(), %error, "the signature of a manifest that is gone cannot be removed");
         }
-        let (file, pods) = (path.display().to_string(), names(&pods));
-        removed.push(Applied { file, action: Action::Deleted, pods, problems: Vec::new() });
+        let problems = objects.iter().filter_map(|object| needed(&object.id(), &running)).collect();
+        let (file, pods, objects) = (path.display().to_string(), names(&pods), object_names(&objects));
+        removed.push(Applied { file, action: Action::Deleted, pods, objects, problems });
     }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| unreadable(dir, &error))?;
     Ok(removed)
+}
+
+/// Tells that an object stays without its manifest, because one of these pods cannot do without it.
+fn needed(id: &ObjectId, running: &[&Arc<Pod>]) -> Option<Cause> {
+    running.iter().find_map(|pod| {
+        let found = manifest::references(pod).into_iter().find(|found| !found.optional && found.object == *id)?;
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let field = found.name_field();
+        let message = format!("{id} stays as long as pod {namespace}/{name} needs it ({field})");
+        Some(Cause { reason: "Warning".to_owned(), message, field: String::new(), line: None, column: None })
+    })
 }
 
 #[cfg(test)]
@@ -315,6 +422,20 @@ mod tests {
         assert_eq!(base_name("web", "n1"), "web");
         assert_eq!(base_name("-n1", "n1"), "-n1");
         assert_eq!(base_name("webn1", "n1"), "webn1");
+    }
+
+    #[test]
+    fn objects_are_named_by_kind_namespace_and_name() {
+        for (text, shown, stem) in [
+            ("configmap/default/settings", "ConfigMap default/settings", "configmap_default_settings"),
+            ("Secret/other/db", "Secret other/db", "secret_other_db"),
+        ] {
+            let named = object_id(text).map(Named::Object).unwrap_or_else(|_| panic!("{text}"));
+            assert_eq!((named.to_string(), named.stem()), (shown.to_owned(), stem.to_owned()));
+        }
+        for bad in ["", "configmap", "configmap/x", "pod/default/x", "/default/x"] {
+            assert!(object_id(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

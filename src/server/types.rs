@@ -246,6 +246,9 @@ pub struct Applied {
     pub action: Action,
     /// The pods it defines.
     pub pods: Vec<PodName>,
+    /// The ConfigMaps and Secrets it defines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<ObjectName>,
     /// Warnings about the manifest.
     #[serde(default)]
     pub problems: Vec<Cause>,
@@ -271,6 +274,18 @@ pub struct PodName {
     /// Namespace.
     pub namespace: String,
     /// Name with the node's suffix.
+    pub name: String,
+}
+
+/// Name of a ConfigMap or Secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectName {
+    /// `ConfigMap` or `Secret`.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
     pub name: String,
 }
 

@@ -5,7 +5,7 @@ use super::look::{Outcome, Seen, look, whole_file};
 use super::permissions::{self, Permissions};
 use super::signature::{Revision, Verifier};
 use super::{Desired, DesiredObject, Snapshot, SourceProblem};
-use crate::manifest::{Loaded, ObjectId, Problem, Severity};
+use crate::manifest::{Loaded, ObjectId, Places, Problem, Severity};
 use crate::minisign::EXTENSION;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -96,6 +96,8 @@ struct Manifest {
     seen: Option<Seen>,
     /// Last known good.
     good: Good,
+    /// Where fields of the pods stand that were loaded last.
+    places: Arc<Places>,
     problems: Vec<Problem>,
     /// It is there, but cannot be read.
     unreadable: bool,
@@ -223,7 +225,9 @@ impl Directory {
         }
         let (pods, objects) = self.select(&mut problems);
         problems.sort_by(|a, b| (&a.origin, a.problem.line).cmp(&(&b.origin, b.problem.line)));
-        Snapshot { pods, objects, problems, healthy: error.is_none(), error }
+        let located = self.files.iter().filter(|(_, file)| !file.places.is_empty());
+        let places = located.map(|(name, file)| (self.origin(name), Arc::clone(&file.places))).collect();
+        Snapshot { pods, objects, problems, healthy: error.is_none(), error, places, ..Snapshot::default() }
     }
 
     /// Makes the pods of the last scan the last known good ones, durably. Does nothing when they are already.
@@ -542,6 +546,7 @@ impl Manifest {
     /// Takes over what a manifest says now. What is broken keeps the pods that it gave before.
     fn take(&mut self, loaded: Loaded) {
         let broken = loaded.has_errors();
+        self.places = Arc::new(loaded.places_of_pods());
         let mut before = std::mem::take(&mut self.good);
         for pod in loaded.pods {
             let known =

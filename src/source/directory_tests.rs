@@ -395,3 +395,24 @@ fn an_editor_that_moves_the_old_file_away_first_stops_nothing() {
     std::thread::sleep(Duration::from_millis(60));
     assert_eq!(directory.scan().pods.len(), 0, "really gone");
 }
+
+#[test]
+fn the_lines_of_a_pod_are_those_of_the_text_that_it_is_from() {
+    let bench = Bench::new();
+    let needy = pod("web", "a").replace("image: \"a\"", "image: \"a\", envFrom: [{secretRef: {name: db}}]");
+    let mut directory = bench.directory();
+    let line = |snapshot: &Snapshot| {
+        let places = snapshot.places.get(bench.file("web.yaml").to_str().unwrap())?;
+        let fields = places.get(&("default".to_owned(), "web-n1".to_owned()))?;
+        fields.get("spec.containers[0].envFrom[0].secretRef.name").map(|(line, _)| *line)
+    };
+    bench.write("web.yaml", &needy);
+    assert_eq!(line(&step(&mut directory)), Some(4));
+    bench.write("web.yaml", &format!("# a comment\n{needy}"));
+    assert_eq!(line(&step(&mut directory)), Some(5));
+    // What runs on is not what the broken text says.
+    bench.write("web.yaml", &needy.replace("name: c", "name: C_"));
+    let snapshot = step(&mut directory);
+    assert_eq!((shown(&snapshot), line(&snapshot)), (vec!["web a".to_owned()], None));
+    assert!(!snapshot.problems.is_empty());
+}

@@ -3,10 +3,10 @@
 //! Pure but for [`Shelf`], which has the records on disk.
 
 use super::{Desired, SourceKind};
-use crate::manifest::{Object, REVISION};
-use crate::pod::{Key, trial};
+use crate::manifest::{Object, REVISION, rollback_after};
+use crate::pod::Key;
 use crate::store;
-use crate::sys::fs::{create_dir_all, sync_dir};
+use crate::sys::fs::{create_dir_all, read_limited, sync_dir};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,8 @@ pub const MAX_REVISIONS: usize = 10;
 /// Revisions of one pod together take no more than this on disk, in bytes; the newest one and the one that runs are kept
 /// whatever they take.
 const MAX_BYTES: usize = 8 << 20;
+/// No record is larger, in bytes: it holds [`MAX_BYTES`], or three manifests of the largest size.
+const MAX_RECORD: u64 = 64 << 20;
 
 /// What became of a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -207,7 +209,8 @@ impl History {
     #[must_use]
     pub fn is_tried(&self) -> bool {
         let Some(latest) = self.latest().filter(|latest| self.running == Some(latest.number)) else { return false };
-        latest.verdict == Verdict::Unknown && latest.pod().is_some_and(|pod| matches!(trial::window(&pod), Ok(Some(_))))
+        latest.verdict == Verdict::Unknown
+            && latest.pod().is_some_and(|pod| matches!(rollback_after(&pod), Ok(Some(_))))
     }
 
     /// Takes over an accepted manifest: another content than before is a new revision, which runs. Tells whether
@@ -225,15 +228,23 @@ impl History {
             if back {
                 self.running = Some(latest.number);
                 self.removed = None;
+                // Whoever puts back what was rolled back wants it tried once more, not run untried.
+                if matches!(latest.verdict, Verdict::Bad { .. }) {
+                    latest.verdict = Verdict::Unknown;
+                    self.starts = 0;
+                }
             }
             return moved || back;
         }
+        // The manifest says again what never stopped running, after a rollback: what is known of that holds.
+        let runs_on = |r: &&Revision| Some(r.number) == self.running && r.content == content;
+        let verdict = self.revisions.iter().find(runs_on).map(|revision| revision.verdict.clone()).unwrap_or_default();
         self.revisions.retain(|revision| revision.content != content);
         for revision in &mut self.revisions {
             revision.pack();
         }
         let body = Body::Pod(Arc::clone(&desired.pod));
-        let (origin, verdict) = (desired.origin.clone(), Verdict::Unknown);
+        let origin = desired.origin.clone();
         self.revisions.push(Revision { number: self.next, accepted: now, content, origin, verdict, body });
         self.running = Some(self.next);
         self.next += 1;
@@ -450,6 +461,11 @@ pub(super) struct Writing {
 }
 
 impl Writing {
+    /// Whether the record is removed.
+    pub(super) fn removes(&self) -> bool {
+        self.content.is_none()
+    }
+
     /// Durable when this returns.
     pub(super) fn carry_out(&self) -> Result<(), store::Error> {
         let Some(content) = &self.content else { return store::delete(&self.path) };
@@ -514,8 +530,7 @@ fn load<T>(folder: &Path, decode: impl Fn(&[u8]) -> serde_json::Result<T>) -> Ve
     };
     let mut found = Vec::new();
     for path in paths {
-        let read = store::content(&path).map_err(io::Error::other);
-        let read = read.and_then(|bytes| bytes.ok_or_else(|| io::ErrorKind::NotFound.into()));
+        let read = read_limited(&path, MAX_RECORD);
         match read.and_then(|bytes| decode(&bytes).map_err(io::Error::from)) {
             Ok(record) => found.push(record),
             Err(error) => {

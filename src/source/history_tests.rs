@@ -250,3 +250,33 @@ proptest! {
         let _ = History::decode(&bytes);
     }
 }
+
+#[test]
+fn what_was_rolled_back_is_tried_again_when_its_manifest_went_and_came_back() {
+    let mut history = fresh();
+    accept(&mut history, "a");
+    history.judge(1, Verdict::Good);
+    accept(&mut history, "b");
+    history.judge(2, Verdict::Bad { why: "x".into() });
+    history.roll_back(1, By::Gate, "x".into(), at(1));
+    history.remove(at(2));
+    assert!(accept(&mut history, "b"));
+    assert_eq!((history.running(), history.is_tried(), history.fallback()), (Some(2), true, Some(1)));
+}
+
+#[test]
+fn what_runs_after_a_rollback_stays_good_when_the_manifest_says_it_again() {
+    let mut history = fresh();
+    accept(&mut history, "a");
+    history.judge(1, Verdict::Good);
+    accept(&mut history, "b");
+    history.judge(2, Verdict::Bad { why: "x".into() });
+    history.roll_back(1, By::Gate, "x".into(), at(1));
+    accept(&mut history, "a");
+    assert_eq!((history.running(), history.is_tried()), (Some(3), false));
+    accept(&mut history, "c");
+    assert_eq!((history.is_tried(), history.fallback()), (true, Some(3)), "there is something to go back to");
+    // What did not run any more is tried anew.
+    accept(&mut history, "a");
+    assert!(history.is_tried());
+}

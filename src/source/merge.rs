@@ -5,9 +5,10 @@
 //! source.
 
 use super::history::{History, Kept, Rollback, Verdict};
+use super::sources::Unsaved;
 use super::{Desired, DesiredObject, Snapshot, SourceKind, SourceProblem};
-use crate::manifest::{self, Object, ObjectId, Objects, Problem, Severity};
-use crate::pod::{Key, trial};
+use crate::manifest::{self, Object, ObjectId, Objects, Places, Problem, Severity};
+use crate::pod::Key;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,10 +48,8 @@ impl Said {
         match self.role {
             // What it says may be all that was said last; the machine may have more.
             Role::Pods(SourceKind::File) => self.snapshot.healthy,
-            // A server may be away for ever; what it said last counts.
-            Role::Pods(SourceKind::Http) => {
-                self.spoken || !self.snapshot.pods.is_empty() || !self.snapshot.objects.is_empty()
-            }
+            // A server may be away for ever; what it said last counts, if only that there is nothing to run.
+            Role::Pods(SourceKind::Http) => self.spoken || self.snapshot.recorded,
             Role::Objects => true,
         }
     }
@@ -135,12 +134,16 @@ impl Past {
         }
     }
 
-    /// The agent starts: trials under way are counted. Tells whether there are any.
-    pub(super) fn count_starts(&mut self) -> bool {
-        let tried: Vec<Key> =
-            self.histories.values_mut().filter_map(|h| h.count_start().then(|| h.key.clone())).collect();
-        self.changed.extend(tried.iter().cloned());
-        !tried.is_empty()
+    /// The agent starts: trials under way are counted.
+    pub(super) fn count_starts(&mut self) {
+        let tried = self.histories.values_mut().filter_map(|h| h.count_start().then(|| h.key.clone()));
+        self.changed.extend(tried);
+    }
+
+    /// These records could not be written.
+    pub(super) fn restore(&mut self, unsaved: &Unsaved) {
+        self.changed.extend(unsaved.keys.iter().cloned());
+        self.changed_objects.extend(unsaved.objects.iter().cloned());
     }
 
     /// The objects that a revision may refer to.
@@ -187,7 +190,13 @@ pub(super) fn merge(said: &[Said], past: &mut Past, now: Timestamp) -> Merged {
         let key = Key::of(&desired.pod);
         named.insert(key.clone());
         let accepted = past.histories.get(&key).is_some_and(|history| history.has_accepted(&desired.pod));
-        let refusals = if accepted { Vec::new() } else { refusals(&desired.pod, &available) };
+        let refusals = match accepted {
+            true => Vec::new(),
+            false => {
+                let places = said.iter().find_map(|s| s.snapshot.places.get(&desired.origin));
+                refusals(&desired, places, &available)
+            }
+        };
         if refusals.is_empty() {
             let new = || History::new(key.clone(), kind);
             let history = past.histories.entry(key.clone()).or_insert_with(new);
@@ -241,11 +250,10 @@ fn standing(history: &History, runs: &Desired, held: Option<Held>) -> Option<Sta
 }
 
 /// What keeps a pod from being accepted.
-fn refusals(pod: &Pod, available: &Objects) -> Vec<Problem> {
-    let mut refusals = manifest::unresolved(pod, available);
-    if let Err(reason) = trial::window(pod) {
-        let field = format!("metadata.annotations[{}]", trial::ROLLBACK_AFTER);
-        refusals.push(problem(field, reason, Severity::Error));
+fn refusals(desired: &Desired, places: Option<&Arc<Places>>, available: &Objects) -> Vec<Problem> {
+    let mut refusals = manifest::unresolved(&desired.pod, available);
+    if let Some(places) = places {
+        manifest::locate(&mut refusals, places);
     }
     refusals
 }

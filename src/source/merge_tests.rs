@@ -41,6 +41,7 @@ fn says(role: Role, origin: &str, documents: &[String]) -> Said {
         pods: loaded.pods.into_iter().map(|pod| Desired { pod: Arc::new(pod), origin: origin.clone() }).collect(),
         objects: (loaded.objects.into_iter()).map(|object| DesiredObject { object, origin: origin.clone() }).collect(),
         healthy: true,
+        places: BTreeMap::from([(origin.clone(), Arc::new(loaded.places))]),
         problems: (loaded.problems.into_iter())
             .map(|problem| SourceProblem { origin: origin.clone(), pod: None, problem })
             .collect(),
@@ -117,14 +118,10 @@ fn a_revision_that_is_not_accepted_leaves_the_one_before_running_also_over_a_res
         let standing = &merged.standings[&key("web")];
         assert_eq!((standing.revision, standing.latest), (1, 1));
         let why = &standing.held.as_ref().unwrap().why;
-        assert!(why.starts_with("spec.containers[0].env[0].valueFrom.configMapKeyRef.name: Not found"), "{why}");
+        let want = "line 4: spec.containers[0].env[0].valueFrom.configMapKeyRef.name: Not found";
+        assert!(why.starts_with(want), "{why}");
         assert!(reasons(&merged)[0].ends_with("revision 1 of the pod keeps running"), "{:?}", reasons(&merged));
     }
-    let limit =
-        pod("web", "b", None).replace("{name: web}", "{name: web, annotations: {coracle.dev/rollback-after: soon}}");
-    let merged = merge(&[file(&[limit])], &mut past, now());
-    assert_eq!(images(&merged), ["a"]);
-    assert_eq!(merged.problems[0].problem.field, "metadata.annotations[coracle.dev/rollback-after]");
 }
 
 #[test]
@@ -222,9 +219,15 @@ fn kinds_of_sources_do_not_wait_for_each_other() {
     let merged = merge(&[silent(SourceKind::File), url("http://a/", &[])], &mut past, now());
     assert_eq!(merged.unready, BTreeSet::from([SourceKind::File]));
     // What is only remembered of a URL counts as said, as its server may be away for ever.
-    let mut remembered = url("http://a/", &[pod("web", "a", None)]);
-    remembered.spoken = false;
-    assert_eq!(merge(&[file(&[]), remembered.clone()], &mut past, now()).unready, BTreeSet::new());
+    let remembered = |documents: &[String]| {
+        let said = url("http://a/", documents);
+        let snapshot = Snapshot { healthy: false, recorded: true, ..(*said.snapshot).clone() };
+        Said { snapshot: Arc::new(snapshot), spoken: false, ..said }
+    };
+    let one = remembered(&[pod("web", "a", None)]);
+    assert_eq!(merge(&[file(&[]), one], &mut past, now()).unready, BTreeSet::new());
+    // So does that there is nothing to run.
+    assert_eq!(merge(&[file(&[]), remembered(&[])], &mut Past::default(), now()).unready, BTreeSet::new());
     // A pod of a kind that has not spoken keeps its place in the history.
     let merged = merge(&[file(&[]), silent(SourceKind::Http)], &mut past, now());
     assert_eq!((merged.pods.len(), past.histories[&key("web")].running()), (0, Some(1)));

@@ -34,9 +34,10 @@ pub use permissions::Permissions;
 pub use signature::{KeyError, Revision, SignatureError, Signed, Text, Verifier};
 pub use watch::{Rescan, watch};
 
-use crate::manifest::{Object, Problem};
+use crate::manifest::{Object, Places, Problem};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Kinds of sources that pods come from, by the annotation `kubernetes.io/config.source`.
@@ -109,4 +110,8 @@ pub struct Snapshot {
     pub healthy: bool,
     /// Why the source is not healthy.
     pub error: Option<String>,
+    /// Where fields of the pods stand, by the path of their manifest: for what is found wrong with them later.
+    pub places: BTreeMap<String, Arc<Places>>,
+    /// Of a URL: whether it is known from before the start what it wants, if only that there is nothing to run.
+    pub recorded: bool,
 }

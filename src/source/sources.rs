@@ -7,11 +7,12 @@ use super::history::{By, History, Shelf, Verdict, Writing};
 use super::merge::{Merged, Past, Role, Said, Standing, merge};
 use super::{Options, Permissions, Rescan, Snapshot, SourceKind, Takes, Verifier, url, watch};
 use crate::config::Config;
-use crate::manifest;
+use crate::manifest::{self, ObjectId};
 use crate::pod::{Key, trial};
 use crate::sys::clock;
 use crate::sys::fs::create_dir_all;
 use futures_util::future::select_all;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -91,6 +92,15 @@ struct Inner {
     url_rescans: Vec<url::Rescan>,
 }
 
+/// Records to write, and of what they are.
+#[derive(Debug)]
+pub(super) struct Unsaved {
+    pub(super) keys: BTreeSet<Key>,
+    pub(super) objects: BTreeSet<ObjectId>,
+    additions: Vec<Writing>,
+    removals: Vec<Writing>,
+}
+
 #[derive(Debug)]
 struct State {
     said: Vec<Said>,
@@ -130,7 +140,7 @@ pub fn start(config: &Config, verifier: Option<&Arc<Verifier>>) -> io::Result<(R
     let shelf = Shelf::new(records);
     let (histories, kept) = shelf.load();
     let mut past = Past::new(histories, kept);
-    let on_trial = past.count_starts();
+    past.count_starts();
     let said = inputs.iter_mut().map(|input| Said {
         role: input.role.clone(),
         snapshot: Arc::clone(&input.snapshots.borrow_and_update()),
@@ -141,6 +151,7 @@ pub fn start(config: &Config, verifier: Option<&Arc<Verifier>>) -> io::Result<(R
     if state.give_up_trials(&merged) {
         merged = state.merge();
     }
+    let tried = state.has_unwritten_trials(&merged);
     let (publish, receiver) = channel::channel(Arc::new(merged));
     let inner = Inner {
         state: Mutex::new(state),
@@ -152,9 +163,14 @@ pub fn start(config: &Config, verifier: Option<&Arc<Verifier>>) -> io::Result<(R
         url_rescans,
     };
     let control = Control(Arc::new(inner));
-    if on_trial {
-        control.0.write(&control.0.unsaved());
+    if tried {
+        let unsaved = control.0.unsaved();
+        if !control.0.write(&unsaved) {
+            control.0.state().past.restore(&unsaved);
+        }
     }
+    // What was accepted at the start is written down, too.
+    control.0.save.notify_one();
     tokio::spawn(follow(Arc::clone(&control.0), inputs));
     tokio::spawn(save(Arc::clone(&control.0)));
     Ok((receiver, control))
@@ -174,11 +190,21 @@ async fn follow(inner: Arc<Inner>, inputs: Vec<Input>) {
             live.retain(|(index, _)| *index != ended);
             continue;
         }
-        let mut state = inner.state();
-        for (index, snapshots) in &mut live {
-            state.said[*index].snapshot = Arc::clone(&snapshots.borrow_and_update());
+        {
+            let mut state = inner.state();
+            for (index, snapshots) in &mut live {
+                state.said[*index].snapshot = Arc::clone(&snapshots.borrow_and_update());
+            }
+            let merged = state.merge();
+            if !state.has_unwritten_trials(&merged) {
+                inner.tell(merged);
+                continue;
+            }
         }
-        inner.publish(&mut state);
+        // A revision on trial may be what takes the machine down: nobody hears of it before it is on the disk. A disk that
+        // cannot be written to does not hold it up.
+        Inner::flush(&inner).await;
+        inner.publish(&mut inner.state());
     }
 }
 
@@ -199,6 +225,11 @@ impl State {
             said.spoken |= said.snapshot.healthy;
         }
         merge(&self.said, &mut self.past, clock::wall())
+    }
+
+    /// Whether a revision is on trial whose record does not say so.
+    fn has_unwritten_trials(&self, merged: &Merged) -> bool {
+        self.past.changed.iter().any(|key| merged.standings.get(key).is_some_and(|standing| standing.tried))
     }
 
     /// Revisions during whose trial the agent started again and again are not started once more. Tells whether there
@@ -265,7 +296,10 @@ impl Inner {
     }
 
     fn publish(&self, state: &mut State) {
-        let merged = state.merge();
+        self.tell(state.merge());
+    }
+
+    fn tell(&self, merged: Merged) {
         self.merged.send_if_modified(|current| {
             let changed = **current != merged;
             if changed {
@@ -277,21 +311,27 @@ impl Inner {
     }
 
     /// The records that do not say what is so, as they should be.
-    fn unsaved(&self) -> Vec<Writing> {
+    fn unsaved(&self) -> Unsaved {
         let mut state = self.state();
         let past = &mut state.past;
-        let (changed, objects) = (std::mem::take(&mut past.changed), std::mem::take(&mut past.changed_objects));
-        let histories = changed.iter().map(|key| self.shelf.history(key, past.histories.get(key)));
+        let (keys, objects) = (std::mem::take(&mut past.changed), std::mem::take(&mut past.changed_objects));
+        let histories = keys.iter().map(|key| self.shelf.history(key, past.histories.get(key)));
         let kept = objects.iter().map(|id| self.shelf.kept(&id.to_string(), past.kept.get(id)));
-        // Objects first: a pod that was accepted finds what it needs.
         let all = kept.chain(histories).filter_map(|writing| {
             writing.inspect_err(|error| tracing::error!(%error, "the history of a pod cannot be encoded")).ok()
         });
-        all.collect()
+        // New objects first, old ones last: at any moment the pods on record find what they need.
+        let (removals, additions): (Vec<Writing>, Vec<Writing>) = all.partition(Writing::removes);
+        Unsaved { keys, objects, additions, removals }
     }
 
     /// Writes these records; tells whether all could be.
-    fn write(&self, all: &[Writing]) -> bool {
+    fn write(&self, unsaved: &Unsaved) -> bool {
+        // What a record that could not be written would still refer to is not removed.
+        self.carry_out(&unsaved.additions) && self.carry_out(&unsaved.removals)
+    }
+
+    fn carry_out(&self, all: &[Writing]) -> bool {
         let mut done = true;
         for writing in all {
             if let Err(error) = writing.carry_out() {
@@ -306,21 +346,16 @@ impl Inner {
     /// Writes all that is not written; tells whether it could be. What could not is tried again.
     async fn flush(inner: &Arc<Inner>) -> bool {
         let _turn = inner.writing.lock().await;
-        let (before, before_objects) = {
-            let state = inner.state();
-            (state.past.changed.clone(), state.past.changed_objects.clone())
-        };
-        let all = inner.unsaved();
-        if all.is_empty() {
+        let unsaved = Arc::new(inner.unsaved());
+        if unsaved.additions.is_empty() && unsaved.removals.is_empty() {
             return true;
         }
-        let writer = Arc::clone(inner);
+        let (writer, all) = (Arc::clone(inner), Arc::clone(&unsaved));
         // An error here means that the agent is shutting down.
         let done = tokio::task::spawn_blocking(move || writer.write(&all)).await.unwrap_or(true);
         if !done {
-            let mut state = inner.state();
-            state.past.changed.extend(before);
-            state.past.changed_objects.extend(before_objects);
+            inner.state().past.restore(&unsaved);
+            inner.save.notify_one();
         }
         done
     }

@@ -279,6 +279,76 @@ fn apply_and_delete_write_and_remove_a_manifest() {
 }
 
 #[test]
+fn apply_and_delete_know_config_maps_and_secrets() {
+    let node = Node::up();
+    let write = |name: &str, documents: &[serde_json::Value]| {
+        let path = node.dir.join(name);
+        let text: String = documents.iter().map(|document| format!("---\n{document}\n")).collect();
+        fs::write(&path, text).expect("manifest");
+        path.display().to_string()
+    };
+    let files = || {
+        let all = fs::read_dir(node.dir.join("manifests")).into_iter().flatten().flatten();
+        let mut names: Vec<String> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let settings =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"k": "v"}});
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "db"}, "stringData": {"p": "x"}});
+    let mut web = resting("web");
+    web["spec"]["containers"][0]["env"] =
+        json!([{"name": "V", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "k"}}}]);
+
+    // A pod whose object is nowhere is taken, and waits.
+    let pod = write("web.yaml", &[web]);
+    let said = node.cli(&["apply", "-f", &pod]);
+    assert!(
+        said.stderr
+            .contains("web.yaml:2: warning: spec.containers[0].env[0].valueFrom.configMapKeyRef.name: Not found"),
+        "{}",
+        said.stderr
+    );
+    assert!(said.stderr.contains("until it is there this version of the pod waits"), "{}", said.stderr);
+    assert_eq!(said.ok(), format!("pod/web-{} created\n", node.name));
+    // With --until-complete that would be for ever.
+    let mut job = resting("job");
+    job["spec"]["restartPolicy"] = json!("Never");
+    job["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "db"}}]);
+    let job = write("job.yaml", &[job]);
+    let said = node.cli(&["run", "--until-complete", &job]).fails(1);
+    assert!(said.contains("job.yaml:2: spec.containers[0].envFrom[0].secretRef.name: Not found: \"db\""), "{said}");
+    assert_eq!(files(), ["default_web.yaml"], "nothing is left behind");
+
+    let objects = write("objects.yaml", &[settings.clone(), secret.clone()]);
+    let said = node.cli(&["apply", "-f", &objects]).ok();
+    assert_eq!(said, "configmap/settings created\nsecret/db created\n");
+    assert_eq!(files(), ["configmap_default_settings.yaml", "default_web.yaml"]);
+    node.wait_up("web");
+    assert_eq!(node.cli(&["apply", "-f", &pod]).stderr, "", "it is there now");
+    // Another file must not define it too; what is in a file with others is not deleted alone.
+    let again = write("again.yaml", &[resting("other"), settings]);
+    let said = node.cli(&["apply", "-f", &again]).fails(1);
+    assert!(said.contains("ConfigMap default/settings is already defined by"), "{said}");
+    let said = node.cli(&["delete", "configmap", "settings"]).fails(1);
+    assert!(said.contains("also defines Secret default/db"), "{said}");
+
+    // The pod keeps what it needs.
+    let said = node.cli(&["delete", "-f", &objects]);
+    let want = format!("warning: ConfigMap default/settings stays as long as pod default/web-{} needs it", node.name);
+    assert!(said.stderr.contains(&want) && !said.stderr.contains("Secret"), "{}", said.stderr);
+    assert_eq!(said.ok(), "configmap/settings deleted\nsecret/db deleted\n");
+    assert!(node.cli(&["get", "configmap"]).ok().contains("settings"));
+    let secret = write("secret.yaml", &[secret]);
+    assert_eq!(node.cli(&["apply", "-f", &secret]).ok(), "secret/db created\n");
+    assert_eq!(node.cli(&["delete", "secret/db"]).ok(), "secret/db deleted\n");
+    assert!(node.cli(&["delete", "secret", "db"]).fails(1).contains("no file in"));
+    node.cli(&["delete", "web"]).ok();
+    assert_eq!(files(), Vec::<String>::new());
+    node.finish();
+}
+
+#[test]
 fn validate_names_line_field_and_reason() {
     let node = Node::new();
     let good = node.dir.join("good.yaml");

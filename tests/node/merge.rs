@@ -36,6 +36,8 @@ fn a_pod_is_refused_with_the_path_until_its_object_is_there_and_keeps_it() {
     let event = node.wait_event("it is refused", |reason, message| {
         reason == "FailedValidation" && message.contains(&format!("{FIELD}.name: Not found: \"settings\""))
     });
+    let message = event["message"].as_str().unwrap_or_default();
+    assert!(message.contains(&format!("web.yaml: line 1: {FIELD}")), "{message}");
     assert_eq!(event["involvedObject"]["name"], json!(format!("web-{}", node.name)), "{event}");
     assert!(node.pod("web").is_none());
     // A pod does not belong there.

@@ -30,6 +30,19 @@ const IMPURE: &[(&str, &str)] = &[
     ("libc::", "calls the kernel"),
 ];
 
+/// Who may read the wall clock outside its tests, and what for. All others are told the time by `src/sys/clock.rs`, which
+/// nobody sets.
+const WALL_CLOCK: &[(&str, &str)] = &[
+    ("src/sys/clock.rs", "it is the clock"),
+    ("src/source/look.rs", "compares with the times of files"),
+    ("src/source/url/local.rs", "compares with the times of files"),
+    ("src/image/dropin.rs", "compares with the times of files"),
+    ("src/image/leftovers.rs", "compares with the times of files"),
+    ("src/image/trust/mod.rs", "compares with the times of files"),
+];
+/// How the wall clock is read.
+const READS_WALL_CLOCK: &[&str] = &["SystemTime::now", "Timestamp::now", "Zoned::now"];
+
 /// A row of the layer table.
 #[derive(Debug, PartialEq)]
 struct Layer {
@@ -148,7 +161,13 @@ fn check(source: &Source, layers: &[Layer], found: &mut Vec<String>) {
         if layer != "sys" && words(text).any(|w| w == "unsafe") {
             found.push(format!("{path}:{line}: unsafe code belongs to src/sys"));
         }
-        if own.is_some_and(|i| layers[i].pure) {
+        let pure = own.is_some_and(|i| layers[i].pure);
+        if !pure && !WALL_CLOCK.iter().any(|(file, _)| file == path) {
+            for name in READS_WALL_CLOCK.iter().filter(|name| names(text, name)) {
+                found.push(format!("{path}:{line}: `{name}` reads a clock that is set; src/sys/clock.rs has the time"));
+            }
+        }
+        if pure {
             for (name, why) in IMPURE.iter().filter(|(name, _)| names(text, name)) {
                 found.push(format!("{path}:{line}: `{layer}` is pure, but `{name}` {why}"));
             }
@@ -386,9 +405,7 @@ mod tests {
 
     #[test]
     fn pure_modules_are_kept_from_the_world() {
-        for text in
-            ["std::fs::read(p)", "use std::net::TcpStream;", "let t = jiff::Timestamp::now();", "Instant::now()"]
-        {
+        for text in ["std::fs::read(p)", "use std::net::TcpStream;", "use std::time::SystemTime;", "Instant::now()"] {
             assert_eq!(check_text("pod", text).len(), 1, "{text}");
             assert_eq!(check_text("sys", text), Vec::<String>::new(), "{text}");
         }
@@ -396,6 +413,20 @@ mod tests {
         assert_eq!(check_text("pod", in_tests), Vec::<String>::new());
         let after_tests = format!("{in_tests}fn g() {{ std::fs::read(1) }}\n");
         assert_eq!(check_text("pod", &after_tests), ["f:6: `pod` is pure, but `std::fs` reads or writes files"]);
+    }
+
+    #[test]
+    fn the_wall_clock_is_read_in_a_few_places_only() {
+        for text in ["let t = jiff::Timestamp::now();", "SystemTime::now().elapsed()", "Zoned::now()"] {
+            assert_eq!(check_text("agent", text).len(), 1, "{text}");
+            assert_eq!(check_text("pod", text).len(), 1, "{text}");
+            let (path, layer, code) = (WALL_CLOCK[0].0.into(), "sys".into(), text.into());
+            let mut found = Vec::new();
+            check(&Source { path, layer, code, lines: 1 }, &layers(LIB), &mut found);
+            assert_eq!(found, Vec::<String>::new(), "{text}");
+        }
+        let in_tests = "#[cfg(test)]\nmod tests {\n    fn f() { SystemTime::now(); }\n}\n";
+        assert_eq!(check_text("agent", in_tests), Vec::<String>::new());
     }
 
     #[test]

@@ -220,7 +220,7 @@ impl Watching {
         Watching {
             way,
             saved: known.spoken.then(|| known.manifests.clone()),
-            said: Said::new(identity, shown, options.node.clone(), known.manifests),
+            said: Said::new(identity, shown, options.node.clone(), known.manifests).recorded(known.spoken),
             pace: Pace::new(options.frequency),
             place,
             version: known.version,

@@ -9,7 +9,7 @@ use super::super::look::whole_file;
 use super::super::{Desired, DesiredObject, Snapshot, SourceProblem};
 use super::answer::Failure;
 use super::content::Contents;
-use crate::manifest::{self, Loaded, Origin, Problem, Severity};
+use crate::manifest::{self, Loaded, Origin, Places, Problem, Severity};
 
 /// What a URL said last, and what is wrong with it.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Said {
     ignored: Vec<(String, &'static str)>,
     /// Whether it said anything since the start.
     heard: bool,
+    /// Whether there is a record of what it said before.
+    recorded: bool,
     failure: Option<Failure>,
     /// What people should know of the document, though it is taken.
     warning: Option<String>,
@@ -34,6 +36,8 @@ pub(super) struct Said {
 #[derive(Debug, Default)]
 struct Entry {
     good: Good,
+    /// Where fields of the pods stand that were loaded last.
+    places: Arc<Places>,
     problems: Vec<Problem>,
     /// It is not in the archive any more, but another of its manifests is broken, and may be this one.
     gone: bool,
@@ -44,7 +48,13 @@ impl Said {
     pub(super) fn new(identity: String, shown: String, node: String, known: BTreeMap<String, Good>) -> Said {
         let entry = |(name, good)| (name, Entry { good, ..Entry::default() });
         let entries = known.into_iter().map(entry).collect();
-        Said { identity, shown, node, entries, ignored: Vec::new(), heard: false, failure: None, warning: None }
+        let (ignored, recorded) = (Vec::new(), false);
+        Said { identity, shown, node, entries, ignored, heard: false, recorded, failure: None, warning: None }
+    }
+
+    /// Whether it said something before the start, if only that there is nothing to run.
+    pub(super) fn recorded(self, recorded: bool) -> Said {
+        Said { recorded, ..self }
     }
 
     pub(super) fn identity(&self) -> &str {
@@ -125,6 +135,7 @@ impl Said {
         let mut snapshot = Snapshot {
             healthy: self.heard && self.failure.is_none(),
             error: self.failure.as_ref().map(|failure| format!("{}: {}", self.shown, failure.reason)),
+            recorded: self.recorded,
             ..Snapshot::default()
         };
         let mut names: HashMap<(String, String), String> = HashMap::new();
@@ -134,6 +145,9 @@ impl Said {
         let (there, gone): (Vec<_>, Vec<_>) = self.entries.iter().partition(|(_, entry)| !entry.gone);
         for (name, entry) in there.into_iter().chain(gone) {
             let origin = self.origin(name);
+            if !entry.places.is_empty() {
+                snapshot.places.insert(origin.clone(), Arc::clone(&entry.places));
+            }
             let only = match &entry.good.pods[..] {
                 [pod] => Some(key(pod)),
                 _ => None,
@@ -198,6 +212,7 @@ impl Entry {
     /// Takes over what the manifest says now. What is broken keeps what it gave before.
     fn take(&mut self, loaded: Loaded) {
         let broken = loaded.has_errors();
+        self.places = Arc::new(loaded.places_of_pods());
         let mut before = std::mem::take(&mut self.good);
         for pod in loaded.pods {
             let known = before.pods.iter().position(|known| key(known) == key(&pod));
