@@ -492,13 +492,13 @@ impl Agent {
             let reason = if warning { "FailedValidation" } else { "ManifestWarning" };
             self.shared.note(object, &Note { warning, reason, message: text, container: None }, now);
         }
-        self.problems = present;
-        if let Some(error) = &merged.error
-            && self.problems.insert(error.clone())
-        {
-            let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
-            self.shared.note(self.shared.events.node_reference(), &note, now);
+        for error in &merged.errors {
+            if present.insert(error.clone()) && !self.problems.contains(error) {
+                let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
+                self.shared.note(self.shared.events.node_reference(), &note, now);
+            }
         }
+        self.problems = present;
         self.shared.set_source_error(merged.error.clone());
         let errors = merged.problems.iter().filter(|p| p.problem.severity == crate::manifest::Severity::Error).count();
         self.shared.metrics.source(errors, merged.error.is_none());

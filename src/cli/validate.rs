@@ -3,6 +3,7 @@
 use super::error::Error;
 use super::manifests::problem_line;
 use crate::manifest::{self, Loaded, Objects, Problem, Severity};
+use crate::pod::trial;
 use crate::server::types::Cause;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub(super) fn report(files: &mut [(String, Loaded)], node: &str) -> Report {
     let mut report = Report::default();
     for (name, loaded) in files {
         let mut others = missing(loaded, &objects);
+        others.extend(loaded.pods.iter().filter_map(trial::refusal));
         let own = loaded.pods.iter().map(|pod| (format!("pod {}", pod_name(pod, node)), pod_key(pod)));
         let own = own.chain(loaded.objects.iter().map(|object| (object.id().to_string(), None)));
         let defined: Vec<_> = own.collect();
@@ -169,6 +171,18 @@ mod tests {
             b.yaml: holds no object; a Pod is expected
             c.yaml: defines no pod and no object
         "#]].assert_eq(&said.text);
+    }
+
+    #[test]
+    fn a_time_to_become_ready_that_a_node_refuses_is_an_error() {
+        let soon = POD.replace("{name: web}", "{name: web, annotations: {coracle.dev/rollback-after: soon}}");
+        let said = check(&[("a.yaml", &soon), ("b.yaml", SECRET)]);
+        assert_eq!((said.errors, said.warnings), (1, 0));
+        expect![[r#"
+            a.yaml: metadata.annotations[coracle.dev/rollback-after]: Invalid value: "soon" is not a duration such as 300ms, 20s, 1h30m
+            b.yaml: valid: Secret default/db
+        "#]]
+        .assert_eq(&said.text);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::status::is_ready;
 use crate::config;
+use crate::manifest::{Problem, Severity};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use std::time::Duration;
 
@@ -33,6 +34,15 @@ pub fn window(pod: &Pod) -> Result<Option<Duration>, String> {
         return Err(format!("Invalid value: {text:?}: must be from 1s to 24h"));
     }
     Ok(Some(window))
+}
+
+/// What is wrong with the annotation [`ROLLBACK_AFTER`] of a pod: such a revision is not accepted.
+#[must_use]
+pub fn refusal(pod: &Pod) -> Option<Problem> {
+    let reason = window(pod).err()?;
+    let field = format!("metadata.annotations[{ROLLBACK_AFTER}]");
+    let of = pod.metadata.namespace.clone().zip(pod.metadata.name.clone());
+    Some(Problem { line: None, column: None, field, reason, severity: Severity::Error, pod: of })
 }
 
 /// What has been seen of a revision since it was first on the machine.

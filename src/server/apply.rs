@@ -6,6 +6,7 @@ use super::route::Query;
 use super::types::{Action, Applied, Cause, PodName};
 use crate::manifest::{self, Origin, Problem, Severity};
 use crate::minisign::{EXTENSION, LARGEST_SIGNATURE};
+use crate::pod::trial;
 use crate::source::{SignatureError, Text, Verifier};
 use hyper::body::Bytes;
 use k8s_openapi::api::core::v1::Pod;
@@ -113,8 +114,10 @@ fn verify(verifier: &Verifier, sent: &Sent<'_>, text: &Text<'_>) -> Result<(), S
 fn write(dir: &Path, node: &str, sent: &Sent<'_>, verifier: Option<&Verifier>) -> Result<Applied, Failure> {
     let bytes = sent.manifest;
     let loaded = manifest::load(bytes, Origin::File("manifest"), node);
-    let problems: Vec<Cause> = loaded.problems.iter().map(cause).collect();
-    if loaded.problems.iter().any(|problem| matches!(problem.severity, Severity::Error)) {
+    let limits: Vec<Problem> = loaded.pods.iter().filter_map(trial::refusal).collect();
+    let all = || loaded.problems.iter().chain(&limits);
+    let problems: Vec<Cause> = all().map(cause).collect();
+    if all().any(|problem| matches!(problem.severity, Severity::Error)) {
         return Err(Failure::invalid("the manifest is invalid", problems));
     }
     let first = loaded.pods.first().ok_or_else(|| Failure::invalid("the manifest defines no pod", problems.clone()))?;
