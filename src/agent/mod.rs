@@ -509,12 +509,11 @@ impl Agent {
             let reason = if warning { "FailedValidation" } else { "ManifestWarning" };
             self.shared.note(object, &Note { warning, reason, message: text, container: None }, now);
         }
-        if let Some(error) = &merged.error
-            && present.insert(error.clone())
-            && !self.problems.contains(error)
-        {
-            let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
-            self.shared.note(self.shared.events.node_reference(), &note, now);
+        for error in &merged.errors {
+            if present.insert(error.clone()) && !self.problems.contains(error) {
+                let note = Note::warning("SourceUnhealthy", format!("{error}; running pods are kept"));
+                self.shared.note(self.shared.events.node_reference(), &note, now);
+            }
         }
         self.problems = present;
         self.shared.set_source_error(merged.error.clone());

@@ -17,7 +17,7 @@ use hyper::body::Bytes;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -164,7 +164,12 @@ fn names(pods: &[PodName]) -> String {
 
 async fn stop(client: &Client, file: &str) -> Result<(), Error> {
     let path = format!("/coracle/v1/delete?file={}", encode(file));
-    let answer = client.try_send(Method::POST, &path, Bytes::new()).await.map_err(|(error, _)| error)?;
+    let answer = match client.try_send(Method::POST, &path, Bytes::new()).await {
+        Ok(answer) => answer,
+        // Another run of the same manifest has ended before this one.
+        Err((_, status)) if status.code == 404 => return Ok(()),
+        Err((error, _)) => return Err(error),
+    };
     let removed: Vec<Applied> = decode(&answer)?;
     let pods = removed.into_iter().flat_map(|applied| applied.pods).map(|pod| (pod.namespace, pod.name)).collect();
     manifests::wait_until_gone(client, pods, STOP_TIME).await
@@ -181,6 +186,8 @@ struct Seen {
     prefixes: Prefixes,
     logs: HashMap<(PodKey, String), (String, Printed)>,
     statuses: HashMap<PodKey, PodStatus>,
+    /// Pod, container and reason of what has been told.
+    waits: HashSet<(PodKey, String, String)>,
 }
 
 /// Streams logs until the pods have completed (if that is asked for) or the agent is gone for good.
@@ -216,7 +223,7 @@ async fn follow_pods(
 ) -> Result<End, Broken> {
     // Those of another connection went with it.
     let mut running: JoinSet<Result<(), Error>> = JoinSet::new();
-    let mut begun = std::collections::HashSet::new();
+    let mut begun = HashSet::new();
     let mut watch = client.stream("/api/v1/pods?watch=1").await.map_err(Broken::Off)?;
     while let Some(line) = watch.line().await.map_err(Broken::Off)? {
         *heard = Instant::now();
@@ -233,6 +240,14 @@ async fn follow_pods(
         }
         let status = pod.status.clone().unwrap_or_default();
         let statuses = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let statuses: Vec<&ContainerStatus> = statuses.collect();
+        for container in &statuses {
+            if let Some((reason, why)) = trouble(container)
+                && seen.waits.insert((key.clone(), container.name.clone(), reason.to_owned()))
+            {
+                eprintln!("pod {}: container {} waits: {why}", key.1, container.name);
+            }
+        }
         for container in statuses.into_iter().filter(|container| has_begun(container)) {
             let log = (key.clone(), container.name.clone());
             if begun.insert(log.clone()) {
@@ -279,6 +294,15 @@ fn report(log: Result<Result<(), Error>, tokio::task::JoinError>) {
     if let Ok(Err(error)) = log {
         eprintln!("{error}");
     }
+}
+
+/// Why a container waits, where that is not the way of things: the reason, and all of it in words.
+fn trouble(status: &ContainerStatus) -> Option<(&str, String)> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let reason =
+        waiting.reason.as_deref().filter(|reason| !["ContainerCreating", "PodInitializing"].contains(reason))?;
+    let message = waiting.message.as_deref().filter(|message| !message.is_empty());
+    Some((reason, message.map_or_else(|| reason.to_owned(), |message| format!("{reason}: {message}"))))
 }
 
 /// Whether a container has a log.

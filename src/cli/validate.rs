@@ -172,6 +172,18 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_become_ready_that_a_node_refuses_is_an_error() {
+        let soon = POD.replace("{name: web}", "{name: web, annotations: {coracle.dev/rollback-after: soon}}");
+        let said = check(&[("a.yaml", &soon), ("b.yaml", SECRET)]);
+        assert_eq!((said.errors, said.warnings), (1, 0));
+        expect![[r#"
+            a.yaml: metadata.annotations[coracle.dev/rollback-after]: Invalid value: "soon" is not a duration such as 300ms, 20s, 1h30m
+            b.yaml: valid: Secret default/db
+        "#]]
+        .assert_eq(&said.text);
+    }
+
+    #[test]
     fn what_two_manifests_define_is_told() {
         let said = check(&[("a.yaml", &format!("{POD}---\n{SECRET}")), ("b.yaml", SECRET), ("c.yaml", POD)]);
         assert_eq!((said.errors, said.warnings), (0, 2));

@@ -137,8 +137,12 @@ fn below(value: &Value, rest: &str) -> usize {
 /// The documents of a file. Empty documents are skipped.
 fn documents(file: &File<'_>) -> Result<Documents, Error> {
     // One line of it: the others quote the file, which may hold credentials.
-    let not_yaml =
-        |error: serde_yaml::Error| Error::Yaml(error.to_string().lines().next().unwrap_or_default().to_owned());
+    let not_yaml = |error: serde_yaml::Error| {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        // What follows is for programmers.
+        Error::Yaml(line.split(", set DuplicateKeyPolicy").next().unwrap_or_default().to_owned())
+    };
     let all: Vec<Value> = serde_yaml::from_multiple(file.text).map_err(not_yaml)?;
     let mut read = Documents::default();
     for (index, document) in all.into_iter().enumerate() {

@@ -147,7 +147,8 @@ pub fn references(pod: &Pod) -> Vec<Reference> {
     references::of(pod)
 }
 
-/// Reads a manifest: JSON when its first byte that is not a space is `{`, else YAML; all documents of it, and lists.
+/// Reads a manifest: JSON when it begins as only JSON does, else YAML, which may begin with a brace, too; all documents of
+/// it, and lists.
 ///
 /// `node` is the node's name; it becomes the suffix of every pod's name. Never panics; memory and time are bounded
 /// whatever `bytes` holds.

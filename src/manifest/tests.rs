@@ -273,6 +273,23 @@ fn yaml_and_json_are_the_same() {
 }
 
 #[test]
+fn yaml_may_begin_with_a_brace() {
+    let empty = read("{apiVersion: v1, kind: PodList, items: []}");
+    assert!(empty.pods.is_empty() && empty.problems.is_empty(), "{:?}", empty.problems);
+    let pod = |name: &str| {
+        format!(
+            r#"{{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "{name}"}},
+            "spec": {{"containers": [{{"name": "c", "image": "app:1"}}]}}}}"#
+        )
+    };
+    let several = read(&format!("{}\n---\n{}\n", pod("a"), pod("b")));
+    assert_eq!((several.pods.len(), several.problems.as_slice()), (2, &[][..]));
+    for cut in ["{apiVersion: v1, kind: PodList, items: [", "{apiVersion: v1", "{"] {
+        assert!(read(cut).has_errors(), "{cut}");
+    }
+}
+
+#[test]
 fn json_problems_have_lines() {
     let json = "{\n \"apiVersion\": \"v1\",\n \"kind\": \"Pod\",\n \"metadata\": {\"name\": \"p\"},\n \"spec\": {\"containers\": [\n  \
                 {\"name\": \"c\",\n   \"image\": 7}]}}";

@@ -153,9 +153,16 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Node>, Box<Problem>> {
     };
     match text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first() {
         None => Ok(Vec::new()),
-        Some(b'{') => json(text),
+        Some(b'{') if is_json(text) => json(text),
         Some(_) => yaml(text),
     }
+}
+
+/// Whether a text that begins with a brace is JSON, not YAML in braces (`{kind: Pod}`, or several documents of braces): in
+/// JSON, a quote or the other brace follows, and no line can begin with three dashes.
+fn is_json(text: &str) -> bool {
+    let inside = text.trim_start_matches([' ', '\t', '\r', '\n', '{']).as_bytes().first();
+    matches!(inside, None | Some(b'"' | b'}')) && !text.contains("\n---")
 }
 
 /// The place just after `before`.

@@ -5,7 +5,7 @@ use super::look::{Outcome, Seen, look, whole_file};
 use super::permissions::{self, Permissions};
 use super::signature::{Revision, Verifier};
 use super::{Desired, DesiredObject, Snapshot, SourceProblem};
-use crate::manifest::{Loaded, ObjectId, Places, Problem, Severity};
+use crate::manifest::{Loaded, Object, ObjectId, Places, Problem, Severity};
 use crate::minisign::EXTENSION;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -80,6 +80,8 @@ pub struct Directory {
     writing: HashSet<String>,
     /// Which file runs a pod: it goes on doing so when another file comes to define a pod of that name.
     owners: HashMap<Key, String>,
+    /// The same of ConfigMaps and Secrets.
+    holders: HashMap<ObjectId, String>,
     /// Records to write or remove.
     unsaved: BTreeMap<String, Good>,
     saved: BTreeMap<String, Good>,
@@ -122,6 +124,7 @@ impl Directory {
             files: BTreeMap::new(),
             writing: HashSet::new(),
             owners: HashMap::new(),
+            holders: HashMap::new(),
             unsaved: BTreeMap::new(),
             saved: BTreeMap::new(),
             retry: None,
@@ -137,6 +140,7 @@ impl Directory {
                 for pod in &good.pods {
                     directory.owners.insert(key(pod), name.clone());
                 }
+                directory.holders.extend(good.objects.iter().map(|object| (object.id(), name.clone())));
                 directory.saved.insert(name.clone(), good.clone());
                 directory.files.insert(name, Manifest { good, ..Manifest::default() });
             }
@@ -503,7 +507,16 @@ impl Directory {
         let (mut desired, mut objects) = (Vec::new(), Vec::new());
         let mut owners = HashMap::new();
         let mut records: BTreeMap<String, Good> = BTreeMap::new();
-        let mut taken: HashMap<ObjectId, &str> = HashMap::new();
+        let mut holders: HashMap<ObjectId, String> = HashMap::new();
+        for owned in [true, false] {
+            for (name, file) in &self.files {
+                for id in file.good.objects.iter().map(Object::id) {
+                    if (self.holders.get(&id) == Some(name)) == owned {
+                        holders.entry(id).or_insert_with(|| name.clone());
+                    }
+                }
+            }
+        }
         for (name, file) in &self.files {
             for pod in &file.good.pods {
                 let key = key(pod);
@@ -515,18 +528,17 @@ impl Directory {
             }
             for object in &file.good.objects {
                 let id = object.id();
-                if let Some(other) = taken.get(&id) {
+                if let Some(other) = holders.get(&id).filter(|other| *other != name) {
                     let reason = format!("Duplicate value: \"{}\": {other} has it, too: this one is ignored", id);
                     let problem = Problem { field: "metadata.name".into(), ..whole_file(reason, Severity::Error) };
                     problems.push(SourceProblem { origin: self.origin(name), pod: None, problem });
                     continue;
                 }
-                taken.insert(id, name);
                 objects.push(DesiredObject { object: object.clone(), origin: self.origin(name) });
                 records.entry(name.clone()).or_default().objects.push(object.clone());
             }
         }
-        self.owners = owners;
+        (self.owners, self.holders) = (owners, holders);
         self.unsaved.clear();
         for name in self.saved.keys().chain(records.keys()) {
             let (saved, record) = (self.saved.get(name), records.get(name));

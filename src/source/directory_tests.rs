@@ -262,6 +262,27 @@ fn a_file_that_is_too_long_keeps_its_pods() {
 }
 
 #[test]
+fn of_two_files_with_one_object_the_one_that_served_goes_on() {
+    let bench = Bench::new();
+    let mut directory = bench.directory();
+    let map =
+        |value: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata: {{from: {value}}}\n");
+    bench.write("b.yaml", &map("b"));
+    step(&mut directory);
+    bench.write("a.yaml", &map("a"));
+    for snapshot in [step(&mut directory), bench.restart()] {
+        let from: Vec<&str> = snapshot.objects.iter().map(|object| object.origin.as_str()).collect();
+        assert!(matches!(from[..], [only] if only.ends_with("b.yaml")), "{from:?}");
+        assert_eq!(
+            told(&snapshot),
+            [
+                "a.yaml: metadata.name: Duplicate value: \"ConfigMap default/m\": b.yaml has it, too: this one is ignored"
+            ]
+        );
+    }
+}
+
+#[test]
 fn of_two_files_with_one_pod_the_one_that_ran_goes_on() {
     let bench = Bench::new();
     let mut directory = bench.directory();

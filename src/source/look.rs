@@ -96,7 +96,7 @@ pub(super) fn look(path: &Path, seen: Option<Seen>, writing: bool, settle: Durat
     };
     let objection = match options.permissions {
         Permissions::Ignore => None,
-        Permissions::Warn | Permissions::Refuse => permissions::objection(path, &before),
+        Permissions::Warn | Permissions::Refuse => permissions::file_objection(path, &before),
     };
     let young = unsettled(&before, CLOCK_RESOLUTION).is_some();
     let seen = |signature| (!young).then(|| Seen { manifest: Fingerprint::of(&before), signature });

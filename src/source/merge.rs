@@ -117,8 +117,10 @@ pub struct Merged {
     pub unready: BTreeSet<SourceKind>,
     /// Kinds of sources in which some manifest is broken: it may be any pod's.
     pub broken: BTreeSet<SourceKind>,
-    /// Why some source cannot be read.
+    /// Why some source cannot be read: all of `errors`.
     pub error: Option<String>,
+    /// Why sources cannot be read, one each.
+    pub errors: Vec<String>,
 }
 
 impl Past {
@@ -175,7 +177,8 @@ pub(super) fn merge(said: &[Said], past: &mut Past, now: Timestamp) -> Merged {
     let unready: BTreeSet<SourceKind> = kinds.into_iter().filter(|kind| !ready(*kind)).collect();
     let is_broken = |s: &&Said| s.snapshot.problems.iter().any(|p| p.problem.severity == Severity::Error);
     let broken = said.iter().filter(is_broken).filter_map(Said::kind).collect();
-    let errors: Vec<&str> = said.iter().filter_map(|s| s.snapshot.error.as_deref()).collect();
+    let errors: Vec<String> = said.iter().filter_map(|s| s.snapshot.error.clone()).collect();
+    let error = (!errors.is_empty()).then(|| errors.join("; "));
 
     let offered = offered(said, past, &mut problems);
     let mut available: Objects = offered.values().map(|offer| offer.object.clone()).collect();
@@ -183,8 +186,7 @@ pub(super) fn merge(said: &[Said], past: &mut Past, now: Timestamp) -> Merged {
         available.insert(kept.object.clone());
     }
 
-    let mut merged =
-        Merged { unready, broken, error: (!errors.is_empty()).then(|| errors.join("; ")), ..Merged::default() };
+    let mut merged = Merged { unready, broken, error, errors, ..Merged::default() };
     let mut named = BTreeSet::new();
     for (kind, desired) in candidates(said, past, &mut problems) {
         let key = Key::of(&desired.pod);

@@ -81,6 +81,18 @@ pub fn folder_objection(folder: &Path) -> Option<String> {
     None
 }
 
+/// As [`objection`], of a file, together with where it is when its name is a link: who can write there can put another in
+/// its place.
+#[must_use]
+pub fn file_objection(path: &Path, metadata: &Metadata) -> Option<String> {
+    objection(path, metadata).or_else(|| {
+        let target = fs::read_link(path).ok()?;
+        let folder = path.parent()?.join(target);
+        let folder = folder.parent()?;
+        Some(format!("is a link into {}, which {}", folder.display(), folder_objection(folder)?))
+    })
+}
+
 /// A path for a shell.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
@@ -91,6 +103,27 @@ fn quoted(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    #[test]
+    fn a_link_is_as_good_as_the_folder_that_it_leads_into() {
+        let dir = std::env::temp_dir().join(format!("coracle-links-{}", std::process::id()));
+        fs::create_dir_all(dir.join("share")).unwrap();
+        let mode = |name: &str, mode| fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        fs::write(dir.join("share/a.yaml"), "").unwrap();
+        mode("", 0o755);
+        mode("share/a.yaml", 0o644);
+        symlink("share/a.yaml", dir.join("a.yaml")).unwrap();
+        let said = || file_objection(&dir.join("a.yaml"), &fs::metadata(dir.join("a.yaml")).unwrap());
+        mode("share", 0o755);
+        assert_eq!(said(), None);
+        mode("share", 0o777);
+        let why = said().unwrap();
+        assert!(why.contains("is a link into") && why.contains("by everybody (mode 0777)"), "{why}");
+        mode("share/a.yaml", 0o666);
+        assert!(said().is_some_and(|why| why.starts_with("can be written by everybody (mode 0666)")));
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn objections_say_who_and_what_to_do() {

@@ -1,6 +1,8 @@
 //! What people and programs do to the manifest directory, wrong and right.
 
-use crate::harness::{BUSYBOX, Node, PATIENCE, PodView, REST, alive, eventually, image_archive, pod, resting, secs};
+use crate::harness::{
+    BUSYBOX, Node, PATIENCE, PodView, REST, alive, eventually, free_port, image_archive, pod, resting, secs,
+};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -284,6 +286,34 @@ fn a_refused_field_refuses_the_pod_with_its_path() {
     m["spec"]["containers"][0]["comand"] = json!(["typo"]);
     node.apply("three.yaml", &m);
     node.wait_event("the typo", |_, message| message.contains("comand"));
+    node.finish();
+}
+
+#[test]
+fn a_time_to_become_ready_that_cannot_be_is_refused_before_it_is_written() {
+    let mut node = Node::new();
+    node.start();
+    let mut bad = resting("web");
+    bad["metadata"]["annotations"] = json!({ "coracle.dev/rollback-after": "soon" });
+    let said = node.cli_with(&["apply", "-f", "-"], bad.to_string().as_bytes()).fails(1);
+    assert!(said.contains("metadata.annotations[coracle.dev/rollback-after]"), "{said}");
+    assert_eq!(fs::read_dir(node.dir.join("manifests")).expect("manifests").count(), 0);
+    node.finish();
+}
+
+#[test]
+fn a_source_that_is_away_is_told_once_whatever_others_say() {
+    let mut node = Node::new();
+    let away = format!("http://127.0.0.1:{}/pods.yaml", free_port());
+    node.args.extend(["--manifest-url".to_owned(), away]);
+    node.start();
+    node.wait_for_images();
+    node.wait_event("the URL is away", |reason, _| reason == "SourceUnhealthy");
+    for name in ["a", "b", "c"] {
+        node.run(&resting(name));
+    }
+    let log = fs::read_to_string(node.dir.join("agent.log")).expect("agent.log");
+    assert_eq!(log.matches("SourceUnhealthy").count(), 1, "{log}");
     node.finish();
 }
 

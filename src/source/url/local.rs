@@ -86,7 +86,7 @@ impl Local {
         };
         let objection = match self.permissions {
             Permissions::Ignore => None,
-            Permissions::Warn | Permissions::Refuse => permissions::objection(&self.path, &meta),
+            Permissions::Warn | Permissions::Refuse => permissions::file_objection(&self.path, &meta),
         };
         if let (Permissions::Refuse, Some(objection)) = (self.permissions, &objection) {
             return failed(objection.clone());
