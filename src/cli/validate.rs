@@ -75,7 +75,7 @@ pub(super) fn report(files: &mut [(String, Loaded)], node: &str) -> Report {
             let is_error = problem.severity == Severity::Error;
             errors += usize::from(is_error);
             report.warnings += usize::from(!is_error);
-            report.text.push_str(&problem_line(name, &cause(problem)));
+            report.text.push_str(&problem_line(name, &Cause::from(problem)));
         }
         if errors == 0 && defined.is_empty() {
             report.text.push_str(&format!("{name}: defines no pod and no object\n"));
@@ -100,20 +100,6 @@ fn missing(loaded: &Loaded, objects: &Objects) -> Vec<Problem> {
         problem.reason.push_str(" (unless the node has it from elsewhere)");
     }
     found
-}
-
-fn cause(problem: &Problem) -> Cause {
-    let reason = match problem.severity {
-        Severity::Error => "FieldValueInvalid",
-        Severity::Warning => "Warning",
-    };
-    Cause {
-        reason: reason.to_owned(),
-        message: problem.reason.clone(),
-        field: problem.field.clone(),
-        line: problem.line,
-        column: problem.column,
-    }
 }
 
 fn pod_key(pod: &Pod) -> Option<(String, String)> {

@@ -151,17 +151,6 @@ fn names(pods: &[Pod]) -> Vec<PodName> {
     pods.iter().map(name).collect()
 }
 
-fn cause(problem: &Problem) -> Cause {
-    let reason = if matches!(problem.severity, Severity::Error) { "FieldValueInvalid" } else { "Warning" };
-    Cause {
-        reason: reason.to_owned(),
-        message: problem.reason.clone(),
-        field: problem.field.clone(),
-        line: problem.line,
-        column: problem.column,
-    }
-}
-
 /// What a client wants written.
 struct Sent<'a> {
     manifest: &'a [u8],
@@ -188,7 +177,7 @@ fn write(
 ) -> Result<Applied, Failure> {
     let bytes = sent.manifest;
     let loaded = manifest::load(bytes, Origin::File("manifest"), node);
-    let mut problems: Vec<Cause> = loaded.problems.iter().map(cause).collect();
+    let mut problems: Vec<Cause> = loaded.problems.iter().map(Cause::from).collect();
     if loaded.problems.iter().any(|problem| matches!(problem.severity, Severity::Error)) {
         return Err(Failure::invalid("the manifest is invalid", problems));
     }
@@ -216,14 +205,14 @@ fn write(
     }
     let mut lacking = lacking(&loaded, &others, served);
     if sent.strict && !lacking.is_empty() {
-        problems.extend(lacking.iter().map(cause));
+        problems.extend(lacking.iter().map(Cause::from));
         return Err(Failure::invalid("the manifest refers to what is not there", problems));
     }
     for problem in &mut lacking {
         problem.severity = Severity::Warning;
         problem.reason.push_str("; until it is there this version of the pod waits");
     }
-    problems.extend(lacking.iter().map(cause));
+    problems.extend(lacking.iter().map(Cause::from));
     let beside = signature_path(&path);
     let signature = sent.signature.map(str::as_bytes);
     let action = match fs::read(&path) {

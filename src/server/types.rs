@@ -2,6 +2,7 @@
 
 use crate::image::Digest;
 use crate::image::registry::Progress;
+use crate::manifest::{Problem, Severity};
 use serde::{Deserialize, Serialize};
 
 /// Answer of `GET /coracle/v1/status`.
@@ -305,6 +306,22 @@ pub struct Cause {
     /// Column of the manifest, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u32>,
+}
+
+impl From<&Problem> for Cause {
+    fn from(problem: &Problem) -> Cause {
+        let reason = match problem.severity {
+            Severity::Error => "FieldValueInvalid",
+            Severity::Warning => "Warning",
+        };
+        Cause {
+            reason: reason.to_owned(),
+            message: problem.reason.clone(),
+            field: problem.field.clone(),
+            line: problem.line,
+            column: problem.column,
+        }
+    }
 }
 
 /// A v1 `Status`, as far as anybody here reads it.

@@ -559,24 +559,7 @@ impl Manifest {
     fn take(&mut self, loaded: Loaded) {
         let broken = loaded.has_errors();
         self.places = Arc::new(loaded.places_of_pods());
-        let mut before = std::mem::take(&mut self.good);
-        for pod in loaded.pods {
-            let known =
-                before.pods.iter().position(|known| key(known) == key(&pod)).map(|index| before.pods.remove(index));
-            // The same allocation tells everyone downstream that nothing changed.
-            self.good.pods.push(known.filter(|known| **known == pod).unwrap_or_else(|| Arc::new(pod)));
-        }
-        for object in loaded.objects {
-            let id = object.id();
-            let known = before.objects.iter().position(|known| known.id() == id);
-            let known = known.map(|index| before.objects.remove(index));
-            self.good.objects.push(known.filter(|known| *known == object).unwrap_or(object));
-        }
-        if broken {
-            // An error need not tell which document it means, so none is taken for removed.
-            self.good.pods.extend(before.pods);
-            self.good.objects.extend(before.objects);
-        }
+        self.good.take(loaded.pods, loaded.objects, broken);
         self.problems = loaded.problems;
     }
 }

@@ -3,6 +3,7 @@
 //! Records hold pods as they were accepted, not the manifest's bytes: a newer version of the agent that reads manifests
 //! more strictly must not lose a pod that runs.
 
+use super::directory::key;
 use crate::manifest::Object;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,26 @@ pub(super) struct Good {
 }
 
 impl Good {
+    /// Takes over what a manifest says now. With an error somewhere in it, what it does not name stays, too: an error need
+    /// not tell which document it means. What has not changed keeps its allocation, which tells everyone downstream so.
+    pub(super) fn take(&mut self, pods: Vec<Pod>, objects: Vec<Object>, broken: bool) {
+        let mut before = std::mem::take(self);
+        for pod in pods {
+            let known = before.pods.iter().position(|known| key(known) == key(&pod));
+            let known = known.map(|index| before.pods.remove(index));
+            self.pods.push(known.filter(|known| **known == pod).unwrap_or_else(|| Arc::new(pod)));
+        }
+        for object in objects {
+            let known = before.objects.iter().position(|known| known.id() == object.id());
+            let known = known.map(|index| before.objects.remove(index));
+            self.objects.push(known.filter(|known| *known == object).unwrap_or(object));
+        }
+        if broken {
+            self.pods.extend(before.pods);
+            self.objects.extend(before.objects);
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.objects.is_empty()
     }

@@ -229,5 +229,8 @@ fn a_folder_of_objects_takes_no_pods() {
     let mut directory = Directory::new(Options { takes: Takes::Objects, ..bench.options() }).impatient();
     let snapshot = step(&mut directory);
     assert!(snapshot.pods.is_empty());
-    assert_eq!(told(&snapshot), ["a.yaml: kind: Pod a-n1: only ConfigMaps and Secrets are taken from here; pods go to the manifest directory"]);
+    assert_eq!(
+        told(&snapshot),
+        ["a.yaml: kind: Pod a-n1: only ConfigMaps and Secrets are taken from here; pods go to the manifest directory"]
+    );
 }

@@ -179,7 +179,7 @@ fn pods_of_a_url_run_on_through_all_that_its_server_does() {
     node.kill_everything();
     node.forget_kernel_state();
     node.start();
-    let restarted = node.wait_up("web");
+    let restarted = node.wait_pod("web", "started anew", |pod| pod.up() && pod.id("main") != ids[0]);
     assert_eq!(restarted.uid(), uid);
     assert_ne!(restarted.id("main"), ids[0]);
     node.wait_up("db");
