@@ -163,7 +163,7 @@ mod tests {
         let said = check(&[("a.yaml", &soon), ("b.yaml", SECRET)]);
         assert_eq!((said.errors, said.warnings), (1, 0));
         expect![[r#"
-            a.yaml: metadata.annotations[coracle.dev/rollback-after]: Invalid value: "soon" is not a duration such as 300ms, 20s, 1h30m
+            a.yaml:3: metadata.annotations[coracle.dev/rollback-after]: Invalid value: "soon" is not a duration such as 300ms, 20s, 1h30m
             b.yaml: valid: Secret default/db
         "#]]
         .assert_eq(&said.text);

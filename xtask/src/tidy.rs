@@ -111,7 +111,9 @@ fn sources(root: &Path) -> Result<Vec<Source>> {
     let mut all = Vec::new();
     for (path, text) in &texts {
         let stem = path.with_extension("");
-        let test = tests.iter().any(|t| stem == *t || stem.starts_with(t));
+        // Or, with a `#[path]`, a file beside the tested one.
+        let beside = stem.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_tests"));
+        let test = beside || tests.iter().any(|t| stem == *t || stem.starts_with(t));
         let relative = path.strip_prefix(&src).unwrap_or(path);
         let first = relative.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned());
         let layer = first.unwrap_or_default().trim_end_matches(".rs").to_owned();
