@@ -375,13 +375,14 @@ fn kill_9_at_any_point_of_a_pull_leaves_nothing_half() {
 fn a_pod_gets_its_image_though_the_agent_is_killed_while_pulling_it() {
     let mut node = bare();
     let way = Way::pull(&node);
-    let (clean, duration) = clean_import(&mut node, &way);
+    let (clean, mut duration) = clean_import(&mut node, &way);
     let mut pod = resting("app");
     pod["spec"]["containers"][0]["image"] = way.image.clone().into();
     let mut dice = Dice(0x90d);
     let count = points(3, 60);
-    let mut interrupted = 0;
-    for point in 0..count {
+    let (mut point, mut interrupted) = (0, 0);
+    // At least one that was interrupted: each that was not brings the next kills nearer to the start.
+    while point < count || interrupted == 0 {
         node.apply("app.yaml", &pod);
         for _ in 0..1 + dice.throw(3) {
             node.start();
@@ -391,7 +392,10 @@ fn a_pod_gets_its_image_though_the_agent_is_killed_while_pulling_it() {
         let when = format!("point {point}");
         let store = Store::read(&store_of(&node));
         store.is_part_of(&clean, &when);
-        interrupted += usize::from(!store.records.keys().any(|name| is_image(name)));
+        match store.records.keys().any(|name| is_image(name)) {
+            true => duration = duration * 2 / 3,
+            false => interrupted += 1,
+        }
         node.start();
         node.wait_up("app");
         assert_eq!(node.sh("app", "cat /l3/f7"), "d".repeat(707), "{when}");
@@ -405,9 +409,9 @@ fn a_pod_gets_its_image_though_the_agent_is_killed_while_pulling_it() {
         let records = || fs::read_dir(&known).map(|dir| dir.flatten().filter(|e| e.path().is_file()).count());
         eventually("it is no longer known", PATIENCE, || records().is_ok_and(|count| count == 0));
         comes_to_nothing(&mut node, &way, point % 2 == 0, &when);
+        point += 1;
     }
-    println!("{count} pods: {interrupted} were without their image when the agent was last killed");
-    assert!(interrupted > 0);
+    println!("{point} pods: {interrupted} were without their image when the agent was last killed");
     node.start();
     node.finish();
 }
