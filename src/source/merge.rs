@@ -335,8 +335,8 @@ fn offered(said: &[Said], past: &Past, problems: &mut Vec<SourceProblem>) -> BTr
                 _ => desired.object.clone(),
             };
             for field in changes {
-                // As the API server.
-                let reason = "Forbidden: field is immutable when `immutable` is set".to_owned();
+                // As the API server, and what it is about: a manifest may hold many.
+                let reason = format!("Forbidden: field is immutable when `immutable` is set; {id} stays as it was");
                 let problem = problem(field, reason, Severity::Error);
                 problems.push(SourceProblem { origin: desired.origin.clone(), pod: None, problem });
             }
