@@ -172,9 +172,17 @@ fn what_may_never_change_does_not() {
     past = restart(past);
     let merged = merge(&[file(&[immutable("s", "k", "2")])], &mut past, now());
     assert_eq!(value(&merged, "s", "k"), Some("1".into()));
-    assert_eq!(reasons(&merged), ["/m/a.yaml: data: Forbidden: field is immutable when `immutable` is set; ConfigMap default/s stays as it was"]);
+    assert_eq!(
+        reasons(&merged),
+        ["/m/a.yaml: data: Forbidden: field is immutable when `immutable` is set; ConfigMap default/s stays as it was"]
+    );
     let merged = merge(&[file(&[map("s", "k", "1")])], &mut past, now());
-    assert_eq!(reasons(&merged), ["/m/a.yaml: immutable: Forbidden: field is immutable when `immutable` is set; ConfigMap default/s stays as it was"]);
+    assert_eq!(
+        reasons(&merged),
+        [
+            "/m/a.yaml: immutable: Forbidden: field is immutable when `immutable` is set; ConfigMap default/s stays as it was"
+        ]
+    );
     // As in a cluster: removed and made anew it is another one.
     merge(&[file(&[])], &mut past, now());
     let merged = merge(&[file(&[immutable("s", "k", "2")])], &mut past, now());
