@@ -20,6 +20,16 @@ pub use connections::{ClientPair, Connections, TlsSettings};
 pub use environment::Environment;
 pub use fetch::{Answer, Body, Conditions, Error, Kind, Limits, Request, decoded, fetch, unpack};
 
+use tokio_rustls::rustls::{self, ClientConfig};
+
+/// TLS that encrypts and proves nothing, for servers whose certificates nobody could verify: also expired ones are taken.
+///
+/// # Errors
+/// When TLS cannot be set up at all.
+pub fn unverified_tls() -> Result<ClientConfig, rustls::Error> {
+    tls::config(tls::Trust::All, None)
+}
+
 /// A file with settings, certificates or keys, or a variable with a proxy, that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", path.display())]
