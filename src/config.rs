@@ -6,6 +6,7 @@
 //! unnoticed for years.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod cluster;
 mod file;
 pub mod images;
 mod layers;
@@ -14,6 +15,7 @@ pub mod sources;
 mod value;
 
 pub use crate::manifest::duration;
+pub use cluster::Cluster;
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
 pub use images::{CredentialsVerification, Images};
 pub use layers::File;
@@ -68,6 +70,15 @@ pub struct Flags {
     /// Labels of the Node object, as key=value,…
     #[arg(long, value_name = "LABELS")]
     pub node_labels: Option<String>,
+    /// How to reach a cluster's API server; the node stands alone while there is no such file [default: <root-dir>/kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Credentials that are good for asking for a certificate only [default: <root-dir>/bootstrap-kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Certificates that the cluster issued [default: <root-dir>/pki]
+    #[arg(long, value_name = "DIR")]
+    pub cert_dir: Option<PathBuf>,
     /// Port of the health endpoint, 0 to turn it off [default: 10248]
     #[arg(long, value_name = "PORT")]
     pub healthz_port: Option<u16>,
@@ -181,6 +192,8 @@ pub struct Config {
     pub images: Images,
     /// Where manifests come from besides the manifest directory, and which are accepted.
     pub sources: Sources,
+    /// How the node stands to a cluster.
+    pub cluster: Cluster,
     /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Log verbosity, klog's scale.
@@ -301,6 +314,7 @@ impl Default for Config {
             single_process_oom_kill: false,
             images: Images::default(),
             sources: Sources::default(),
+            cluster: Cluster::default(),
             allowed_unsafe_sysctls: Vec::new(),
             verbosity: 0,
             log_format: LogFormat::Text,
@@ -353,6 +367,11 @@ impl Config {
         set(&mut self.root_dir, &flags.root_dir);
         set(&mut self.run_dir, &flags.run_dir);
         set(&mut self.manifest_dir, &flags.pod_manifest_path);
+        let root = self.root_dir.clone();
+        let or_default = |flag: &Option<PathBuf>, name: &str| flag.clone().unwrap_or_else(|| root.join(name));
+        self.cluster.kubeconfig = or_default(&flags.kubeconfig, "kubeconfig");
+        self.cluster.bootstrap_kubeconfig = or_default(&flags.bootstrap_kubeconfig, "bootstrap-kubeconfig");
+        self.cluster.cert_dir = or_default(&flags.cert_dir, "pki");
         set(&mut self.healthz_port, &flags.healthz_port);
         set(&mut self.healthz_bind_address, &flags.healthz_bind_address);
         set(&mut self.port, &flags.port);

@@ -6,7 +6,7 @@
 //! bytes ─ source ─▶ manifest ─▶ pod::Spec ─▶ plan(desired, observed, now) ─▶ actions ─▶ runtime ─▶ shim ─▶ container
 //!                                               ▲                                                    │
 //!                                               └───────────── observed ◀── exits, records, disk ────┘
-//!                                                                  └▶ status ─▶ CLI · local API
+//!                                                                  └▶ status ─▶ CLI · local API · cluster
 //! ```
 //!
 //! # The layers
@@ -33,6 +33,7 @@
 //! | [`runtime`] | blocking | executes actions, reports observations |
 //! | [`probe`] | async | probes and lifecycle hooks: HTTP, TCP, gRPC, exec |
 //! | [`source`] | async | directories and URLs → desired pods and objects: last known good, merged, with history |
+//! | [`cluster`] | async | the API server: credentials, Node, mirror pods, bound pods and what they need, statuses, events |
 //! | [`server`] | async | local API on a unix socket, healthz, metrics |
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
 //! | [`cli`] | async | what a person types |
@@ -53,6 +54,7 @@ pub mod shim;
 pub mod runtime;
 pub mod probe;
 pub mod source;
+pub mod cluster;
 pub mod server;
 pub mod agent;
 pub mod cli;

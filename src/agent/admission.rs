@@ -167,7 +167,7 @@ fn reason(reason: &str) -> &'static str {
 }
 
 /// A pod that was refused and has room now, until its worker speaks for it.
-fn waiting(spec: &Spec) -> Pod {
+pub(super) fn waiting(spec: &Spec) -> Pod {
     let status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
     Pod { status, ..spec.pod().clone() }
 }

@@ -4,6 +4,7 @@
 //! any instant, upgraded and started again without touching a container.
 
 mod admission;
+mod cluster;
 mod collect;
 mod events;
 mod heal;
@@ -21,21 +22,23 @@ mod shown;
 mod trial;
 mod worker;
 
+use crate::cluster as api;
 use crate::config::Config;
-use crate::manifest::{Object, Objects};
+use crate::manifest::{self, Object, Objects};
 use crate::pod::status::NodeFacts;
-use crate::pod::{Key, Spec};
+use crate::pod::{Key, Spec, Supply, is_from_api};
 use crate::runtime::{self, Runtime};
 use crate::server;
 use crate::source::{KeyError, Merged, SourceKind, Verifier, sources};
 use crate::sys::clock;
 use events::{Note, pod_reference};
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
 use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -117,6 +120,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     let found = runtime.scan()?;
     let verifier = Verifier::new(&config.sources.public_keys, Some(config.root_dir.join("serials.json")))?;
     let (mut wishes, sources) = sources::start(&config, verifier.as_ref()).map_err(set_up("the manifest sources"))?;
+    let cluster = api::start(&config);
+    let api::Handle { mut bound, mut supply, node: mut own_node, .. } = cluster.handle.clone();
     let wanted = Arc::new(collect::Wanted::default());
     let (collector, removals) = collect::collector(&config, &runtime, &wanted);
     let images_changed = Arc::new(Notify::new());
@@ -131,6 +136,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         manifest_dir: config.manifest_dir.clone(),
         sources,
         verifier,
+        cluster: cluster.handle.clone(),
     }));
     let (shutdown, shutting_down) = watch::channel(false);
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
@@ -180,6 +186,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         unclaimed: BTreeSet::new(),
         named: BTreeSet::new(),
         settled: false,
+        merged: Arc::default(),
+        bound: Arc::default(),
     };
     let adopted: Vec<Key> = found.keys().cloned().collect();
     for (key, uid) in found {
@@ -187,12 +195,15 @@ async fn serve(config: Config) -> Result<(), Error> {
     }
     agent.unclaimed = adopted.iter().cloned().collect();
     // The first scan is done already.
-    let first = Arc::clone(&wishes.borrow_and_update());
-    agent.apply(&first);
+    agent.merged = Arc::clone(&wishes.borrow_and_update());
+    agent.bound = Arc::clone(&bound.borrow_and_update());
+    agent.supply(supply.borrow_and_update().clone());
+    agent.apply();
     tokio::spawn(trial::watch(Arc::clone(&agent.shared), wishes.clone()));
     agent.reported(&adopted).await;
     tokio::spawn(collect::watch(Arc::clone(&agent.shared), removals));
     tokio::spawn(listener.serve(api, shutting_down));
+    cluster.run(Arc::clone(&agent.shared) as Arc<dyn api::Machine>);
     // The configuration may be another one than when they were made.
     tokio::task::spawn_blocking(move || runtime.refresh_node_cgroups());
     tracing::info!(
@@ -222,8 +233,17 @@ async fn serve(config: Config) -> Result<(), Error> {
         tokio::select! {
             // It never ends: what talks to the sources holds the other end.
             Ok(()) = wishes.changed() => {
-                let merged = Arc::clone(&wishes.borrow_and_update());
-                agent.apply(&merged);
+                agent.merged = Arc::clone(&wishes.borrow_and_update());
+                agent.apply();
+            }
+            Ok(()) = bound.changed() => {
+                agent.bound = Arc::clone(&bound.borrow_and_update());
+                agent.apply();
+            }
+            Ok(()) = supply.changed() => agent.supply(supply.borrow_and_update().clone()),
+            Ok(()) = own_node.changed() => {
+                own_node.mark_unchanged();
+                agent.admit_again();
             }
             Some(key) = ended.recv() => agent.ended(key),
             () = images_changed.notified() => agent.wake_all(),
@@ -294,6 +314,10 @@ struct Agent {
     named: BTreeSet<Key>,
     /// Whether the source was healthy once since the start.
     settled: bool,
+    /// What the sources say.
+    merged: Arc<Merged>,
+    /// What the API server says.
+    bound: Arc<api::Bound>,
 }
 
 impl Agent {
@@ -315,9 +339,11 @@ impl Agent {
     }
 
     /// Bring the workers in line with what the sources say.
-    fn apply(&mut self, merged: &Merged) {
+    fn apply(&mut self) {
+        let merged = &*Arc::clone(&self.merged);
+        let bound = Arc::clone(&self.bound);
         self.serve(Arc::clone(&merged.objects));
-        if !merged.pods.is_empty() {
+        if !merged.pods.is_empty() || !bound.pods.is_empty() {
             // Something may start soon; the kernel's part of that can begin now.
             crate::shim::prewarm();
         }
@@ -327,30 +353,54 @@ impl Agent {
             .filter(|spec| wanted.insert(spec.key())) // the sources report duplicates themselves
             .map(Arc::new)
             .collect();
+        let orders = cluster::orders(&bound, &wanted, |uid| self.shared.is_reported(uid));
+        for spec in orders.run {
+            wanted.insert(spec.key());
+            self.wanted.push(spec);
+        }
+        let ends = |pod: &Arc<Pod>| {
+            let meta = &pod.metadata;
+            meta.deletion_timestamp.as_ref()?;
+            let grace = u64::try_from(meta.deletion_grace_period_seconds.unwrap_or(30)).unwrap_or(0);
+            Some((meta.uid.clone()?, grace))
+        };
+        self.shared.set_removals(bound.pods.iter().filter_map(ends).collect());
+        let mut unready = merged.unready.clone();
+        if !bound.known {
+            unready.insert(SourceKind::Api);
+        }
         // Images do not wait for URLs that have never said anything, which may be for ever, on a disk that fills up: pods of
         // theirs that are on the machine keep their images, and what else such a URL may want was pulled and can be again.
-        if !merged.unready.contains(&SourceKind::File) {
+        if !unready.contains(&SourceKind::File) {
             self.shown.set(&self.wanted);
         }
-        if merged.unready.is_empty() {
+        if unready.is_empty() {
             self.settle(merged);
         }
         let unclaimed = std::mem::take(&mut self.unclaimed);
         // What a source that has not spoken will say may be broken.
-        let doubtful: BTreeSet<SourceKind> = merged.broken.union(&merged.unready).copied().collect();
+        let doubtful: BTreeSet<SourceKind> = merged.broken.union(&unready).copied().collect();
         let may_be_broken = |key: &Key| self.may_be_from(key, &doubtful);
         self.unclaimed = unclaimed.into_iter().filter(|key| !wanted.contains(key) && may_be_broken(key)).collect();
         self.named.extend(wanted.iter().cloned());
-        self.remove_unwanted(&wanted, merged);
+        self.remove_unwanted(&wanted, merged, &unready);
         self.named.retain(|key| self.workers.contains_key(key) || wanted.contains(key));
         self.admit();
         self.report(merged);
+        for (pod, reason, message) in orders.refuse {
+            self.refuse(&pod, reason, &message);
+        }
+        let known: BTreeSet<&str> = bound.pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        if bound.known {
+            self.shared.forget_departed(|uid| !known.contains(uid));
+        }
+        self.shared.acted_on.store(bound.generation, Ordering::Release);
     }
 
     /// Whether a pod on the machine may be from a source that has not spoken. Not one that some source named since the
     /// agent started: sources keep what they said last, so that one has taken it back.
-    fn may_be_of_the_silent(&self, key: &Key, merged: &Merged) -> bool {
-        !self.named.contains(key) && self.may_be_from(key, &merged.unready)
+    fn may_be_of_the_silent(&self, key: &Key, unready: &BTreeSet<SourceKind>) -> bool {
+        !self.named.contains(key) && self.may_be_from(key, unready)
     }
 
     /// Whether a pod on the machine may be from one of these kinds of sources.
@@ -385,11 +435,43 @@ impl Agent {
         }
     }
 
+    /// What the cluster's pods are made from changed.
+    fn supply(&self, supply: Option<Arc<Supply>>) {
+        let Some(supply) = supply else { return };
+        self.shared.runtime.set_supply(supply);
+        self.shared.objects_changed();
+        for worker in self.workers.values() {
+            let concerned = match &*worker.wish.borrow() {
+                Wish::Run(spec) => is_from_api(spec.pod()),
+                Wish::Keep | Wish::Remove => true,
+            };
+            if concerned {
+                worker.wake.notify_one();
+            }
+        }
+    }
+
+    /// Report a pod of the cluster that this node cannot run.
+    fn refuse(&mut self, pod: &Pod, reason: &'static str, message: &str) {
+        let key = Key::of(pod);
+        if self.workers.contains_key(&key) {
+            return;
+        }
+        let Some(spec) = Spec::new(manifest::marked(pod)) else { return };
+        let known = self.shared.pod(&key).is_some_and(|old| old.metadata.uid == pod.metadata.uid);
+        if !known {
+            let now = clock::now();
+            let report = crate::pod::status::refused(&spec, reason, message, &self.shared.facts, now);
+            self.shared.note(pod_reference(pod, None), &Note::warning(reason, message), now);
+            self.shared.publish(&key, Some(report));
+        }
+    }
+
     /// Pods that no manifest names go, and no longer count: when all that could name them have spoken.
-    fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>, merged: &Merged) {
+    fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>, merged: &Merged, unready: &BTreeSet<SourceKind>) {
         let named = |key: &Key| wanted.contains(key) || merged.refused.contains(key);
         let stays: BTreeSet<&Key> = (self.workers.keys())
-            .filter(|key| named(key) || self.unclaimed.contains(*key) || self.may_be_of_the_silent(key, merged))
+            .filter(|key| named(key) || self.unclaimed.contains(*key) || self.may_be_of_the_silent(key, unready))
             .collect();
         for (key, worker) in &self.workers {
             if !stays.contains(key) {
@@ -400,6 +482,8 @@ impl Agent {
                     *wish = Wish::Remove;
                     new
                 });
+                // It may have to go faster than it was told before.
+                worker.wake.notify_one();
             }
         }
         for key in self.gate.forget_refused(wanted) {
@@ -451,7 +535,13 @@ impl Agent {
                         !same
                     });
                 }
-                None => self.start(key, None, Wish::Run(spec)),
+                None => {
+                    if is_from_api(spec.pod()) {
+                        // Until its worker speaks for it: who ends the pod must know that it is about to start.
+                        self.shared.publish(&key, Some(admission::waiting(&spec)));
+                    }
+                    self.start(key, None, Wish::Run(spec));
+                }
             }
         }
     }

@@ -4,13 +4,14 @@ use super::events::{EventLog, Note};
 use super::metrics::Metrics;
 use super::pulls::Pulls;
 use super::shown;
+use crate::cluster;
 use crate::config;
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
 use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
-use crate::pod::{Eviction, Key, RefusedResize};
+use crate::pod::{Eviction, Key, RefusedResize, is_from_api};
 use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
@@ -29,6 +30,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
@@ -82,6 +84,14 @@ pub struct Shared {
     departures: RwLock<BTreeMap<Key, PodCondition>>,
     /// Resizes that there is no room for.
     refused_resizes: Mutex<BTreeMap<Key, RefusedResize>>,
+    /// The last reports of pods of the cluster that are gone from the machine, by uid.
+    departed: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// The grace with which pods of the cluster are to end, by uid, in seconds.
+    removals: Mutex<BTreeMap<String, u64>>,
+    /// What was last acted on of what the cluster wants.
+    pub acted_on: AtomicU64,
+    /// The cluster: what it says of the Node, how it is reached.
+    pub cluster: cluster::Handle,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -106,6 +116,8 @@ pub struct Parts {
     pub sources: Control,
     /// Decides which manifests are accepted; `None`: they need no signature.
     pub verifier: Option<Arc<Verifier>>,
+    /// The cluster: what it says of the Node, how it is reached.
+    pub cluster: cluster::Handle,
 }
 
 impl Shared {
@@ -136,6 +148,10 @@ impl Shared {
             evictions: Mutex::default(),
             departures: RwLock::default(),
             refused_resizes: Mutex::default(),
+            departed: Mutex::default(),
+            removals: Mutex::default(),
+            acted_on: AtomicU64::new(0),
+            cluster: parts.cluster,
         }
     }
 
@@ -154,11 +170,10 @@ impl Shared {
     pub fn publish(&self, key: &Key, pod: Option<Pod>) {
         let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
         match pod {
-            None => {
-                if pods.remove(key).is_none() {
-                    return;
-                }
-            }
+            None => match pods.remove(key) {
+                None => return,
+                Some(old) => self.depart(old),
+            },
             Some(mut pod) => {
                 self.add_departure(key, &mut pod);
                 if let Some(old) = pods.get(key) {
@@ -168,11 +183,49 @@ impl Shared {
                     }
                 }
                 pod.metadata.resource_version = Some((*self.revision.borrow() + 1).to_string());
-                pods.insert(key.clone(), Arc::new(pod));
+                let uid = pod.metadata.uid.clone();
+                if let Some(old) = pods.insert(key.clone(), Arc::new(pod)).filter(|old| old.metadata.uid != uid) {
+                    self.depart(old);
+                }
             }
         }
         drop(pods);
         self.revision.send_modify(|r| *r += 1);
+    }
+
+    /// A pod is gone: the API server is told how it ended.
+    fn depart(&self, pod: Arc<Pod>) {
+        if let Some(uid) = pod.metadata.uid.clone().filter(|_| is_from_api(&pod)) {
+            self.removals.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+            self.departed.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, pod);
+        }
+    }
+
+    /// The last report of a pod of the cluster that is gone.
+    pub fn departed_pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().map(shown::pod)
+    }
+
+    /// Drops the reports of departed pods of which `gone` says that nobody asks for them.
+    pub fn forget_departed(&self, gone: impl Fn(&str) -> bool) {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| !gone(uid));
+    }
+
+    /// Whether a pod is reported under this uid.
+    pub fn is_reported(&self, uid: &str) -> bool {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().any(|pod| pod.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// How long pods of the cluster may take to end, by uid: those that the API server wants gone.
+    pub fn set_removals(&self, removals: BTreeMap<String, u64>) {
+        *self.removals.lock().unwrap_or_else(PoisonError::into_inner) = removals;
+    }
+
+    /// How long the pod may take to end, in seconds, when the API server has said so.
+    #[must_use]
+    pub fn removal(&self, uid: &str) -> Option<u64> {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied()
     }
 
     /// How the manifest is not followed, as a condition of the pod.

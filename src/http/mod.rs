@@ -20,7 +20,8 @@ pub use connections::{ClientPair, Connections, TlsSettings};
 pub use environment::Environment;
 pub use fetch::{Answer, Body, Conditions, Error, Kind, Limits, Request, decoded, fetch, unpack};
 
-use tokio_rustls::rustls::{self, ClientConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 /// TLS that encrypts and proves nothing, for servers whose certificates nobody could verify: also expired ones are taken.
 ///
@@ -28,6 +29,19 @@ use tokio_rustls::rustls::{self, ClientConfig};
 /// When TLS cannot be set up at all.
 pub fn unverified_tls() -> Result<ClientConfig, rustls::Error> {
     tls::config(tls::Trust::All, None)
+}
+
+/// TLS to a server that these authorities vouch for, with a client certificate and its key where there is one.
+///
+/// # Errors
+/// When an authority is none, or the key does not fit the certificate.
+pub fn tls_of(
+    authorities: &[CertificateDer<'static>],
+    client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+) -> Result<ClientConfig, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    authorities.iter().try_for_each(|authority| roots.add(authority.clone()))?;
+    tls::config(tls::Trust::Roots(roots), client)
 }
 
 /// A file with settings, certificates or keys, or a variable with a proxy, that cannot be used.

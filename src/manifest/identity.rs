@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::io;
 
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+pub(super) const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 /// Tells an edit, also under a uid that the manifest gives.
 pub const REVISION: &str = "coracle.dev/revision";
 /// Written by nodes only; in a manifest they come from an exported (mirror) pod.

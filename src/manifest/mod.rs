@@ -9,6 +9,7 @@
 //! (or item of a list) stands alone: one with an error yields no pod, its neighbours do.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod api;
 #[cfg(test)]
 mod corpus;
 mod credentials;
@@ -34,6 +35,7 @@ mod tests;
 mod tree;
 mod validate;
 
+pub use api::{from_api, marked};
 pub use credentials::{CredentialsError, credentials};
 pub use duration::duration;
 pub use identity::REVISION;

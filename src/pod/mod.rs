@@ -23,6 +23,7 @@ mod spec;
 mod start;
 pub mod status;
 mod stop;
+pub mod supply;
 #[cfg(test)]
 mod timeline_tests;
 #[cfg(test)]
@@ -38,3 +39,4 @@ pub use plan::{Action, Plan, plan};
 pub use resize::is_resize;
 pub use rules::restarts_failed;
 pub use spec::{Key, RestartPolicy, Role, Spec};
+pub use supply::{Supply, Token, TokenId, is_from_api};

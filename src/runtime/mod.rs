@@ -28,7 +28,7 @@ use crate::image::registry::{self, Registries};
 use crate::image::trust::{self, Trust};
 use crate::manifest::Objects;
 use crate::net::Network;
-use crate::pod::{Action, Finished, Spec};
+use crate::pod::{Action, Finished, Spec, Supply, is_from_api};
 use crate::shim;
 use crate::shim::exec::Target;
 use crate::sys::cgroup::{Cgroups, Version};
@@ -75,8 +75,10 @@ pub struct Runtime {
     shims: Mutex<HashMap<String, Arc<shim::Client>>>,
     /// Held while a [`crate::pod::Progress`] is read and written: a hook's task and its pod's worker both do.
     advancing: Mutex<()>,
-    /// What pods may refer to; `None` before the sources have spoken.
+    /// What static pods are made from; `None` before the sources have spoken.
     objects: RwLock<Option<Arc<Objects>>>,
+    /// What the cluster's pods are made from; `None` before anything is known of it.
+    supply: RwLock<Option<Arc<Supply>>>,
 }
 
 impl Runtime {
@@ -145,6 +147,7 @@ impl Runtime {
             shims: Mutex::default(),
             advancing: Mutex::default(),
             objects: RwLock::default(),
+            supply: RwLock::default(),
             layout,
         })
     }
@@ -184,6 +187,20 @@ impl Runtime {
     #[must_use]
     pub fn served_objects(&self) -> Option<Arc<Objects>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What the pods of the cluster are made from, from now on.
+    pub fn set_supply(&self, supply: Arc<Supply>) {
+        *self.supply.write().unwrap_or_else(PoisonError::into_inner) = Some(supply);
+    }
+
+    /// What this pod is made from, by where it came from; `None` while that is not known, which may change in a moment.
+    #[must_use]
+    pub fn supply(&self, pod: &Pod) -> Option<Arc<Supply>> {
+        if is_from_api(pod) {
+            return self.supply.read().unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        Some(Arc::new(Supply { objects: self.served_objects()?, ..Supply::default() }))
     }
 
     /// Facts of the machine.

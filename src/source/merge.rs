@@ -49,7 +49,7 @@ impl Said {
             // What it says may be all that was said last; the machine may have more.
             Role::Pods(SourceKind::File) => self.snapshot.healthy,
             // A server may be away for ever; what it said last counts, if only that there is nothing to run.
-            Role::Pods(SourceKind::Http) => self.spoken || self.snapshot.recorded,
+            Role::Pods(SourceKind::Http | SourceKind::Api) => self.spoken || self.snapshot.recorded,
             Role::Objects => true,
         }
     }

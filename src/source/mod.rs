@@ -48,15 +48,18 @@ pub enum SourceKind {
     File,
     /// URLs.
     Http,
+    /// The API server.
+    Api,
 }
 
 impl SourceKind {
-    /// Where a static pod came from; `None` when it does not say.
+    /// Where a pod came from; `None` when it does not say.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<SourceKind> {
         match pod.metadata.annotations.as_ref()?.get("kubernetes.io/config.source")?.as_str() {
             "file" => Some(SourceKind::File),
             "http" => Some(SourceKind::Http),
+            "api" => Some(SourceKind::Api),
             _ => None,
         }
     }

@@ -1,0 +1,68 @@
+//! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
+
+use super::{Bound, Handle, State};
+use crate::config::{Cluster, Config};
+use crate::pod::Supply;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{Notify, watch};
+
+/// Pods of this node as the API server has them, mirror pods included.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    /// Whether this is all of them: the first list of this session is complete.
+    pub(super) synced: bool,
+    /// By UID.
+    pub(super) pods: BTreeMap<String, Arc<Pod>>,
+}
+
+/// Common ground.
+pub(super) struct Context {
+    pub(super) node_name: String,
+    pub(super) config: Cluster,
+    /// Below it is what is kept for times without an API server (0700).
+    pub(super) records: PathBuf,
+    /// Told by [`super::pods`].
+    pub(super) known: watch::Sender<Arc<Known>>,
+    /// Told by [`super::pods`].
+    pub(super) bound: watch::Sender<Arc<Bound>>,
+    /// Told by [`super::supply`].
+    pub(super) supply: watch::Sender<Option<Arc<Supply>>>,
+    /// Told by [`super::node`].
+    pub(super) node: watch::Sender<Option<Arc<Node>>>,
+    /// Told by [`super::connection`].
+    pub(super) state: watch::Sender<State>,
+    /// Look for credentials now.
+    pub(super) look: Arc<Notify>,
+}
+
+impl Context {
+    /// With what is known from before.
+    pub(super) fn open(config: &Config) -> (Context, Handle) {
+        let records = config.root_dir.join("cluster");
+        let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
+        // Where there never was a cluster, no pod on the machine is one of its.
+        let known = alone.iter().all(|path| !path.exists());
+        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
+        let (supply, supply_receiver) = watch::channel(None);
+        let (node, node_receiver) = watch::channel(None);
+        let (state, state_receiver) = watch::channel(State::default());
+        let look = Arc::new(Notify::new());
+        let context = Context {
+            node_name: config.node_name.clone(),
+            config: config.cluster.clone(),
+            records,
+            known: watch::Sender::default(),
+            bound,
+            supply,
+            node,
+            state,
+            look: Arc::clone(&look),
+        };
+        let handle =
+            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
+        (context, handle)
+    }
+}

@@ -1,0 +1,10 @@
+//! Mirror pods: what the API server shows of static pods.
+
+use super::context::Context;
+use super::{Connection, Machine};
+use std::sync::Arc;
+
+/// Until it is dropped.
+pub(super) async fn run(_context: &Arc<Context>, _machine: &Arc<dyn Machine>, _connection: &Connection) {
+    std::future::pending().await
+}
