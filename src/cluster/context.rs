@@ -1,12 +1,12 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
-use super::{Bound, Handle, State};
+use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
 /// Pods of this node as the API server has them, mirror pods included.
@@ -36,6 +36,10 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// Which events were sent.
+    pub(super) events: Mutex<events::Ledger>,
+    /// What was told of the node itself.
+    pub(super) told: Mutex<node::Told>,
 }
 
 impl Context {
@@ -47,7 +51,7 @@ impl Context {
         let known = alone.iter().all(|path| !path.exists());
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
         let (supply, supply_receiver) = watch::channel(None);
-        let (node, node_receiver) = watch::channel(None);
+        let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let context = Context {
@@ -60,6 +64,8 @@ impl Context {
             node,
             state,
             look: Arc::clone(&look),
+            events: Mutex::default(),
+            told: Mutex::default(),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
