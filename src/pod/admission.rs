@@ -337,9 +337,8 @@ mod tests {
                 pods: 3,
                 huge_pages: [(2 << 20, 4 << 20)].into(),
             },
-            unsafe_sysctls: Vec::new(),
             kernel: "6.12.0".into(),
-            pressure: Vec::new(),
+            ..NodeView::default()
         }
     }
 

@@ -12,10 +12,12 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | the Node object, its lease and its events | [`registration`] |
 
 mod api;
 mod arguments;
 pub mod plane;
+mod registration;
 mod smoke;
 
 pub use plane::{Plane, condition, on};
