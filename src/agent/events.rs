@@ -140,7 +140,10 @@ mod tests {
         let reasons: Vec<_> = log.list().iter().map(|e| (e.reason.clone().unwrap(), e.count.unwrap())).collect();
         assert_eq!(reasons, [("B".to_owned(), 1), ("A".to_owned(), 2)]);
         let after = |n| log.after(n).iter().filter_map(|e| e.reason.clone()).collect::<Vec<_>>().join(" ");
-        assert_eq!((after(0).as_str(), after(1).as_str(), after(2).as_str(), after(3).as_str()), ("B A", "B A", "A", ""));
+        assert_eq!(
+            (after(0).as_str(), after(1).as_str(), after(2).as_str(), after(3).as_str()),
+            ("B A", "B A", "A", "")
+        );
     }
 
     #[test]

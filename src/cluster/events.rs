@@ -2,16 +2,15 @@
 
 mod correlate;
 mod ledger;
-mod rate;
 
 pub(super) use ledger::Ledger;
 
 use super::context::Context;
+use super::rate::Throttle;
 use super::request::{self, MERGE};
 use super::{Connection, Machine};
 use crate::sys::clock;
 use ledger::{collection, object, patch, path};
-use rate::Bucket;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -29,9 +28,7 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
     let mut node = context.node.subscribe();
     // The session may begin with a node that is not registered, and never will be by itself.
     let _ = tokio::time::timeout(NODE, node.wait_for(|node| uid(node.as_deref()).is_some())).await;
-    let (per_second, burst) = context.config.event_rate;
-    let mut bucket =
-        (per_second > 0).then(|| Bucket::new(f64::from(per_second), f64::from(burst), clock::now()));
+    let throttle = Throttle::new(context.config.event_rate);
     let mut pause = FIRST_PAUSE;
     loop {
         let next = {
@@ -45,7 +42,9 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
             Err(retry) => {
                 let retry = async {
                     match retry {
-                        Some(at) => tokio::time::sleep(Duration::try_from(at - clock::wall()).unwrap_or_default()).await,
+                        Some(at) => {
+                            tokio::time::sleep(Duration::try_from(at - clock::wall()).unwrap_or_default()).await
+                        }
                         None => std::future::pending().await,
                     }
                 };
@@ -56,11 +55,7 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
                 continue;
             }
         };
-        if let Some(bucket) = &mut bucket {
-            while !bucket.take(clock::now()) {
-                tokio::time::sleep(bucket.wait()).await;
-            }
-        }
+        throttle.turn().await;
         let outcome = match next.is_known {
             true => request::patch(connection, &path(&next.event), MERGE, &patch(&next.event)).await,
             false => {

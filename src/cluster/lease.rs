@@ -114,7 +114,8 @@ impl Wanted<'_> {
         let metadata = &mut lease["metadata"];
         metadata["name"] = json!(self.name);
         metadata["namespace"] = json!("kube-node-lease");
-        metadata["ownerReferences"] = json!([{ "apiVersion": "v1", "kind": "Node", "name": self.name, "uid": self.uid }]);
+        metadata["ownerReferences"] =
+            json!([{ "apiVersion": "v1", "kind": "Node", "name": self.name, "uid": self.uid }]);
         let spec = &mut lease["spec"];
         spec["holderIdentity"] = json!(self.name);
         spec["leaseDurationSeconds"] = json!(self.seconds);
@@ -152,8 +153,14 @@ mod tests {
         there["metadata"]["resourceVersion"] = json!("7");
         there["spec"]["leaseTransitions"] = json!(3);
         let after = Wanted { uid: "v", ..wanted }.renew(there, now);
-        assert_eq!((&after["metadata"]["labels"]["a"], &after["metadata"]["resourceVersion"]), (&json!("b"), &json!("7")));
-        assert_eq!((&after["spec"]["leaseTransitions"], &after["metadata"]["ownerReferences"][0]["uid"]), (&json!(3), &json!("v")));
+        assert_eq!(
+            (&after["metadata"]["labels"]["a"], &after["metadata"]["resourceVersion"]),
+            (&json!("b"), &json!("7"))
+        );
+        assert_eq!(
+            (&after["spec"]["leaseTransitions"], &after["metadata"]["ownerReferences"][0]["uid"]),
+            (&json!(3), &json!("v"))
+        );
         // Nothing that a server may answer makes it panic.
         for odd in [json!(null), json!([1]), json!({ "metadata": "x", "spec": [] })] {
             assert_eq!(wanted.renew(odd, now)["spec"]["holderIdentity"], "n");

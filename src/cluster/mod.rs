@@ -22,6 +22,7 @@ mod lease;
 mod mirror;
 mod node;
 mod pods;
+mod rate;
 mod request;
 mod session;
 mod status;

@@ -191,7 +191,8 @@ impl Upkeep<'_> {
         let boot_id = |status: &NodeStatus| status.node_info.as_ref().map(|info| info.boot_id.clone());
         let known = self.context.node.borrow().as_ref().and_then(|node| node.status.as_ref().and_then(boot_id));
         let own = boot_id(&self.status()).unwrap_or_default();
-        if known.is_some_and(|known| !known.is_empty() && known != own) && !std::mem::replace(&mut told.rebooted, true) {
+        if known.is_some_and(|known| !known.is_empty() && known != own) && !std::mem::replace(&mut told.rebooted, true)
+        {
             let message = format!("Node {} has been rebooted, boot id: {own}", self.context.node_name);
             self.machine.note(true, "Rebooted", message);
         }
@@ -221,10 +222,9 @@ impl Upkeep<'_> {
                 let _ = fs::create_dir_all(&records, 0o700);
                 store::write(&record(&records), &essence_now, 0o600)
             };
-            match tokio::task::spawn_blocking(keep).await {
-                Ok(Err(error)) => tracing::warn!("cannot keep the Node: {}", crate::causes::chain(&error)),
-                // An error means that the agent is shutting down.
-                Ok(Ok(())) | Err(_) => {}
+            // An outer error means that the agent is shutting down.
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(keep).await {
+                tracing::warn!("cannot keep the Node: {}", crate::causes::chain(&error));
             }
         }
     }
@@ -335,7 +335,9 @@ impl Upkeep<'_> {
         loop {
             tries += 1;
             match request::patch(self.connection, &path, STRATEGIC_MERGE, patch).await {
-                Err(failure) if tries < TRIES && (failure.may_pass() || failure.is_conflict()) => sleep(TRY_PAUSE).await,
+                Err(failure) if tries < TRIES && (failure.may_pass() || failure.is_conflict()) => {
+                    sleep(TRY_PAUSE).await
+                }
                 other => return read(other?),
             }
         }

@@ -172,8 +172,10 @@ fn is_unset(value: &Value) -> bool {
 
 fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let document = Section { path: "KubeletConfiguration", map };
-    document
-        .reject_unknown(&[KUBELET_FIELDS, images::KUBELET_FIELDS, node::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(), KUBELET_IGNORED)?;
+    document.reject_unknown(
+        &[KUBELET_FIELDS, images::KUBELET_FIELDS, node::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(),
+        KUBELET_IGNORED,
+    )?;
     let logging = document.section("logging")?;
     let is_set = |map: &Map<String, Value>, field: &str| map.get(field).is_some_and(|value| !is_unset(value));
     let mut unsupported: Vec<String> =

@@ -142,7 +142,8 @@ mod tests {
 
     #[test]
     fn names_are_found_in_hosts_and_loopback_is_no_address_of_a_node() {
-        let hosts = "127.0.0.1 localhost\n127.0.1.1 Edge-1 # 10.0.0.9 edge-1\nfd00::1 edge-1\n10.0.0.1\tx edge-1\nbad edge-1\n";
+        let hosts =
+            "127.0.0.1 localhost\n127.0.1.1 Edge-1 # 10.0.0.9 edge-1\nfd00::1 edge-1\n10.0.0.1\tx edge-1\nbad edge-1\n";
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert_eq!(named_in(hosts, "edge-1"), [ip("127.0.1.1"), ip("10.0.0.1"), ip("fd00::1")]);
         assert!(named_in(hosts, "edge").is_empty());

@@ -1,8 +1,8 @@
 //! Which events the API server has, and which it is still to be told. Outlives sessions: nothing is told twice, and what
 //! happened while nobody listened is told afterwards, as far as it still matters.
 
-use super::correlate::{Correlator, time};
 use super::super::request::Failure;
+use super::correlate::{Correlator, time};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use serde_json::{Value, json};
@@ -16,8 +16,10 @@ const SENT: usize = 1000;
 const NORMAL_AGE: SignedDuration = SignedDuration::from_hours(1);
 /// Warnings of an outage may tell why a pod is what it is.
 const WARNING_AGE: SignedDuration = SignedDuration::from_hours(24);
-/// How long no event of a namespace is sent that does not exist: it may be made later, as a static pod's may.
-const NO_NAMESPACE: SignedDuration = SignedDuration::from_secs(60);
+/// How long no event of a namespace is sent that does not exist, at first and at most: it may be made later, as that of a
+/// static pod may.
+const FIRST_WAIT: SignedDuration = SignedDuration::from_secs(5);
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_mins(5);
 /// Longest name of an object.
 const LONGEST_NAME: usize = 253;
 /// Longest message that is sent, in bytes.
@@ -35,8 +37,14 @@ pub struct Ledger {
     /// Oldest first.
     waiting: VecDeque<Event>,
     sent: VecDeque<Name>,
-    /// Namespaces that do not exist, until when that is believed.
-    missing: BTreeMap<String, Timestamp>,
+    missing: BTreeMap<String, Missing>,
+}
+
+/// A namespace that does not exist.
+#[derive(Debug)]
+struct Missing {
+    until: Timestamp,
+    waited: SignedDuration,
 }
 
 /// A request to be made.
@@ -77,15 +85,15 @@ impl Ledger {
             let age = now.duration_since(time(event));
             age <= if is_warning(event) { WARNING_AGE } else { NORMAL_AGE }
         });
-        self.missing.retain(|_, until| *until > now);
-        let event = self.waiting.iter().find(|event| !self.missing.contains_key(&name(event).0))?;
+        self.forget_namespaces();
+        let exists = |event: &&Event| self.missing.get(&name(event).0).is_none_or(|missing| missing.until <= now);
+        let event = self.waiting.iter().find(exists)?;
         Some(Next { event: event.clone(), is_known: self.sent.contains(&name(event)) })
     }
 
     /// When something that waits now for its namespace is to be tried again, if anything does.
     pub fn next_try(&self) -> Option<Timestamp> {
-        let waits = |namespace: &&String| self.waiting.iter().any(|event| name(event).0 == **namespace);
-        self.missing.iter().filter(|(namespace, _)| waits(namespace)).map(|(_, until)| *until).min()
+        self.missing.values().map(|missing| missing.until).min()
     }
 
     /// What came of a request. Tells whether the API server is well: after a failure that may pass the same is tried again,
@@ -95,12 +103,15 @@ impl Ledger {
         match outcome {
             Ok(()) => {
                 self.remove(next);
+                self.missing.remove(&name.0);
                 self.remember(name);
             }
             // It expired there: it is new again.
             Err(failure) if failure.is_missing() && next.is_known => self.sent.retain(|sent| *sent != name),
             Err(failure) if failure.is_missing() => {
-                self.missing.insert(name.0, now.checked_add(NO_NAMESPACE).unwrap_or(now));
+                let waited = self.missing.get(&name.0).map_or(FIRST_WAIT, |known| (known.waited * 2).min(LONGEST_WAIT));
+                let until = now.checked_add(waited).unwrap_or(now);
+                self.missing.insert(name.0, Missing { until, waited });
             }
             // The answer of an earlier attempt was lost.
             Err(failure) if failure.is_conflict() && !next.is_known => self.remember(name),
@@ -111,6 +122,12 @@ impl Ledger {
             }
         }
         true
+    }
+
+    /// Those that nothing waits for.
+    fn forget_namespaces(&mut self) {
+        let waiting = &self.waiting;
+        self.missing.retain(|namespace, _| waiting.iter().any(|event| name(event).0 == *namespace));
     }
 
     fn remove(&mut self, next: &Next) {
@@ -173,10 +190,9 @@ fn cut(text: &str, most: usize) -> &str {
 pub fn object(event: &Event, node_name: &str, node_uid: Option<&str>) -> Value {
     let reference = match event.involved_object.kind.as_deref() {
         // With the uid that `kubectl describe node` looks for.
-        Some("Node") => ObjectReference {
-            uid: Some(node_uid.unwrap_or(node_name).to_owned()),
-            ..event.involved_object.clone()
-        },
+        Some("Node") => {
+            ObjectReference { uid: Some(node_uid.unwrap_or(node_name).to_owned()), ..event.involved_object.clone() }
+        }
         _ => event.involved_object.clone(),
     };
     let mut sent = Event {
@@ -271,8 +287,10 @@ mod tests {
         let next = ledger.next(at(1)).unwrap();
         assert_eq!(next.event.metadata.namespace.as_deref(), Some("other"));
         ledger.done(&next, &Ok(()), at(1));
-        assert_eq!((ledger.next(at(60)), ledger.next_try()), (None, Some(at(61))));
-        assert!(ledger.next(at(61)).is_some(), "it may have been made");
+        assert_eq!((ledger.next(at(5)), ledger.next_try()), (None, Some(at(6))));
+        let next = ledger.next(at(6)).expect("it may have been made");
+        ledger.done(&next, &refused(404), at(6));
+        assert_eq!(ledger.next_try(), Some(at(16)), "less often");
         // In the end it matters to nobody.
         assert_eq!(ledger.next(at(2 * 86400)), None);
         assert_eq!(ledger.next_try(), None);

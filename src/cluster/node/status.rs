@@ -52,7 +52,8 @@ pub fn report(own: NodeStatus, known: Option<&NodeStatus>, now: Timestamp) -> Re
         status.insert("addresses".into(), addresses.chain([json!({ "$patch": "replace" })]).collect());
     }
     let capacity = amounts(&own.capacity, &known.capacity);
-    let allocatable = amounts(&with_others(own.allocatable.clone(), &own.capacity, &known.capacity), &known.allocatable);
+    let allocatable =
+        amounts(&with_others(own.allocatable.clone(), &own.capacity, &known.capacity), &known.allocatable);
     for (field, change) in [("capacity", capacity), ("allocatable", allocatable)] {
         if !change.is_empty() {
             status.insert(field.into(), Value::Object(change));
@@ -113,9 +114,8 @@ fn conditions(own: &NodeStatus, known: &NodeStatus) -> (Vec<Value>, bool) {
 
 /// As kubelet: of these conditions, changes are events.
 fn turns(own: &NodeStatus, known: &NodeStatus) -> Vec<&'static str> {
-    let new = |condition: &&NodeCondition| {
-        find(known, &condition.type_).is_none_or(|old| old.status != condition.status)
-    };
+    let new =
+        |condition: &&NodeCondition| find(known, &condition.type_).is_none_or(|old| old.status != condition.status);
     let reason = |condition: &NodeCondition| {
         let reason = match (condition.type_.as_str(), condition.status == "True") {
             ("MemoryPressure", true) => "NodeHasInsufficientMemory",

@@ -74,7 +74,9 @@ fn a_node_registers_cordoned_with_all_that_is_known_of_it_and_stays_what_it_is()
     for resource in ["cpu", "memory", "pods", "ephemeral-storage"] {
         assert!(status["capacity"][resource].is_string() && status["allocatable"][resource].is_string(), "{status}");
     }
-    for (kind, healthy) in [("MemoryPressure", "False"), ("DiskPressure", "False"), ("PIDPressure", "False"), ("Ready", "True")] {
+    for (kind, healthy) in
+        [("MemoryPressure", "False"), ("DiskPressure", "False"), ("PIDPressure", "False"), ("Ready", "True")]
+    {
         assert_eq!(condition(&object, kind), healthy, "{kind}");
     }
     let all = status["conditions"].as_array().expect("conditions");
@@ -86,7 +88,8 @@ fn a_node_registers_cordoned_with_all_that_is_known_of_it_and_stays_what_it_is()
     assert!(info["containerRuntimeVersion"].as_str().is_some_and(|text| text.starts_with("coracle://")), "{info}");
     assert!(status["runtimeHandlers"][0]["features"]["userNamespaces"].is_boolean(), "{status}");
     assert_eq!(status["features"]["supplementalGroupsPolicy"], true);
-    let images = wait_node(plane, &node, "images", |node| node["status"]["images"].as_array().is_some_and(|l| !l.is_empty()));
+    let images =
+        wait_node(plane, &node, "images", |node| node["status"]["images"].as_array().is_some_and(|l| !l.is_empty()));
     let sizes: Vec<i64> =
         images["status"]["images"].as_array().into_iter().flatten().filter_map(|i| i["sizeBytes"].as_i64()).collect();
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
@@ -145,7 +148,24 @@ fn a_node_that_was_deleted_comes_back_and_labels_taints_and_cordon_are_whose_the
     let mut pod = resting("picky");
     pod["spec"]["nodeSelector"] = json!({ "team": "a" });
     node.apply("picky.json", &pod);
-    node.wait_pod("picky", "refused", |pod| pod.phase() == "Failed");
+    let refused = node.wait_pod("picky", "refused", |pod| pod.phase() == "Failed");
+    // Its events are about the static pod, as its mirror pod says.
+    eventually("the refusal is told", PATIENCE, || {
+        events(plane, &json!(refused.uid())).iter().any(|event| event.starts_with("NodeAffinity: "))
+    });
+    // A namespace that does not exist holds no other event up, and is told when it does.
+    let late = format!("late-{}", node.name);
+    let mut early = resting("early");
+    early["metadata"]["namespace"] = json!(late);
+    node.apply("early.json", &early);
+    let early = node.wait_up("early");
+    plane.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": late } }));
+    eventually("the events of before are told", 2 * PATIENCE, || {
+        events(plane, &json!(early.uid())).iter().any(|event| event.starts_with("Started: "))
+    });
+    node.remove("early.json");
+    node.wait_gone("early");
+    plane.delete("Namespace", "", &late);
     plane.patch("Node", "", &node.name, &json!({ "metadata": { "labels": { "team": "a", "site": "south" } } }));
     wait_node(plane, &node, "site is north again", |node| node["metadata"]["labels"]["site"] == "north");
     node.wait_up("picky");
@@ -158,7 +178,19 @@ fn a_node_that_was_deleted_comes_back_and_labels_taints_and_cordon_are_whose_the
     let object = wait_node(plane, &node, "site is east", |node| node["metadata"]["labels"]["site"] == "east");
     let labels = &object["metadata"]["labels"];
     assert_eq!((&labels["team"], &labels["example.com/rack"]), (&json!("a"), &Value::Null), "{labels}");
-    assert_eq!((&object["spec"]["unschedulable"], &object["metadata"]["uid"]), (&Value::Null, &first["metadata"]["uid"]));
+    assert_eq!(
+        (&object["spec"]["unschedulable"], &object["metadata"]["uid"]),
+        (&Value::Null, &first["metadata"]["uid"])
+    );
+
+    // Without an API server the node knows what it was last.
+    plane.unplug(&node);
+    node.restart();
+    let mut pod = resting("offline");
+    pod["spec"]["nodeSelector"] = json!({ "team": "a" });
+    node.apply("offline.json", &pod);
+    node.wait_up("offline");
+    plane.plug(&node);
 
     // Cordoned by hand: told once.
     plane.cordon(&node);
@@ -173,7 +205,10 @@ fn a_node_that_was_deleted_comes_back_and_labels_taints_and_cordon_are_whose_the
     let second = wait_node(plane, &node, "made again", |node| {
         condition(node, "Ready") == "True" && node["metadata"]["uid"] != first["metadata"]["uid"]
     });
-    assert_eq!((&second["spec"]["unschedulable"], &second["metadata"]["labels"]["site"]), (&json!(true), &json!("east")));
+    assert_eq!(
+        (&second["spec"]["unschedulable"], &second["metadata"]["labels"]["site"]),
+        (&json!(true), &json!("east"))
+    );
     wait_lease(plane, &node, "the new Node's", |lease| {
         lease["metadata"]["ownerReferences"][0]["uid"] == second["metadata"]["uid"]
     });

@@ -1,7 +1,9 @@
 //! So many at once, and then so many a second.
 
+use crate::sys::clock;
 use jiff::Timestamp;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// A bucket of tokens that fills up again.
 #[derive(Debug, Clone)]
@@ -43,9 +45,31 @@ impl Bucket {
     }
 }
 
+/// Who wants to do something waits for its turn here.
+#[derive(Debug)]
+pub struct Throttle(Option<Mutex<Bucket>>);
+
+impl Throttle {
+    /// So many a second, and so many at once; 0 a second: no limit.
+    pub fn new((per_second, burst): (u32, u32)) -> Throttle {
+        let bucket = || Bucket::new(f64::from(per_second), f64::from(burst.max(1)), clock::now());
+        Throttle((per_second > 0).then(|| Mutex::new(bucket())))
+    }
+
+    /// Returns when it is one's turn; who came first goes first.
+    pub async fn turn(&self) {
+        let Some(bucket) = &self.0 else { return };
+        let mut bucket = bucket.lock().await;
+        while !bucket.take(clock::now()) {
+            tokio::time::sleep(bucket.wait()).await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
 
     #[test]
     fn a_burst_and_then_the_rate() {
@@ -58,5 +82,17 @@ mod tests {
         // The clock was set back, and goes on.
         assert!(!bucket.take(at(-1000)) && !bucket.take(at(-800)));
         assert!(bucket.take(at(-600)));
+    }
+
+    #[tokio::test]
+    async fn a_turn_comes_at_once_as_long_as_there_is_one() {
+        let free = Throttle::new((0, 0));
+        let few = Throttle(Some(Mutex::new(Bucket::new(1e-6, 3.0, clock::now()))));
+        for _ in 0..3 {
+            free.turn().await;
+            few.turn().await;
+        }
+        assert_eq!(few.turn().now_or_never(), None);
+        free.turn().await;
     }
 }
