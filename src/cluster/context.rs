@@ -51,7 +51,9 @@ impl Context {
         let known = alone.iter().all(|path| !path.exists());
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
         let (supply, supply_receiver) = watch::channel(None);
-        let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
+        let recalled = node::recalled(&records);
+        let told = node::Told::before(recalled.as_ref());
+        let (node, node_receiver) = watch::channel(recalled.map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let context = Context {
@@ -65,7 +67,7 @@ impl Context {
             state,
             look: Arc::clone(&look),
             events: Mutex::default(),
-            told: Mutex::default(),
+            told: Mutex::new(told),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };

@@ -48,6 +48,17 @@ pub(super) struct Told {
     unschedulable: Option<bool>,
 }
 
+impl Told {
+    /// With what was known of the Node when the agent ended.
+    pub(super) fn before(node: Option<&Node>) -> Told {
+        Told { unschedulable: node.map(is_cordoned), ..Told::default() }
+    }
+}
+
+fn is_cordoned(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false)
+}
+
 /// Until it is dropped.
 pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, connection: &Connection) {
     let registered = watch::Sender::new(false);
@@ -345,7 +356,7 @@ impl Upkeep<'_> {
 
     /// As kubelet: whether pods are placed on the node is told when it changes.
     fn note_cordon(&self, node: &Node) {
-        let now = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+        let now = is_cordoned(node);
         let mut told = self.context.told.lock().unwrap_or_else(PoisonError::into_inner);
         match told.unschedulable.replace(now) {
             Some(before) if before != now => {
@@ -409,6 +420,7 @@ mod tests {
         fs::create_dir_all(&folder, 0o700).unwrap();
         store::write(&record(&folder), &essence(&node), 0o600).unwrap();
         assert_eq!(recalled(&folder), Some(essence(&node)));
+        assert_eq!(Told::before(recalled(&folder).as_ref()).unschedulable, Some(true));
         std::fs::write(record(&folder), "{").unwrap();
         assert_eq!(recalled(&folder), None);
         std::fs::remove_dir_all(&folder).unwrap();

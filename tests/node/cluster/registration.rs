@@ -129,8 +129,9 @@ fn a_node_registers_cordoned_with_all_that_is_known_of_it_and_stays_what_it_is()
     });
     assert_eq!(condition(&after, "example.com/Checked"), "True");
     // Nothing else makes it talk: neither what it says itself, nor that the API server writes amounts in its own way.
+    eventually("the report is in the audit log", PATIENCE, || reports(plane, &node) > before);
     let sent = reports(plane, &node) - before;
-    assert!((1..=3).contains(&sent), "{sent} reports for one change");
+    assert!(sent <= 3, "{sent} reports for one change");
     plane.finish(node);
 }
 
@@ -192,7 +193,7 @@ fn a_node_that_was_deleted_comes_back_and_labels_taints_and_cordon_are_whose_the
     node.wait_up("offline");
     plane.plug(&node);
 
-    // Cordoned by hand: told once.
+    // Cordoned by hand, whether or not anybody listens at the moment.
     plane.cordon(&node);
     let uid = &first["metadata"]["uid"];
     eventually("NodeNotSchedulable is told", PATIENCE, || {
