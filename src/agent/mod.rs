@@ -438,11 +438,12 @@ impl Agent {
     /// What the cluster's pods are made from changed.
     fn supply(&self, supply: Option<Arc<Supply>>) {
         let Some(supply) = supply else { return };
-        self.shared.runtime.set_supply(supply);
+        let before = self.shared.runtime.served_supply().unwrap_or_default();
+        self.shared.runtime.set_supply(Arc::clone(&supply));
         self.shared.objects_changed();
         for worker in self.workers.values() {
             let concerned = match &*worker.wish.borrow() {
-                Wish::Run(spec) => is_from_api(spec.pod()),
+                Wish::Run(spec) => is_from_api(spec.pod()) && supply.differs(&before, spec.pod()),
                 Wish::Keep | Wish::Remove => true,
             };
             if concerned {

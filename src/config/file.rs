@@ -145,6 +145,7 @@ const LOGGING_IGNORED: &[&str] = &["flushFrequency", "options", "vmodule"];
 const OWN_FIELDS: &[&str] = &[
     "bridge",
     "cdiSpecDirs",
+    "cluster",
     "images",
     "logFormat",
     "nodeIPs",
@@ -379,6 +380,13 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
     document.paths_into("cdiSpecDirs", &mut config.cdi_spec_dirs)?;
     if let Some(map) = document.section("images")? {
         images::own_section(map, &mut config.images)?;
+    }
+    if let Some(map) = document.section("cluster")? {
+        let section = Section { path: "CoracleConfiguration.cluster", map };
+        section.reject_unknown(&["sealingKeyFile"], &[])?;
+        if let Some(path) = section.text("sealingKeyFile")?.filter(|path| !path.is_empty()) {
+            config.cluster.sealing_key_file = Some(PathBuf::from(path));
+        }
     }
     sources::own_fields(&document, &mut config.sources)?;
     document.log_format_into("logFormat", &mut config.log_format)?;
