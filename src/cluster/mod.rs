@@ -22,6 +22,7 @@ mod lease;
 mod mirror;
 mod node;
 mod pods;
+mod record;
 mod session;
 mod status;
 mod supply;
