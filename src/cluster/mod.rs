@@ -17,6 +17,7 @@
 mod connection;
 mod context;
 mod events;
+mod kept;
 mod kubeconfig;
 mod lease;
 mod mirror;
