@@ -1,12 +1,13 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
+use super::kept::Kept;
 use super::{Bound, Handle, State};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
 /// Pods of this node as the API server has them, mirror pods included.
@@ -24,6 +25,8 @@ pub(super) struct Context {
     pub(super) config: Cluster,
     /// Below it is what is kept for times without an API server (0700).
     pub(super) records: PathBuf,
+    /// The bound pods on disk.
+    pub(super) kept: Arc<Mutex<Kept>>,
     /// Told by [`super::pods`].
     pub(super) known: watch::Sender<Arc<Known>>,
     /// Told by [`super::pods`].
@@ -44,8 +47,10 @@ impl Context {
         let records = config.root_dir.join("cluster");
         let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
         // Where there never was a cluster, no pod on the machine is one of its.
-        let known = alone.iter().all(|path| !path.exists());
-        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
+        let alone = alone.iter().all(|path| !path.exists());
+        let (kept, pods, complete) = Kept::open(records.join("pods"));
+        let known = alone || complete;
+        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
         let (supply, supply_receiver) = watch::channel(None);
         let (node, node_receiver) = watch::channel(None);
         let (state, state_receiver) = watch::channel(State::default());
@@ -54,6 +59,7 @@ impl Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
             records,
+            kept: Arc::new(Mutex::new(kept)),
             known: watch::Sender::default(),
             bound,
             supply,

@@ -17,11 +17,13 @@
 mod connection;
 mod context;
 mod events;
+mod kept;
 mod kubeconfig;
 mod lease;
 mod mirror;
 mod node;
 mod pods;
+mod record;
 mod session;
 mod status;
 mod supply;
