@@ -1,6 +1,7 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
 use super::kept::Kept;
+use super::supply::Shelf;
 use super::{Bound, Handle, State};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
@@ -27,6 +28,8 @@ pub(super) struct Context {
     pub(super) records: PathBuf,
     /// The bound pods on disk.
     pub(super) kept: Arc<Mutex<Kept>>,
+    /// What bound pods are made from, on disk.
+    pub(super) shelf: Arc<Shelf>,
     /// Told by [`super::pods`].
     pub(super) known: watch::Sender<Arc<Known>>,
     /// Told by [`super::pods`].
@@ -51,7 +54,8 @@ impl Context {
         let (kept, pods, complete) = Kept::open(records.join("pods"));
         let known = alone || complete;
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
-        let (supply, supply_receiver) = watch::channel(None);
+        let (shelf, supply) = Shelf::open(records.join("objects"), config.cluster.sealing_key_file.as_deref());
+        let (supply, supply_receiver) = watch::channel(supply.map(Arc::new));
         let (node, node_receiver) = watch::channel(None);
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
@@ -60,6 +64,7 @@ impl Context {
             config: config.cluster.clone(),
             records,
             kept: Arc::new(Mutex::new(kept)),
+            shelf: Arc::new(shelf),
             known: watch::Sender::default(),
             bound,
             supply,
