@@ -2,7 +2,7 @@
 
 use super::kept::Kept;
 use super::supply::Shelf;
-use super::{Bound, Handle, State};
+use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -42,6 +42,10 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// Which events were sent.
+    pub(super) events: Mutex<events::Ledger>,
+    /// What was told of the node itself.
+    pub(super) told: Mutex<node::Told>,
 }
 
 impl Context {
@@ -56,7 +60,7 @@ impl Context {
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
         let (shelf, supply) = Shelf::open(records.join("objects"), config.cluster.sealing_key_file.as_deref());
         let (supply, supply_receiver) = watch::channel(supply.map(Arc::new));
-        let (node, node_receiver) = watch::channel(None);
+        let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let context = Context {
@@ -71,6 +75,8 @@ impl Context {
             node,
             state,
             look: Arc::clone(&look),
+            events: Mutex::default(),
+            told: Mutex::default(),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
