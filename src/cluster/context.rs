@@ -1,7 +1,7 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
 use super::rate::Rate;
-use super::{Bound, Handle, State};
+use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -39,6 +39,10 @@ pub(super) struct Context {
     pub(super) look: Arc<Notify>,
     /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
     pub(super) rate: Mutex<Rate>,
+    /// Which events were sent.
+    pub(super) events: Mutex<events::Ledger>,
+    /// What was told of the node itself.
+    pub(super) told: Mutex<node::Told>,
 }
 
 impl Context {
@@ -50,7 +54,7 @@ impl Context {
         let known = alone.iter().all(|path| !path.exists());
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
         let (supply, supply_receiver) = watch::channel(None);
-        let (node, node_receiver) = watch::channel(None);
+        let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let context = Context {
@@ -64,6 +68,8 @@ impl Context {
             state,
             look: Arc::clone(&look),
             rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
+            events: Mutex::default(),
+            told: Mutex::default(),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
