@@ -2,6 +2,7 @@
 
 use super::kept::Kept;
 use super::supply::Shelf;
+use super::rate::Rate;
 use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
@@ -42,6 +43,8 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
+    pub(super) rate: Mutex<Rate>,
     /// Which events were sent.
     pub(super) events: Mutex<events::Ledger>,
     /// What was told of the node itself.
@@ -75,6 +78,7 @@ impl Context {
             node,
             state,
             look: Arc::clone(&look),
+            rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
             events: Mutex::default(),
             told: Mutex::default(),
         };
