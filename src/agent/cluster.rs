@@ -2,6 +2,7 @@
 
 use super::events::Note;
 use super::node::Shared;
+use super::shown;
 use crate::cluster::{Bound, Machine};
 use crate::manifest;
 use crate::pod::{Key, Spec};
@@ -68,16 +69,24 @@ impl Machine for Shared {
         self.is_reported(uid)
     }
 
+    fn sources_have_spoken(&self) -> bool {
+        self.sources_have_spoken.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     fn acted_on(&self) -> u64 {
         self.acted_on.load(std::sync::atomic::Ordering::Acquire)
     }
 
     fn node(&self) -> Node {
-        server::Node::node(self)
+        shown::node(self.own_node())
     }
 
     fn events(&self) -> Vec<Event> {
         server::Node::events(self)
+    }
+
+    fn events_after(&self, number: u64) -> Vec<Event> {
+        shown::events(self.events.after(number))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -7,6 +7,7 @@ mod admission;
 mod cluster;
 mod collect;
 mod events;
+mod gates;
 mod heal;
 mod hooks;
 mod hotplug;
@@ -15,9 +16,11 @@ mod images;
 mod metrics;
 mod node;
 mod objects;
+mod own;
 mod prober;
 mod pulled;
 mod pulls;
+mod readiness;
 mod shown;
 mod trial;
 mod worker;
@@ -112,7 +115,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(set_up("the lock of the run directory"))?
         .ok_or_else(|| Error::Running(config.run_dir.clone()))?;
     // Pods of other file systems would fail one by one, and late.
-    if let Err(error) = crate::sys::overlay::probe(&config.root_dir) {
+    let overlays = crate::sys::overlay::probe(&config.root_dir);
+    if let Err(error) = &overlays {
         tracing::warn!("containers cannot start: {error}");
     }
     let max_backoff =
@@ -138,6 +142,9 @@ async fn serve(config: Config) -> Result<(), Error> {
         verifier,
         cluster: cluster.handle.clone(),
     }));
+    if let Err(error) = overlays {
+        tokio::spawn(readiness::watch(Arc::clone(&shared), config.root_dir.clone(), error.to_string()));
+    }
     let (shutdown, shutting_down) = watch::channel(false);
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
     let socket = config.run_dir.join("coracle.sock");
@@ -190,6 +197,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         bound: Arc::default(),
     };
     let adopted: Vec<Key> = found.keys().cloned().collect();
+    agent.shared.adopt(found.iter().filter_map(|(key, uid)| Some((key.clone(), uid.clone()))).collect());
     for (key, uid) in found {
         agent.start(key, Some(uid), Wish::Keep);
     }
@@ -237,8 +245,11 @@ async fn serve(config: Config) -> Result<(), Error> {
                 agent.apply();
             }
             Ok(()) = bound.changed() => {
-                agent.bound = Arc::clone(&bound.borrow_and_update());
+                let before = std::mem::replace(&mut agent.bound, Arc::clone(&bound.borrow_and_update()));
                 agent.apply();
+                for worker in gates::changed(&before, &agent.bound).iter().filter_map(|key| agent.workers.get(key)) {
+                    worker.wake.notify_one();
+                }
             }
             Ok(()) = supply.changed() => agent.supply(supply.borrow_and_update().clone()),
             Ok(()) = own_node.changed() => {
@@ -366,6 +377,7 @@ impl Agent {
         };
         self.shared.set_removals(bound.pods.iter().filter_map(ends).collect());
         let mut unready = merged.unready.clone();
+        self.shared.sources_have_spoken.store(unready.is_empty(), Ordering::Release);
         if !bound.known {
             unready.insert(SourceKind::Api);
         }
@@ -438,11 +450,12 @@ impl Agent {
     /// What the cluster's pods are made from changed.
     fn supply(&self, supply: Option<Arc<Supply>>) {
         let Some(supply) = supply else { return };
-        self.shared.runtime.set_supply(supply);
+        let before = self.shared.runtime.served_supply().unwrap_or_default();
+        self.shared.runtime.set_supply(Arc::clone(&supply));
         self.shared.objects_changed();
         for worker in self.workers.values() {
             let concerned = match &*worker.wish.borrow() {
-                Wish::Run(spec) => is_from_api(spec.pod()),
+                Wish::Run(spec) => is_from_api(spec.pod()) && supply.differs(&before, spec.pod()),
                 Wish::Keep | Wish::Remove => true,
             };
             if concerned {

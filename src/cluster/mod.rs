@@ -17,13 +17,22 @@
 mod connection;
 mod context;
 mod events;
+mod kept;
 mod kubeconfig;
 mod lease;
 mod mirror;
+mod mirror_copy;
+mod mirror_plan;
 mod node;
 mod pods;
+mod rate;
+mod record;
+mod request;
 mod session;
 mod status;
+mod status_end;
+mod status_patch;
+mod status_work;
 mod supply;
 
 pub use connection::{Connection, State};
@@ -47,12 +56,16 @@ pub trait Machine: Send + Sync + 'static {
     fn forget(&self, uid: &str);
     /// Whether anything of the pod is on the machine, or about to be.
     fn is_present(&self, uid: &str) -> bool;
+    /// Whether all that may name static pods has said what it wants: one that is not reported is not wanted, either.
+    fn sources_have_spoken(&self) -> bool;
     /// The `generation` of the last [`Bound`] that the agent has acted on.
     fn acted_on(&self) -> u64;
     /// The Node object as this node sees itself: labels, addresses, capacity, conditions, nodeInfo.
     fn node(&self) -> Node;
     /// Recent events, oldest first; a repeated one comes back with a higher count.
     fn events(&self) -> Vec<Event>;
+    /// Those that happened, or happened again, after the one of this number (its resourceVersion).
+    fn events_after(&self, number: u64) -> Vec<Event>;
     /// A number that grows with every change of reports and events.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Records an event of the node itself.
