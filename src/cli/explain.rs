@@ -76,20 +76,20 @@ mod tests {
     #[test]
     fn fields_are_told_in_columns() {
         expect![[r#"
-            FIELD                                                                     SUPPORT   REMARK
-            spec.initContainers[*].lifecycle.postStart.httpGet                        works
-            spec.initContainers[*].lifecycle.postStart.httpGet.host                   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders            works
-            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].name    works
-            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].value   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.path                   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.port                   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.scheme                 works
+            FIELD                                                                     STATIC   BOUND   REMARK
+            spec.initContainers[*].lifecycle.postStart.httpGet                        works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.host                   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders            works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].name    works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].value   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.path                   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.port                   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.scheme                 works    works
         "#]]
         .assert_eq(&text(&supported::explain("spec.initContainers[0].lifecycle.postStart.httpGet")));
         expect![[r#"
-            FIELD                   SUPPORT   REMARK
-            spec.runtimeClassName   refused   needs a RuntimeClass object, which only a cluster has; this node has one runtime
+            FIELD                   STATIC    BOUND     REMARK
+            spec.runtimeClassName   refused   refused   static: needs a RuntimeClass object, which only a cluster has; this node has one runtime; bound: this node has one runtime, and no handlers that a RuntimeClass could choose from
         "#]].assert_eq(&text(&supported::explain("runtimeClassName")));
     }
 }

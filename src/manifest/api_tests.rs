@@ -45,10 +45,12 @@ fn what_an_api_server_adds_to_a_pod_passes() {
         pod["spec"]["hostUsers"] = json!(true);
         pod["spec"]["topologySpreadConstraints"] =
             json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]);
-        pod["spec"]["containers"][0]["resources"]["limits"]["example.com/widget"] = json!("1");
+        for list in ["limits", "requests"] {
+            pod["spec"]["containers"][0]["resources"][list]["example.com/widget"] = json!("1");
+        }
         pod["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "busybox", "targetContainerName": "x"}]);
     });
-    assert_eq!(from_api(&more), Ok(super::marked(&more)));
+    assert!(from_api(&more) == Ok(super::marked(&more)), "{:?}", from_api(&more).err());
 }
 
 #[test]
@@ -60,6 +62,7 @@ fn the_published_daemon_sets_run_as_they_are() {
         let document = tree::parse(&std::fs::read(&path).unwrap()).unwrap().remove(0);
         let mut value = super::corpus::json(&document);
         value["metadata"]["uid"] = json!("3f0c1f0e-7a5e-4c0e-9f43-0a4b7d1c2e55");
+        value["metadata"]["namespace"] = json!("default");
         let taken = from_api(&pod(value)).unwrap_or_else(|problems| panic!("{}: {problems:?}", path.display()));
         assert!(Spec::new(taken).is_some(), "{}", path.display());
         seen += 1;
@@ -84,7 +87,14 @@ fn what_this_node_does_not_do_is_refused_with_its_path_and_a_reason() {
         ]);
     });
     expect![[r#"
+        spec.volumes[4].csi: needs a CSI driver on the node, which coracle does not talk to: use hostPath on what the node mounts
+        spec.volumes[3].ephemeral: this node does not mount PersistentVolumeClaims: use hostPath on what the node mounts, or emptyDir, image, configMap or secret
+        spec.volumes[8].glusterfs: Kubernetes has removed the driver of this type of volume: use hostPath on what the node mounts
+        spec.volumes[6].iscsi: needs programs on the node that coracle does not start: mount it on the node and use hostPath
+        spec.volumes[5].nfs: needs programs on the node that coracle does not start: mount it on the node and use hostPath
         spec.volumes[2].persistentVolumeClaim: this node does not mount PersistentVolumeClaims: use hostPath on what the node mounts, or emptyDir, image, configMap or secret
+        spec.volumes[7].projected.sources[0].clusterTrustBundle: this node does not read ClusterTrustBundles: put the certificates into a ConfigMap
+        spec.volumes[7].projected.sources[1].podCertificate: this node does not request certificates for pods: put one into a Secret
     "#]]
     .assert_eq(&told(&volumes));
     let others = daemon(|pod| {
@@ -95,7 +105,14 @@ fn what_this_node_does_not_do_is_refused_with_its_path_and_a_reason() {
         pod["spec"]["securityContext"]["windowsOptions"] = json!({"hostProcess": true});
         pod["spec"]["containers"][0]["lifecycle"] = json!({"stopSignal": "SIGUSR1"});
     });
-    expect![[r#""#]].assert_eq(&told(&others));
+    expect![[r#"
+        spec.resourceClaims: needs a driver for dynamic resource allocation, and this node has none
+        spec.runtimeClassName: this node has one runtime, and no handlers that a RuntimeClass could choose from
+        spec.containers[0].volumeDevices: needs a PersistentVolumeClaim, which this node does not do: use a hostPath volume of type BlockDevice
+        spec.containers[0].resources.claims: needs a driver for dynamic resource allocation, and this node has none
+        spec.containers[0].lifecycle.stopSignal: Forbidden: the feature is off in Kubernetes 1.36: the image's STOPSIGNAL counts
+        spec.securityContext.windowsOptions: this node runs linux
+    "#]].assert_eq(&told(&others));
 }
 
 #[test]
@@ -109,7 +126,16 @@ fn what_would_harm_the_machine_is_refused_whoever_has_validated_it() {
         pod["spec"]["containers"][0]["volumeMounts"][1]["mountPath"] = json!("/proc/sys");
         pod["spec"]["containers"][0]["resources"]["limits"]["memory"] = json!("much");
     });
-    expect![[r#""#]].assert_eq(&told(&pod));
+    expect![[r#"
+        metadata.uid: Invalid value: "../../etc": a UID must consist of at most 63 letters, digits, '-' or '_'
+        metadata.name: Invalid value: "../x": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+        spec.volumes[0].name: Invalid value: "..": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+        spec.containers[0].name: Invalid value: "../../c": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')
+        spec.containers[0].resources.limits[memory]: Invalid value: "much": is not a quantity
+        spec.containers[0].volumeMounts[0].name: Not found: "root"
+        spec.containers[0].volumeMounts[0].mountPath: Invalid value: "/dev": must not be /dev, unless a hostPath of /dev is mounted there: mount what is needed below it
+        spec.containers[0].volumeMounts[1].mountPath: Invalid value: "/proc/sys": what is in /proc is the kernel's (only a hostPath of /proc may be mounted at /proc, and files over those that say how much the machine has)
+    "#]].assert_eq(&told(&pod));
     let problems: Vec<Problem> = from_api(&Pod::default()).unwrap_err();
     assert!(problems.iter().any(|problem| problem.field == "spec"), "{problems:?}");
     assert!(problems.iter().all(|problem| problem.line.is_none() && problem.column.is_none()));

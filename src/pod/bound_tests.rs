@@ -108,13 +108,13 @@ fn another_image_restarts_its_container_only_whatever_the_restart_policy_and_at_
 #[test]
 fn a_better_image_does_not_wait_for_the_back_off_of_the_one_that_crashed() {
     let mut world = running(&bound("1", "bad", "1"));
-    for turn in 0..3 {
-        world.end(at(1000 + turn * 100_000), "c0", 1);
-        world.settle(Some(&bound("1", "bad", "1")), at(1000 + turn * 100_000), None);
+    for now in [1000, 2000] {
+        world.end(at(now), "c0", 1);
+        world.settle(Some(&bound("1", "bad", "1")), at(now), None);
     }
     assert!(!world.present().latest("c0").unwrap().is_running());
     let want = bound("1", "good", "1");
-    world.settle(Some(&want), at(202_000), None);
+    world.settle(Some(&want), at(3000), None);
     let run = world.present().latest("c0").unwrap();
     assert_eq!((run.is_running(), run.image.as_str()), (true, "good"));
 }
