@@ -1,12 +1,13 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
+use super::rate::Rate;
 use super::{Bound, Handle, State};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, watch};
 
 /// Pods of this node as the API server has them, mirror pods included.
@@ -36,6 +37,8 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
+    pub(super) rate: Mutex<Rate>,
 }
 
 impl Context {
@@ -60,6 +63,7 @@ impl Context {
             node,
             state,
             look: Arc::clone(&look),
+            rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };

@@ -36,7 +36,8 @@ mod update;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,
-    Progress, Record, RefusedResize, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Unhealthy, User,
+    Progress, Record, RefusedResize, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Told, Unhealthy,
+    User,
 };
 pub use plan::{Action, Plan, plan};
 pub use resize::is_resize;

@@ -3,10 +3,11 @@
 use super::Spec;
 use super::clock::{Clock, Seen};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// One run of one container: the record that the shim keeps on disk, written before the container's first
 /// instruction and again, durably, when it ended.
@@ -301,6 +302,17 @@ pub struct Progress {
     pub clock: Option<Clock>,
 }
 
+/// What was last told of a pod's conditions, in `<run>/pods/<uid>/told.json`: since when they are as they are must not change
+/// with a restart of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Told {
+    /// The conditions.
+    pub conditions: Vec<PodCondition>,
+    /// By which clock their instants were read.
+    pub clock: Option<Clock>,
+}
+
 /// That a pod has to leave for what it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
@@ -421,4 +433,8 @@ pub struct Observed {
     pub refused_resize: Option<RefusedResize>,
     /// Whether the node is short of disk space.
     pub short_of_disk: bool,
+    /// The pod of the cluster as the API server has it: conditions that others set, and when conditions began.
+    pub copy: Option<Arc<Pod>>,
+    /// The generation of its spec that this node has acted on.
+    pub generation: Option<i64>,
 }

@@ -14,6 +14,7 @@ mod note;
 mod objects;
 mod observe;
 mod progress;
+mod told;
 mod resize;
 mod sandbox;
 mod usage;
