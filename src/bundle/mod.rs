@@ -15,6 +15,8 @@ pub mod services;
 pub mod user;
 
 #[cfg(test)]
+mod bound_tests;
+#[cfg(test)]
 mod golden;
 
 pub use env::{Sources, expand};
