@@ -16,6 +16,7 @@
 
 mod connection;
 mod context;
+mod ended;
 mod events;
 mod kept;
 mod kubeconfig;
@@ -29,6 +30,7 @@ mod status;
 mod supply;
 
 pub use connection::{Connection, State};
+pub use ended::Ended;
 
 use crate::config::Config;
 use crate::pod::Supply;
@@ -83,6 +85,8 @@ pub struct Handle {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// How the node stands to the cluster.
     pub state: watch::Receiver<State>,
+    /// How pods ended of which nothing is left.
+    pub ended: Ended,
     look: Arc<Notify>,
 }
 
