@@ -101,6 +101,10 @@ impl Machine for Shared {
         self.is_reported(uid)
     }
 
+    fn sources_have_spoken(&self) -> bool {
+        self.sources_have_spoken.load(std::sync::atomic::Ordering::Acquire)
+    }
+
     fn acted_on(&self) -> u64 {
         self.acted_on.load(std::sync::atomic::Ordering::Acquire)
     }

@@ -8,6 +8,7 @@ mod bound;
 mod cluster;
 mod collect;
 mod events;
+mod gates;
 mod heal;
 mod hooks;
 mod hotplug;
@@ -190,6 +191,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         bound: Arc::default(),
     };
     let adopted: Vec<Key> = found.keys().cloned().collect();
+    agent.shared.adopt(found.iter().filter_map(|(key, uid)| Some((key.clone(), uid.clone()))).collect());
     for (key, uid) in found {
         agent.start(key, Some(uid), Wish::Keep);
     }
@@ -241,8 +243,11 @@ async fn serve(config: Config) -> Result<(), Error> {
                 agent.apply();
             }
             Ok(()) = bound.changed() => {
-                agent.bound = Arc::clone(&bound.borrow_and_update());
+                let before = std::mem::replace(&mut agent.bound, Arc::clone(&bound.borrow_and_update()));
                 agent.apply();
+                for worker in gates::changed(&before, &agent.bound).iter().filter_map(|key| agent.workers.get(key)) {
+                    worker.wake.notify_one();
+                }
             }
             Ok(()) = supply.changed() => agent.supply(supply.borrow_and_update().clone()),
             Ok(()) = own_node.changed() => {
@@ -364,6 +369,7 @@ impl Agent {
         }
         self.shared.set_removals(bound::removals(&bound));
         let mut unready = merged.unready.clone();
+        self.shared.sources_have_spoken.store(unready.is_empty(), Ordering::Release);
         if !bound.known {
             unready.insert(SourceKind::Api);
         }
@@ -508,8 +514,7 @@ impl Agent {
             match self.workers.get(&key) {
                 Some(worker) => {
                     worker.wish.send_if_modified(|wish| {
-                        let same = matches!(wish, Wish::Run(old)
-                            if old.uid() == spec.uid() && old.revision() == spec.revision());
+                        let same = matches!(wish, Wish::Run(old) if old.is(&spec));
                         if !same {
                             *wish = Wish::Run(spec);
                         }

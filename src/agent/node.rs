@@ -30,7 +30,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
@@ -90,6 +90,10 @@ pub struct Shared {
     removals: Mutex<BTreeMap<String, u64>>,
     /// What was last acted on of what the cluster wants.
     pub acted_on: AtomicU64,
+    /// Whether all sources of static pods have said what they want.
+    pub sources_have_spoken: AtomicBool,
+    /// Pods that were on the machine when the agent started, and were not looked at yet.
+    adopted: Mutex<BTreeMap<Key, String>>,
     /// The cluster: what it says of the Node, how it is reached.
     pub cluster: cluster::Handle,
 }
@@ -151,6 +155,8 @@ impl Shared {
             displaced: Mutex::default(),
             removals: Mutex::default(),
             acted_on: AtomicU64::new(0),
+            sources_have_spoken: AtomicBool::new(false),
+            adopted: Mutex::default(),
             cluster: parts.cluster,
         }
     }
@@ -168,6 +174,7 @@ impl Shared {
 
     /// Report a pod; `None`: it is gone. A report that says nothing new changes nothing.
     pub fn publish(&self, key: &Key, pod: Option<Pod>) {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
         match pod {
             None => match pods.remove(key) {
@@ -223,6 +230,21 @@ impl Shared {
         self.cluster.ended.get(uid)
     }
 
+    /// These pods were on the machine before the agent was: they are, until they are looked at.
+    pub fn adopt(&self, found: BTreeMap<Key, String>) {
+        *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    /// The pod of this uid as the API server has it, and the generation of its spec if that was acted on.
+    #[must_use]
+    pub fn copy(&self, uid: &str) -> (Option<Arc<Pod>>, Option<i64>) {
+        let bound = Arc::clone(&self.cluster.bound.borrow());
+        let copy = bound.pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)).cloned();
+        let current = self.acted_on.load(Ordering::Acquire) >= bound.generation;
+        let generation = copy.as_ref().and_then(|pod| pod.metadata.generation).filter(|_| current);
+        (copy.map(shown::taken_in), generation)
+    }
+
     /// The report of the pod of this uid.
     pub fn pod_of(&self, uid: &str) -> Option<Arc<Pod>> {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
@@ -231,6 +253,9 @@ impl Shared {
 
     /// Whether anything of the pod is on the machine, or about to be.
     pub fn is_reported(&self, uid: &str) -> bool {
+        if self.adopted.lock().unwrap_or_else(PoisonError::into_inner).values().any(|adopted| adopted == uid) {
+            return true;
+        }
         self.pod_of(uid).is_some() && !self.cluster.ended.has(uid)
     }
 

@@ -2,6 +2,7 @@
 
 use super::ended::Ended;
 use super::kept::Kept;
+use super::rate::Rate;
 use super::{Bound, Handle, State};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
@@ -40,6 +41,8 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
+    pub(super) rate: Mutex<Rate>,
 }
 
 impl Context {
@@ -68,6 +71,7 @@ impl Context {
             node,
             state,
             look: Arc::clone(&look),
+            rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, ended, look };

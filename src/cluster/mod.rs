@@ -22,11 +22,18 @@ mod kept;
 mod kubeconfig;
 mod lease;
 mod mirror;
+mod mirror_copy;
+mod mirror_plan;
 mod node;
 mod pods;
 mod record;
+mod rate;
+mod request;
 mod session;
 mod status;
+mod status_end;
+mod status_patch;
+mod status_work;
 mod supply;
 
 pub use connection::{Connection, State};
@@ -51,6 +58,8 @@ pub trait Machine: Send + Sync + 'static {
     fn forget(&self, uid: &str);
     /// Whether anything of the pod is on the machine, or about to be.
     fn is_present(&self, uid: &str) -> bool;
+    /// Whether all that may name static pods has said what it wants: one that is not reported is not wanted, either.
+    fn sources_have_spoken(&self) -> bool;
     /// The `generation` of the last [`Bound`] that the agent has acted on.
     fn acted_on(&self) -> u64;
     /// The Node object as this node sees itself: labels, addresses, capacity, conditions, nodeInfo.

@@ -29,7 +29,10 @@ pub fn report(
 ) -> Option<Pod> {
     let spec = seen.present.as_ref().map(|p| &p.spec).or(desired)?;
     let mut pod = spec.pod().clone();
-    let previous = previous.filter(|p| p.metadata.uid == pod.metadata.uid).and_then(|p| p.status.as_ref());
+    let same = |p: &&Pod| p.metadata.uid == pod.metadata.uid;
+    let copy = seen.copy.as_deref().filter(same).and_then(|p| p.status.as_ref());
+    // What was told before this agent began is in the API server's copy.
+    let previous = previous.filter(same).and_then(|p| p.status.as_ref()).filter(|s| s.conditions.is_some()).or(copy);
     let present = seen.present.as_ref();
     if let Some(deletion) = present.and_then(|p| p.record.deletion.as_ref()) {
         pod.metadata.deletion_timestamp = Some(Time(seconds(deletion.started)));
@@ -54,9 +57,10 @@ pub fn report(
     let ips = pod_ips(spec, present, node);
     let (reason, message) = why(seen, phase, resized.is_some());
     let conditions =
-        Conditions { spec, seen, init: &init, app: &app, phase, resizing: resized.is_some(), previous, start, now };
+        Conditions { spec, seen, init: &init, app: &app, phase, resizing: resized.is_some(), previous, copy, start, now };
     pod.status = Some(PodStatus {
         conditions: Some(conditions.all()),
+        observed_generation: seen.generation,
         pod_ip: ips.first().map(ToString::to_string),
         pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         message,

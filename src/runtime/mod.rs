@@ -14,11 +14,13 @@ mod note;
 mod objects;
 mod observe;
 mod progress;
+mod told;
 mod resize;
 mod sandbox;
 mod usage;
 mod variables;
 mod userns;
+mod update;
 
 use crate::bundle::CgroupFs;
 pub use crate::causes::chain;
@@ -272,6 +274,7 @@ impl Runtime {
             Action::Hook { .. } | Action::Pull { .. } => Ok(Vec::new()),
             Action::RestartAll { trigger } => self.restart_all(spec, trigger),
             Action::Resize { restart } => self.resize(spec, restart),
+            Action::Update => self.update(spec),
             Action::Finish { phase, reason, message, grace_seconds } => self.finish(
                 spec,
                 Finished {
