@@ -1,5 +1,6 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
+use super::ended::Ended;
 use super::kept::Kept;
 use super::supply::Shelf;
 use super::rate::Rate;
@@ -66,6 +67,7 @@ impl Context {
         let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
+        let ended = Ended::open(records.join("ended"));
         let context = Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
@@ -83,7 +85,7 @@ impl Context {
             told: Mutex::default(),
         };
         let handle =
-            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
+            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, ended, look };
         (context, handle)
     }
 }

@@ -16,6 +16,7 @@
 
 mod connection;
 mod context;
+mod ended;
 mod events;
 mod kept;
 mod kubeconfig;
@@ -36,6 +37,7 @@ mod status_work;
 mod supply;
 
 pub use connection::{Connection, State};
+pub use ended::Ended;
 
 use crate::config::Config;
 use crate::pod::Supply;
@@ -94,6 +96,8 @@ pub struct Handle {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// How the node stands to the cluster.
     pub state: watch::Receiver<State>,
+    /// How pods ended of which nothing is left.
+    pub ended: Ended,
     look: Arc<Notify>,
 }
 
