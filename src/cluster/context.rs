@@ -1,13 +1,15 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
-use super::{Bound, Handle, State};
+use super::{Bound, Handle, State, leave};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Pods of this node as the API server has them, mirror pods included.
 #[derive(Debug, Clone, Default)]
@@ -36,11 +38,15 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// No certificate is renewed before this, by the time that nobody sets.
+    pub(super) rests_until: Mutex<Option<Timestamp>>,
+    /// How many times a new certificate could not be had.
+    pub(super) renewals_failed: Arc<AtomicU64>,
 }
 
 impl Context {
     /// With what is known from before.
-    pub(super) fn open(config: &Config) -> (Context, Handle) {
+    pub(super) fn open(config: &Config) -> (Context, Handle, mpsc::Receiver<leave::Order>) {
         let records = config.root_dir.join("cluster");
         let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
         // Where there never was a cluster, no pod on the machine is one of its.
@@ -50,6 +56,8 @@ impl Context {
         let (node, node_receiver) = watch::channel(None);
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
+        let renewals_failed = Arc::new(AtomicU64::new(0));
+        let (leaves, leave_receiver) = mpsc::channel(1);
         let context = Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
@@ -60,9 +68,19 @@ impl Context {
             node,
             state,
             look: Arc::clone(&look),
+            rests_until: Mutex::default(),
+            renewals_failed: Arc::clone(&renewals_failed),
         };
-        let handle =
-            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
-        (context, handle)
+        let handle = Handle {
+            bound: bound_receiver,
+            supply: supply_receiver,
+            node: node_receiver,
+            state: state_receiver,
+            config: Arc::new(config.cluster.clone()),
+            look,
+            leaves,
+            renewals_failed,
+        };
+        (context, handle, leave_receiver)
     }
 }
