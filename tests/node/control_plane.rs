@@ -5,11 +5,10 @@
 //! the folders on the machine are other ones. Debian's etcd is older than what kubeadm ships; what it does not know is
 //! replaced by what it called the same thing, see [`as_known`].
 
-use crate::harness::{Node, Out, PodView, append, docker_archive, output, secs, signal};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use crate::harness::{
+    Authority, Node, Out, PodView, append, docker_archive, output, secs, signal, write_accounts_key, write_pair,
+};
 use nix::sched::{CloneFlags, unshare};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -43,48 +42,6 @@ fn in_a_network_of_its_own(test: fn()) {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
-}
-
-/// An authority, as `kubeadm init phase certs` makes them.
-struct Authority {
-    pem: String,
-    key: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new(name: &str) -> Authority {
-        let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("key");
-        let pem = params.self_signed(&key).expect("certificate").pem();
-        Authority { pem, key: key.serialize_pem(), issuer: Issuer::new(params, key) }
-    }
-
-    /// A certificate for these names, good for both ends of a connection, and its key.
-    fn issue(&self, name: &str, group: Option<&str>, names: &[&str]) -> (String, String) {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, name);
-        if let Some(group) = group {
-            params.distinguished_name.push(DnType::OrganizationName, group);
-        }
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().expect("key");
-        (params.signed_by(&key, &self.issuer).expect("certificate").pem(), key.serialize_pem())
-    }
-
-    fn write(&self, dir: &Path, name: &str) {
-        fs::create_dir_all(dir).expect("folder");
-        fs::write(dir.join(format!("{name}.crt")), &self.pem).expect("certificate");
-        fs::write(dir.join(format!("{name}.key")), &self.key).expect("key");
-    }
-}
-
-fn write_pair(dir: &Path, name: &str, (certificate, key): (String, String)) {
-    fs::write(dir.join(format!("{name}.crt")), certificate).expect("certificate");
-    fs::write(dir.join(format!("{name}.key")), key).expect("key");
 }
 
 /// `<pki>/etcd`, with everything that signs and is signed there.
@@ -275,26 +232,6 @@ fn etcd_runs_from_kubeadms_manifest() {
     });
 }
 
-/// A kubeconfig with everything in it.
-fn kubeconfig(authority: &Authority, user: &str, group: Option<&str>) -> String {
-    let (certificate, key) = authority.issue(user, group, &[]);
-    json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{ "name": "kubernetes", "cluster": {
-            "server": format!("https://{ADDRESS}:6443"),
-            "certificate-authority-data": STANDARD.encode(&authority.pem),
-        } }],
-        "users": [{ "name": user, "user": {
-            "client-certificate-data": STANDARD.encode(certificate),
-            "client-key-data": STANDARD.encode(key),
-        } }],
-        "contexts": [{ "name": "it", "context": { "cluster": "kubernetes", "user": user } }],
-        "current-context": "it",
-    })
-    .to_string()
-}
-
 /// Everything that `kubeadm init` puts below `/etc/kubernetes` but the manifests.
 fn kubernetes_certificates(machine: &Path) -> Authority {
     let etc = machine.join("etc/kubernetes");
@@ -311,13 +248,12 @@ fn kubernetes_certificates(machine: &Path) -> Authority {
     write_pair(&pki, "apiserver", authority.issue("kube-apiserver", None, &names));
     let kubelet_client = authority.issue("kube-apiserver-kubelet-client", Some("kubeadm:cluster-admins"), &[]);
     write_pair(&pki, "apiserver-kubelet-client", kubelet_client);
-    let accounts = KeyPair::generate().expect("key");
-    fs::write(pki.join("sa.key"), accounts.serialize_pem()).expect("key");
-    fs::write(pki.join("sa.pub"), accounts.public_key_pem()).expect("key");
+    write_accounts_key(&pki);
     for (file, user) in
         [("controller-manager.conf", "system:kube-controller-manager"), ("scheduler.conf", "system:kube-scheduler")]
     {
-        fs::write(etc.join(file), kubeconfig(&authority, user, None)).expect("kubeconfig");
+        let text = authority.kubeconfig(&format!("https://{ADDRESS}:6443"), user, None);
+        fs::write(etc.join(file), text).expect("kubeconfig");
     }
     authority
 }

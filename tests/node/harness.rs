@@ -2,10 +2,14 @@
 //! by side. It is driven from outside only: manifests are renamed into place, everything else goes through the built
 //! binary. A drop guard ends and removes whatever a failed test left behind, [`Node::finish`] asserts that nothing was.
 
+mod authority;
 mod image;
+mod network;
 pub mod nft;
 
+pub use authority::{Authority, kubeconfig, write_accounts_key, write_pair};
 pub use image::{BUSYBOX, append, busybox, docker_archive, image_archive, test_images};
+pub use network::Network;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -220,6 +224,8 @@ pub struct Node {
     pub env: Vec<(String, String)>,
     /// A file system of the test's own below the node's folder; it goes with the node.
     pub disk: Option<PathBuf>,
+    /// A network of the node's own; without one it is in the machine's.
+    pub network: Option<Network>,
     agent: Option<Child>,
 }
 
@@ -265,6 +271,7 @@ impl Node {
             args: Vec::new(),
             env: Vec::new(),
             disk: None,
+            network: None,
             agent: None,
             dir,
         };
@@ -294,6 +301,14 @@ impl Node {
         fs::write(self.dir.join("config.yaml"), fields.to_string()).expect("config");
     }
 
+    /// Does something in the node's network.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        match &self.network {
+            Some(network) => network.inside(work),
+            None => work(),
+        }
+    }
+
     /// What starts the agent, for tests that start it in a way of their own.
     pub fn agent_command(&self) -> Command {
         let d = self.dir.display();
@@ -320,13 +335,9 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.agent.is_none(), "already started");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.join("agent.log")).expect("agent.log");
-        let child = self
-            .agent_command()
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("agent.log"))
-            .stderr(log)
-            .spawn()
-            .expect("start the agent");
+        let mut command = self.agent_command();
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("agent.log")).stderr(log);
+        let child = self.inside(|| command.spawn()).expect("start the agent");
         self.agent = Some(child);
         let end = Instant::now() + PATIENCE;
         loop {
@@ -347,6 +358,11 @@ impl Node {
     /// A second agent on the same folders, to its end.
     pub fn second_agent(&self) -> Out {
         output(&mut self.agent_command(), b"", secs(10))
+    }
+
+    /// Whether an agent was started and not stopped.
+    pub fn runs(&self) -> bool {
+        self.agent.is_some()
     }
 
     pub fn agent_pid(&self) -> i32 {
@@ -624,11 +640,19 @@ impl Node {
     /// The bridge and what is plugged into it.
     fn links(&self) -> Vec<String> {
         let mut found = Vec::new();
-        for entry in fs::read_dir("/sys/class/net").expect("sysfs").flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let master = fs::read_link(entry.path().join("master")).ok();
-            if master.is_some_and(|m| m.ends_with(&self.bridge)) || name == self.bridge {
-                found.push(name);
+        if let Some(network) = &self.network {
+            // sysfs shows the network in which it was mounted.
+            let all: Value = serde_json::from_str(&network.tool("ip", &["-json", "link"], "").ok()).unwrap_or_default();
+            let all = all.as_array().map(Vec::as_slice).unwrap_or_default();
+            let ours = all.iter().filter(|l| l["ifname"] == *self.bridge || l["master"] == *self.bridge);
+            found.extend(ours.filter_map(|link| Some(link["ifname"].as_str()?.to_owned())));
+        } else {
+            for entry in fs::read_dir("/sys/class/net").expect("sysfs").flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let master = fs::read_link(entry.path().join("master")).ok();
+                if master.is_some_and(|m| m.ends_with(&self.bridge)) || name == self.bridge {
+                    found.push(name);
+                }
             }
         }
         found.sort();
@@ -644,8 +668,10 @@ impl Node {
         found.extend(mounts.map(|p| format!("mount {}", p.display())));
         found.extend(self.links().into_iter().filter(|l| *l != self.bridge).map(|l| format!("link {l}")));
         // The bridge and the table are the node's own and may stay for its next pod; what was a pod's may not.
-        let of_ports =
-            nft::chains().into_iter().filter(|(table, chain)| table.contains(&self.bridge) && chain == "hostports");
+        let of_ports = self
+            .inside(nft::chains)
+            .into_iter()
+            .filter(|(table, chain)| table.contains(&self.bridge) && chain == "hostports");
         found.extend(of_ports.map(|(table, chain)| format!("nf_tables chain {chain} of table {table}")));
         for root in self.cgroups() {
             let pods = folders_below(&root)
@@ -723,10 +749,12 @@ impl Node {
             }
         }
         for link in self.links() {
-            let _ = Command::new("ip").args(["link", "del", &link]).stderr(Stdio::null()).status();
+            let mut delete = Command::new("ip");
+            delete.args(["link", "del", &link]).stderr(Stdio::null());
+            let _ = self.inside(|| delete.status());
         }
-        for table in nft::tables().into_iter().filter(|t| t.contains(&self.bridge)) {
-            nft::delete_table(&table);
+        for table in self.inside(nft::tables).into_iter().filter(|t| t.contains(&self.bridge)) {
+            self.inside(|| nft::delete_table(&table));
         }
         for root in self.cgroups() {
             for dir in folders_below(&root).iter().rev() {

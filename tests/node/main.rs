@@ -27,6 +27,7 @@
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
 //! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`] |
+//! | clusters: everything against a real control plane | [`cluster`] |
 //! | configuration and its drop-ins, `coracle run`, the systemd units | [`bootstrap`] |
 //!
 //! And of images:
@@ -50,6 +51,7 @@
 mod airgap;
 mod bootstrap;
 mod cli;
+mod cluster;
 mod collect;
 mod containers;
 mod control_plane;

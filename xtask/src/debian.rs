@@ -40,6 +40,8 @@ pub const TESTS: &[Need] = &[
     // A control plane's database, from kubeadm's manifest.
     Need { package: "etcd-server", found: || on_path("etcd") },
     Need { package: "etcd-client", found: || on_path("etcdctl") },
+    // Loses packets on purpose, and is what kube-proxy calls.
+    Need { package: "nftables", found: || on_path("nft") },
     // Makes system calls fail.
     Need { package: "strace", found: || on_path("strace") },
 ];
