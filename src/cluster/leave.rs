@@ -89,6 +89,14 @@ async fn remove(client: &Client, pod: &Pod) -> Result<(), String> {
     }
 }
 
+/// Removes the certificates of the folder `dir`. Blocks.
+///
+/// # Errors
+/// What is left, and why.
+pub fn forget_certificates(dir: &Path) -> Result<(), String> {
+    certificates::remove_all(dir).map_err(|error| crate::causes::chain(&error))
+}
+
 /// Removes credentials and records of the cluster from the disk, and says what could not be removed. Blocks.
 pub fn forget(config: &config::Cluster, records: &Path) -> Vec<String> {
     let mut problems = Vec::new();

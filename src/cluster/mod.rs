@@ -34,7 +34,7 @@ mod transport;
 mod trouble;
 
 pub use connection::{Connection, Membership, State};
-pub use leave::{Left, forget};
+pub use leave::{Left, forget, forget_certificates};
 
 use crate::config::{self, Config};
 use crate::pod::Supply;
