@@ -516,7 +516,13 @@ impl server::Node for Shared {
         Ok(self.runtime.exec_target(pod.metadata.uid.as_deref().unwrap_or_default(), container, attempt, id))
     }
 
+    fn cluster(&self) -> Option<cluster::Handle> {
+        Some(self.cluster.clone())
+    }
+
     fn metrics(&self) -> String {
+        let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
+        self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
     }
 

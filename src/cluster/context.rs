@@ -4,14 +4,16 @@ use super::ended::Ended;
 use super::kept::Kept;
 use super::supply::Shelf;
 use super::rate::Rate;
-use super::{Bound, Handle, State, events, node};
+use super::{Bound, Handle, State, events, leave, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Pods of this node as the API server has them, mirror pods included.
 #[derive(Debug, Clone, Default)]
@@ -50,11 +52,15 @@ pub(super) struct Context {
     pub(super) events: Mutex<events::Ledger>,
     /// What was told of the node itself.
     pub(super) told: Mutex<node::Told>,
+    /// No certificate is renewed before this, by the time that nobody sets.
+    pub(super) rests_until: Mutex<Option<Timestamp>>,
+    /// How many times a new certificate could not be had.
+    pub(super) renewals_failed: Arc<AtomicU64>,
 }
 
 impl Context {
     /// With what is known from before.
-    pub(super) fn open(config: &Config) -> (Context, Handle) {
+    pub(super) fn open(config: &Config) -> (Context, Handle, mpsc::Receiver<leave::Order>) {
         let records = config.root_dir.join("cluster");
         let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
         // Where there never was a cluster, no pod on the machine is one of its.
@@ -68,6 +74,8 @@ impl Context {
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let ended = Ended::open(records.join("ended"));
+        let renewals_failed = Arc::new(AtomicU64::new(0));
+        let (leaves, leave_receiver) = mpsc::channel(1);
         let context = Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
@@ -83,9 +91,20 @@ impl Context {
             rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
             events: Mutex::default(),
             told: Mutex::default(),
+            rests_until: Mutex::default(),
+            renewals_failed: Arc::clone(&renewals_failed),
         };
-        let handle =
-            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, ended, look };
-        (context, handle)
+        let handle = Handle {
+            bound: bound_receiver,
+            supply: supply_receiver,
+            node: node_receiver,
+            state: state_receiver,
+            config: Arc::new(config.cluster.clone()),
+            ended,
+            look,
+            leaves,
+            renewals_failed,
+        };
+        (context, handle, leave_receiver)
     }
 }

@@ -14,13 +14,18 @@
 //! Nothing of what runs depends on any of this: while no API server answers, everything goes on with what is known, and
 //! static pods need none of it at all.
 
+mod certificates;
 mod connection;
 mod context;
 mod ended;
+mod credentials;
+mod csr;
+pub mod discovery;
 mod events;
 mod kept;
 mod kubeconfig;
 mod lease;
+mod leave;
 mod mirror;
 mod mirror_copy;
 mod mirror_plan;
@@ -35,16 +40,20 @@ mod status_end;
 mod status_patch;
 mod status_work;
 mod supply;
+mod transport;
+mod trouble;
 
-pub use connection::{Connection, State};
 pub use ended::Ended;
+pub use connection::{Connection, Membership, State};
+pub use leave::{Left, forget, forget_certificates};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::pod::Supply;
 use context::Context;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// What the cluster needs of the node; the agent implements it. Calls are quick and never block on I/O. All instants are
 /// those of the wall clock, as people are shown them.
@@ -98,7 +107,11 @@ pub struct Handle {
     pub state: watch::Receiver<State>,
     /// How pods ended of which nothing is left.
     pub ended: Ended,
+    /// Where credentials are looked for, and what else is configured.
+    pub config: Arc<config::Cluster>,
     look: Arc<Notify>,
+    leaves: mpsc::Sender<leave::Order>,
+    renewals_failed: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -106,14 +119,27 @@ impl Handle {
     pub fn look(&self) {
         self.look.notify_one();
     }
+
+    /// Leave the cluster: its pods end, credentials and all that is known of it go. `None`: the agent is ending.
+    pub async fn leave(&self) -> Option<Left> {
+        let (order, left) = oneshot::channel();
+        self.leaves.send(order).await.ok()?;
+        left.await.ok()
+    }
+
+    /// How many times a new certificate could not be had.
+    #[must_use]
+    pub fn renewals_failed(&self) -> u64 {
+        self.renewals_failed.load(Ordering::Relaxed)
+    }
 }
 
 /// What is known of the cluster from before, and tasks that keep up with it from now on: at once when there are credentials,
 /// else as soon as there are.
 #[must_use]
 pub fn start(config: &Config) -> Starting {
-    let (context, handle) = Context::open(config);
-    Starting { context: Arc::new(context), handle }
+    let (context, handle, leaves) = Context::open(config);
+    Starting { context: Arc::new(context), handle, leaves }
 }
 
 /// What is known before anything was asked.
@@ -121,11 +147,12 @@ pub struct Starting {
     context: Arc<Context>,
     /// What is known from before.
     pub handle: Handle,
+    leaves: mpsc::Receiver<leave::Order>,
 }
 
 impl Starting {
     /// Talk to the API server from now on, about this machine.
     pub fn run(self, machine: Arc<dyn Machine>) {
-        tokio::spawn(connection::follow(self.context, machine));
+        tokio::spawn(connection::follow(self.context, machine, self.leaves));
     }
 }

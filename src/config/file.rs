@@ -50,6 +50,7 @@ const KUBELET_FIELDS: &[&str] = &[
     "podPidsLimit",
     "port",
     "resolvConf",
+    "rotateCertificates",
     "seccompDefault",
     "singleProcessOOMKill",
     "staticPodPath",
@@ -102,7 +103,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "readOnlyPort",
     "reservedMemory",
     "reservedSystemCPUs",
-    "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
     "serverTLSBootstrap",
@@ -232,6 +232,9 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
     if let Some(limit) = document.integer("podPidsLimit", -1, i64::MAX)? {
         // As kubelet: -1 is no limit; 0 has always meant the same there.
         config.pod_pids_limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+    }
+    if let Some(on) = document.boolean("rotateCertificates")? {
+        config.cluster.rotate_certificates = on;
     }
     if let Some(on) = document.boolean("seccompDefault")? {
         config.seccomp_default = on;
