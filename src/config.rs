@@ -89,6 +89,24 @@ pub struct Flags {
     /// Certificates that the cluster issued [default: <root-dir>/pki]
     #[arg(long, value_name = "DIR")]
     pub cert_dir: Option<PathBuf>,
+    /// Renew the client certificate in time [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rotate_certificates: Option<bool>,
+    /// Taken for kubeadm's sake, as are the next ones: no container runtime is used
+    #[arg(long, value_name = "URL", hide = true)]
+    pub container_runtime_endpoint: Option<String>,
+    /// Images are not in a container runtime either
+    #[arg(long, value_name = "URL", hide = true)]
+    pub image_service_endpoint: Option<String>,
+    /// Cgroups are made directly
+    #[arg(long, value_name = "DRIVER", hide = true)]
+    pub cgroup_driver: Option<String>,
+    /// There is no runtime that could have cgroups
+    #[arg(long, value_name = "CGROUPS", hide = true)]
+    pub runtime_cgroups: Option<String>,
+    /// Swap is no reason to fail
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide = true)]
+    pub fail_swap_on: Option<bool>,
     /// Port of the health endpoint, 0 to turn it off [default: 10248]
     #[arg(long, value_name = "PORT")]
     pub healthz_port: Option<u16>,
@@ -125,6 +143,22 @@ pub struct Flags {
     /// Addresses of the pod network [default: 10.83.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub pod_cidr: Option<PodCidr>,
+}
+
+impl Flags {
+    /// Flags that were given and change nothing.
+    fn without_effect(&self) -> Option<Warning> {
+        let flags = [
+            ("--container-runtime-endpoint", self.container_runtime_endpoint.is_some()),
+            ("--image-service-endpoint", self.image_service_endpoint.is_some()),
+            ("--cgroup-driver", self.cgroup_driver.is_some()),
+            ("--runtime-cgroups", self.runtime_cgroups.is_some()),
+            ("--fail-swap-on", self.fail_swap_on.is_some()),
+        ];
+        let given: Vec<&str> = flags.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+        let reason = "no effect here: there is no container runtime, and swap is no reason to fail";
+        (!given.is_empty()).then(|| Warning { field: given.join(", "), reason: reason.to_owned() })
+    }
 }
 
 /// How log lines look.
@@ -352,6 +386,7 @@ impl Config {
         let layers = layers::Layers::read(files)?;
         file::apply(&layers.merged, &mut config, &mut warnings).map_err(|error| layers.blame(error))?;
         config.apply_flags(flags)?;
+        warnings.extend(flags.without_effect());
         config.node_name = match &flags.hostname_override {
             Some(name) => node_name(name).map_err(|reason| Error::invalid("--hostname-override", reason))?,
             None => node_name(&facts.hostname).map_err(|reason| {
@@ -382,6 +417,7 @@ impl Config {
         self.cluster.kubeconfig = or_default(&flags.kubeconfig, "kubeconfig");
         self.cluster.bootstrap_kubeconfig = or_default(&flags.bootstrap_kubeconfig, "bootstrap-kubeconfig");
         self.cluster.cert_dir = or_default(&flags.cert_dir, "pki");
+        set(&mut self.cluster.rotate_certificates, &flags.rotate_certificates);
         set(&mut self.healthz_port, &flags.healthz_port);
         set(&mut self.healthz_bind_address, &flags.healthz_bind_address);
         set(&mut self.port, &flags.port);

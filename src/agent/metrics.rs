@@ -1,6 +1,7 @@
 //! Metrics in the Prometheus text format: kubelet names where they exist, `coracle_*` for the rest.
 
 use crate::image::Reason;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -8,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ pub struct Metrics {
     manifest_problems: Gauge,
     source_healthy: Gauge,
     departures: Gauge,
+    certificate_ttl: Gauge<f64, AtomicU64>,
+    renewals_failed: Gauge,
     action_failures: Counter,
     container_failures: Counter,
     images_imported: Counter,
@@ -99,6 +103,14 @@ impl Default for Metrics {
         let manifest_problems = gauge("coracle_manifest_problems", "Errors in the manifests as they are now");
         let source_healthy = gauge("coracle_manifest_source_healthy", "1 when the manifest directory can be read");
         let departures = gauge("coracle_pods_not_as_manifest", "Pods that do not run what their manifests say");
+        // As kubelet, where it is a counter without the ending that this format gives to counters.
+        let help = "Counter of certificate renewal errors";
+        let renewals_failed = gauge("kubelet_certificate_manager_client_expiration_renew_errors", help);
+        let certificate_ttl = Gauge::<f64, AtomicU64>::default();
+        let help = "Gauge of the TTL (time-to-live) of the Kubelet's client certificate. The value is in seconds until \
+                    certificate expiry (negative if already expired). If client certificate is invalid or unused, the \
+                    value will be +INF";
+        registry.register("kubelet_certificate_manager_client_ttl_seconds", help, certificate_ttl.clone());
         let images_collected = Family::<[(&'static str, &'static str); 1], Counter>::default();
         // As kubelet, which counts what was removed for age and for space.
         let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age";
@@ -123,6 +135,8 @@ impl Default for Metrics {
             manifest_problems,
             source_healthy,
             departures,
+            certificate_ttl,
+            renewals_failed,
         }
     }
 }
@@ -169,6 +183,12 @@ impl Metrics {
         self.source_healthy.set(i64::from(healthy));
     }
 
+    /// How long the node's client certificate is good (`None`: there is none), and how often a new one could not be had.
+    pub fn certificate(&self, ttl: Option<SignedDuration>, failures: u64) {
+        self.certificate_ttl.set(ttl.map_or(f64::INFINITY, |ttl| ttl.as_secs_f64().round()));
+        self.renewals_failed.set(i64::try_from(failures).unwrap_or(i64::MAX));
+    }
+
     /// How many pods do not run what their manifests say.
     pub fn departures(&self, pods: usize) {
         self.departures.set(i64::try_from(pods).unwrap_or(i64::MAX));
@@ -208,9 +228,12 @@ mod tests {
         metrics.image_removed(Reason::Space);
         metrics.pulls.pulled(Duration::from_secs(2), 11 << 20);
         metrics.pulls.failed("ErrImagePull");
+        metrics.certificate(Some(SignedDuration::from_secs(-3)), 2);
         let text = metrics.render(&[]);
         assert!(text.contains("coracle_action_failures_total 1"), "{text}");
         assert!(text.contains("kubelet_image_garbage_collected_total{reason=\"space\"} 1"), "{text}");
+        assert!(text.contains("kubelet_certificate_manager_client_ttl_seconds -3.0\n"), "{text}");
+        assert!(text.contains("kubelet_certificate_manager_client_expiration_renew_errors 2\n"), "{text}");
         assert!(text.contains("coracle_manifest_problems 3"), "{text}");
         assert!(text.contains("coracle_image_pulls_total{result=\"ErrImagePull\"} 1"), "{text}");
         let size = "image_size_in_bytes=\"10MB-100MB\"";

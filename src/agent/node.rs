@@ -28,7 +28,7 @@ use k8s_openapi::api::core::v1::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
@@ -84,12 +84,16 @@ pub struct Shared {
     departures: RwLock<BTreeMap<Key, PodCondition>>,
     /// Resizes that there is no room for.
     refused_resizes: Mutex<BTreeMap<Key, RefusedResize>>,
-    /// The last reports of pods of the cluster that are gone from the machine, by uid.
-    departed: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// Why pods of the cluster that are on the machine may not stay, by uid: reason and message.
+    displaced: Mutex<BTreeMap<String, (&'static str, String)>>,
     /// The grace with which pods of the cluster are to end, by uid, in seconds.
     removals: Mutex<BTreeMap<String, u64>>,
     /// What was last acted on of what the cluster wants.
     pub acted_on: AtomicU64,
+    /// Whether all sources of static pods have said what they want.
+    pub sources_have_spoken: AtomicBool,
+    /// Pods that were on the machine when the agent started, and were not looked at yet.
+    adopted: Mutex<BTreeMap<Key, String>>,
     /// The cluster: what it says of the Node, how it is reached.
     pub cluster: cluster::Handle,
 }
@@ -149,9 +153,11 @@ impl Shared {
             evictions: Mutex::default(),
             departures: RwLock::default(),
             refused_resizes: Mutex::default(),
-            departed: Mutex::default(),
+            displaced: Mutex::default(),
             removals: Mutex::default(),
             acted_on: AtomicU64::new(0),
+            sources_have_spoken: AtomicBool::new(false),
+            adopted: Mutex::default(),
             cluster: parts.cluster,
         }
     }
@@ -169,6 +175,7 @@ impl Shared {
 
     /// Report a pod; `None`: it is gone. A report that says nothing new changes nothing.
     pub fn publish(&self, key: &Key, pod: Option<Pod>) {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
         let mut pods = self.pods.write().unwrap_or_else(PoisonError::into_inner);
         match pod {
             None => match pods.remove(key) {
@@ -196,26 +203,68 @@ impl Shared {
 
     /// A pod is gone: the API server is told how it ended.
     fn depart(&self, pod: Arc<Pod>) {
-        if let Some(uid) = pod.metadata.uid.clone().filter(|_| is_from_api(&pod)) {
-            self.removals.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
-            self.departed.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, pod);
+        let Some(uid) = pod.metadata.uid.as_deref().filter(|_| is_from_api(&pod)) else { return };
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let displaced = self.displaced.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let ended = &self.cluster.ended;
+        // What was refused is not a pod that was here.
+        if !ended.has(uid) {
+            // By the wall clock, as it may outlive this agent.
+            let mut pod = shown::pod(pod);
+            if let Some((reason, message)) = displaced {
+                let status = Arc::make_mut(&mut pod).status.get_or_insert_default();
+                status.phase = Some("Failed".to_owned());
+                (status.reason, status.message) = (Some(reason.to_owned()), Some(message));
+            }
+            ended.insert(pod);
         }
     }
 
-    /// The last report of a pod of the cluster that is gone.
+    /// A pod of the cluster that is on the machine has to leave, and has failed then. Tells whether that is new.
+    pub fn displace(&self, uid: &str, reason: &'static str, message: String) -> bool {
+        let mut displaced = self.displaced.lock().unwrap_or_else(PoisonError::into_inner);
+        displaced.insert(uid.to_owned(), (reason, message)).is_none()
+    }
+
+    /// The last report of a pod of the cluster that is gone, by the clock on the wall.
     pub fn departed_pod(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.departed.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().map(shown::pod)
+        self.cluster.ended.get(uid)
     }
 
-    /// Drops the reports of departed pods of which `gone` says that nobody asks for them.
-    pub fn forget_departed(&self, gone: impl Fn(&str) -> bool) {
-        self.departed.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| !gone(uid));
+    /// These pods were on the machine before the agent was: they are, until they are looked at.
+    pub fn adopt(&self, found: BTreeMap<Key, String>) {
+        *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = found;
     }
 
-    /// Whether a pod is reported under this uid.
-    pub fn is_reported(&self, uid: &str) -> bool {
+    /// The pod of this uid as the API server has it, and the generation of its spec if that was acted on.
+    #[must_use]
+    pub fn copy(&self, uid: &str) -> (Option<Arc<Pod>>, Option<i64>) {
+        let bound = Arc::clone(&self.cluster.bound.borrow());
+        let copy = bound.pods.iter().find(|pod| pod.metadata.uid.as_deref() == Some(uid)).cloned();
+        let current = self.acted_on.load(Ordering::Acquire) >= bound.generation;
+        let generation = copy.as_ref().and_then(|pod| pod.metadata.generation).filter(|_| current);
+        (copy.map(shown::taken_in), generation)
+    }
+
+    /// The report of the pod of this uid.
+    pub fn pod_of(&self, uid: &str) -> Option<Arc<Pod>> {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
-        pods.values().any(|pod| pod.metadata.uid.as_deref() == Some(uid))
+        pods.values().find(|pod| pod.metadata.uid.as_deref() == Some(uid)).cloned()
+    }
+
+    /// Whether anything of the pod is on the machine, or about to be.
+    pub fn is_reported(&self, uid: &str) -> bool {
+        if self.adopted.lock().unwrap_or_else(PoisonError::into_inner).values().any(|adopted| adopted == uid) {
+            return true;
+        }
+        self.pod_of(uid).is_some() && !self.cluster.ended.has(uid)
+    }
+
+    /// The names of reported pods of the cluster, with their uids.
+    pub fn reported_from_api(&self) -> Vec<(Key, String)> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        let from_api = pods.iter().filter(|(_, pod)| is_from_api(pod));
+        from_api.filter_map(|(key, pod)| Some((key.clone(), pod.metadata.uid.clone()?))).collect()
     }
 
     /// How long pods of the cluster may take to end, by uid: those that the API server wants gone.
@@ -467,7 +516,13 @@ impl server::Node for Shared {
         Ok(self.runtime.exec_target(pod.metadata.uid.as_deref().unwrap_or_default(), container, attempt, id))
     }
 
+    fn cluster(&self) -> Option<cluster::Handle> {
+        Some(self.cluster.clone())
+    }
+
     fn metrics(&self) -> String {
+        let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
+        self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
     }
 

@@ -18,6 +18,17 @@ pub fn pod(pod: Arc<Pod>) -> Arc<Pod> {
     Arc::new(pod)
 }
 
+/// A pod that was shown, by the time inside.
+pub fn taken_in(pod: Arc<Pod>) -> Arc<Pod> {
+    let ahead = clock::ahead();
+    if ahead.is_zero() {
+        return pod;
+    }
+    let mut pod = Arc::unwrap_or_clone(pod);
+    move_pod(&mut pod, -ahead);
+    Arc::new(pod)
+}
+
 /// Events as they are shown.
 pub fn events(mut events: Vec<Event>) -> Vec<Event> {
     let ahead = clock::ahead();

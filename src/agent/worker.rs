@@ -16,7 +16,7 @@ use crate::runtime;
 use crate::shim;
 use crate::sys::clock;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -83,6 +83,7 @@ pub fn start(
         follower: Follower::default(),
         evicted: None,
         told: BTreeSet::new(),
+        conditions: Default::default(),
         first: true,
     };
     let span = tracing::info_span!("pod", ns = key.namespace, name = key.name);
@@ -115,21 +116,29 @@ struct Worker {
     evicted: Option<(u32, Timestamp)>,
     /// Ends of runs (by container ID) that were reported.
     told: BTreeSet<String>,
+    /// What was written down of the pod's conditions, and of which pod.
+    conditions: (String, Vec<PodCondition>),
     first: bool,
 }
 
 impl Worker {
     async fn run(mut self) {
+        if let Some(uid) = self.uid.clone() {
+            let of = uid.clone();
+            let told = self.blocking(move |runtime| runtime.told(&of)).await;
+            self.conditions = (uid, told.unwrap_or_default());
+        }
         loop {
             if self.wish.has_changed().unwrap_or(true) {
                 self.failure = None;
                 self.evicted = None;
                 self.container_failures.clear();
             }
-            if self.follower.is_news(&self.shared.runtime) {
+            let wish = self.wish.borrow_and_update().clone();
+            let wanted = if let Wish::Run(spec) = &wish { Some(spec.pod()) } else { None };
+            if self.follower.is_news(&self.shared.runtime, wanted) {
                 self.retry(&["FailedMount", "CreateContainerConfigError"], clock::now());
             }
-            let wish = self.wish.borrow_and_update().clone();
             let Some(seen) = self.observe(&wish).await else { return };
             // Without a subscription nobody tells when the shim has news: look by ourselves.
             let deaf = self.events.is_none() && seen.present.as_ref().is_some_and(|p| p.sandbox == Sandbox::Ready);
@@ -143,7 +152,12 @@ impl Worker {
             let look_again = self.plug(desired.as_deref(), &seen, now).await;
             let look_again = self.follow(&seen, now).await.into_iter().chain(look_again).min();
             self.publish(desired.as_deref(), &seen, now);
-            let plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
+            let mut plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
+            if let Some(spec) = seen.present.as_ref().map(|present| &present.spec).or(desired.as_deref())
+                && let Some(until) = self.follower.hold_back(&self.shared.runtime, spec, &mut plan.actions, now)
+            {
+                plan.wake_at = Some(plan.wake_at.map_or(until, |wake| wake.min(until)));
+            }
             if plan.actions.is_empty() {
                 if desired.is_none() && seen.present.is_none() {
                     self.shared.publish(&self.key, None);
@@ -154,6 +168,7 @@ impl Worker {
                     false => plan.wake_at,
                 };
                 let wake_at = wake_at.into_iter().chain(look_again).min();
+                self.remember(&seen).await;
                 if !self.sleep(wake_at).await {
                     return;
                 }
@@ -216,6 +231,7 @@ impl Worker {
         match &mut seen.present {
             Some(present) => {
                 seen.evict = self.shared.eviction(&self.key, present.spec.uid());
+                seen.removal = self.shared.removal(present.spec.uid());
                 seen.refused_resize = self.shared.refused_resize(&self.key);
                 seen.short_of_disk = self.shared.is_short_of_disk();
                 let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
@@ -242,6 +258,13 @@ impl Worker {
                     self.hold_back(eviction, clock::now());
                 }
             }
+        }
+        let wanted = match wish {
+            Wish::Run(spec) => Some(spec.uid()),
+            Wish::Keep | Wish::Remove => None,
+        };
+        if let Some(uid) = seen.present.as_ref().map(|present| present.spec.uid()).or(wanted) {
+            (seen.copy, seen.generation) = self.shared.copy(uid);
         }
         seen.failure.clone_from(&self.failure);
         seen.container_failures.clone_from(&self.container_failures);
@@ -421,7 +444,7 @@ impl Worker {
         };
         let spec = match (&action, desired, &seen.present) {
             // A creation makes what is wanted, everything else acts on what is there.
-            (Action::CreateSandbox | Action::Resize { .. }, Some(spec), _) => Arc::clone(spec),
+            (Action::CreateSandbox | Action::Resize { .. } | Action::Update, Some(spec), _) => Arc::clone(spec),
             (_, _, Some(present)) => Arc::new(present.spec.clone()),
             (_, Some(spec), None) => Arc::clone(spec),
             (_, None, None) => return false,
@@ -608,8 +631,35 @@ impl Worker {
         self.first = false;
     }
 
+    /// What the agent before this one told of the pod.
+    fn remembered(&self) -> Option<Arc<Pod>> {
+        let (uid, conditions) = &self.conditions;
+        if conditions.is_empty() {
+            return None;
+        }
+        let mut pod = Pod::default();
+        pod.metadata.uid = Some(uid.clone());
+        pod.status = Some(PodStatus { conditions: Some(conditions.clone()), ..PodStatus::default() });
+        Some(Arc::new(pod))
+    }
+
+    /// Write down what was told of the conditions: since when they are as they are is to be known to the next agent.
+    async fn remember(&mut self, seen: &Observed) {
+        let Some(present) = seen.present.as_ref().filter(|present| present.sandbox == Sandbox::Ready) else { return };
+        let Some(pod) = self.shared.pod(&self.key) else { return };
+        let uid = present.spec.uid().to_owned();
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        if self.conditions.0 == uid && self.conditions.1 == conditions {
+            return;
+        }
+        self.conditions = (uid.clone(), conditions.clone());
+        if let Some(Err(error)) = self.blocking(move |runtime| runtime.remember_told(&uid, conditions)).await {
+            tracing::warn!(error = error.chain(), "the conditions of the pod cannot be written down");
+        }
+    }
+
     fn publish(&self, desired: Option<&Spec>, seen: &Observed, now: Timestamp) {
-        let previous = self.shared.pod(&self.key);
+        let previous = self.shared.pod(&self.key).or_else(|| self.remembered());
         let pod = status::report(desired, seen, &self.shared.facts, previous.as_deref(), now);
         if let Some(pod) = &pod {
             for note in

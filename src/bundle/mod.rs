@@ -11,8 +11,11 @@ mod mounts;
 pub mod profile;
 mod seccomp;
 pub mod seccomp_file;
+pub mod services;
 pub mod user;
 
+#[cfg(test)]
+mod bound_tests;
 #[cfg(test)]
 mod golden;
 

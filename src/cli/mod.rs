@@ -3,6 +3,7 @@
 
 mod age;
 mod client;
+mod cluster;
 mod columns;
 mod describe;
 mod error;
@@ -12,6 +13,7 @@ mod get;
 mod hello;
 mod history;
 mod images;
+mod kubelet;
 mod logs;
 mod manifests;
 mod pull;
@@ -177,6 +179,26 @@ enum Command {
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Join a cluster
+    ///
+    /// Asks the API server at ENDPOINT for the cluster's authority, checks it by the token and the hash that `kubeadm token
+    /// create --print-join-command` prints, has the agent ask for a certificate, and waits until the node is registered. What
+    /// runs goes on.
+    #[command(after_help = JOIN_EXAMPLES)]
+    Join {
+        #[command(flatten)]
+        options: cluster::Join,
+        #[command(flatten)]
+        place: cluster::Place,
+    },
+    /// Leave the cluster: its pods end, static pods go on
+    ///
+    /// Mirror pods are deleted where the API server answers; credentials and all that is known of the cluster are removed from
+    /// this machine. The Node object stays: only an administrator may delete it.
+    Reset {
+        #[command(flatten)]
+        place: cluster::Place,
+    },
     /// Show the node's health
     Status {
         /// Format
@@ -210,6 +232,12 @@ Examples:
   coracle history pod web              all revisions
   coracle history web --revision 3     the third one, as YAML
   coracle rollback web                 back to the one before";
+
+const JOIN_EXAMPLES: &str = "\
+Examples:
+  coracle join 10.0.0.1:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:8fe4...
+  coracle status                   how it stands
+  coracle reset                    leave again";
 
 const LS_EXAMPLES: &str = "\
 Examples:
@@ -382,6 +410,10 @@ impl List {
 
 /// Runs the command line `args` (with the program's name first); returns the exit code.
 pub fn main(args: Vec<OsString>) -> i32 {
+    let args = match kubelet::arguments(args) {
+        kubelet::Asked::Version => return print(&kubelet::version()).map_or_else(|error| error.code(), |()| 0),
+        kubelet::Asked::Run(args) => args,
+    };
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -464,6 +496,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             images::prune(&agent.client(), all, dry_run).await
         }
         Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
+        Command::Join { options, place } => cluster::join(&options, &place).await,
+        Command::Reset { place } => cluster::reset(&place).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
         Command::Completion { shell } => {
@@ -541,6 +575,8 @@ mod tests {
             "coracle rollback pod web --to-revision=2",
             "coracle agent --hostname-override n1 --node-ip 10.0.0.1,fd00::1 --v 4 --pod-cidr 10.1.0.0/16 --log-format json",
             "coracle image prune -a --dry-run",
+            "coracle join 10.0.0.1 --token abcdef.0123456789abcdef --discovery-token-unsafe-skip-ca-verification",
+            "coracle agent --rotate-certificates=false --fail-swap-on --container-runtime-endpoint=unix:///x",
             "coracle status -o json --run-dir /tmp/x",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -549,9 +585,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_a_usage_error() {
-        for line in
-            ["coracle", "coracle get", "coracle exec web sh", "coracle agent --pod-cidr x", "coracle delete a -f b"]
-        {
+        for line in [
+            "coracle",
+            "coracle get",
+            "coracle exec web sh",
+            "coracle agent --pod-cidr x",
+            "coracle delete a -f b",
+            "coracle join a --token x.y",
+        ] {
             let code = parse(line).map_or_else(|error| error.exit_code(), |_| 0);
             assert_eq!(code, 2, "{line}");
         }

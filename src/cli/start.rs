@@ -23,6 +23,26 @@ struct Read {
 
 /// Resolves the configuration and runs the agent until it is told to stop.
 pub(super) fn agent(flags: &Flags) -> Result<i32, Error> {
+    let (config, told) = resolve(flags)?;
+    log_to_stderr(&config);
+    if !told.drop_ins.is_empty() {
+        tracing::info!("configuration drop-ins, in their order: {}", told.drop_ins.join(", "));
+    }
+    for warning in &told.warnings {
+        tracing::warn!("{warning}");
+    }
+    agent::run(config).map_err(|error| Error::caused("the agent failed", &error))?;
+    Ok(0)
+}
+
+/// What is worth telling of a configuration.
+pub(super) struct Told {
+    drop_ins: Vec<String>,
+    warnings: Vec<config::Warning>,
+}
+
+/// The configuration of an agent with these flags on this machine.
+pub(super) fn resolve(flags: &Flags) -> Result<(Config, Told), Error> {
     let path = flags.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
     let main = read_config(&path, flags.config.is_some())?;
     let drop_ins = flags.config_dir.as_deref().map(drop_ins).transpose()?.unwrap_or_default();
@@ -38,16 +58,8 @@ pub(super) fn agent(flags: &Flags) -> Result<i32, Error> {
         let names: Vec<&str> = files.iter().map(|file| file.name).collect();
         failed.hint(format!("it was read from {}", names.join(", ")))
     })?;
-    log_to_stderr(&config);
-    if !drop_ins.is_empty() {
-        let names: Vec<&str> = drop_ins.iter().map(|read| read.name.as_str()).collect();
-        tracing::info!("configuration drop-ins, in their order: {}", names.join(", "));
-    }
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
-    agent::run(config).map_err(|error| Error::caused("the agent failed", &error))?;
-    Ok(0)
+    let drop_ins = drop_ins.iter().map(|read| read.name.clone()).collect();
+    Ok((config, Told { drop_ins, warnings }))
 }
 
 /// Sets up the log: one line an event on standard error, without colours and, below journald, without the time that

@@ -6,7 +6,7 @@ use super::error::Error;
 use super::get::pretty;
 use super::print;
 use super::table::{align, printable};
-use crate::server::types::NodeSummary;
+use crate::server::types::{ClusterState, ClusterSummary, NodeSummary};
 
 /// The Kubernetes version whose node behaviour is followed.
 const KUBERNETES: &str = "1.36";
@@ -35,11 +35,32 @@ fn text(summary: &NodeSummary) -> String {
         size(summary.image_bytes),
         printable(&summary.manifest_dir),
     );
+    text.extend(summary.cluster.iter().map(cluster));
     if !summary.warnings.is_empty() {
         text.push_str("Warnings:\n");
         text.extend(summary.warnings.iter().map(|warning| format!("  {}\n", printable(warning))));
     }
     align(&text, 2)
+}
+
+/// How the node stands to a cluster; a line, and one for the certificate.
+fn cluster(of: &ClusterSummary) -> String {
+    let server = printable(of.server.as_deref().unwrap_or_default());
+    let message = printable(of.message.as_deref().unwrap_or_default());
+    let mut text = match of.state {
+        ClusterState::Alone => "Cluster:\tnone\n".to_owned(),
+        ClusterState::Waiting => format!("Cluster:\twaiting: {message}\n"),
+        ClusterState::Joined if of.registered => format!("Cluster:\t{server}\n"),
+        ClusterState::Joined => format!("Cluster:\t{server} (no Node object yet)\n"),
+        ClusterState::Unreachable => {
+            let since = printable(of.since.as_deref().unwrap_or_default());
+            format!("Cluster:\t{server}, unreachable since {since}: {message}\n")
+        }
+    };
+    if let Some(expires) = &of.certificate_expires {
+        text.push_str(&format!("Certificate:\texpires {}\n", printable(expires)));
+    }
+    text
 }
 
 /// Runs `version`.
@@ -73,6 +94,19 @@ mod tests {
             images: 2,
             image_bytes: 123_456_789,
             warnings: vec!["pod/web BackOff: Back-off restarting".into()],
+            cluster: Some(ClusterSummary {
+                node: "edge-1".into(),
+                state: ClusterState::Unreachable,
+                server: Some("https://10.0.0.1:6443".into()),
+                message: Some("no answer in 30 seconds".into()),
+                since: Some("2026-11-02T03:04:05Z".into()),
+                certificate_expires: Some("2027-01-01T00:00:00Z".into()),
+                registered: true,
+                registers: true,
+                kubeconfig: "/k".into(),
+                bootstrap_kubeconfig: "/b".into(),
+                cert_dir: "/p".into(),
+            }),
         };
         expect![[r#"
             Node:       edge-1

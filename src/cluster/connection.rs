@@ -1,31 +1,47 @@
 //! From credentials on disk to a connection, and from one certificate to the next.
+//!
+//! ```text
+//! look ─▶ nothing ─────────────▶ stand alone ───────────────────────────────┐
+//!      ├▶ unusable ────────────▶ wait, say why ─────────────────────────────┤ until the files change,
+//!      ├▶ bootstrap kubeconfig ▶ ask for a certificate, keep it ────────────┤ or somebody asks to look
+//!      └▶ own credentials ─────▶ session, and a new certificate in time ────┘
+//! ```
+//!
+//! Nothing here ends the process or touches a pod: whatever is wrong is told, and tried again.
 
 use super::context::Context;
-use super::kubeconfig::Kubeconfig;
-use super::{Machine, session};
-use crate::http;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hyper::{Request, Uri};
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use super::credentials::{Credentials, Found, Survey};
+use super::csr::{self, Wanted};
+use super::transport::{self, Contact, ask};
+use super::{Machine, certificates, kubeconfig, leave, session, trouble};
+use crate::causes;
+use crate::config;
+use crate::http::place;
+use crate::pod::clock::later;
+use crate::store;
+use crate::sys::{clock, fs};
+use hyper::{Method, StatusCode};
+use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use kube::client::Body;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::convert::Infallible;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio_rustls::rustls;
+use tokio::sync::{mpsc, watch};
 
-/// Between two looks for credentials while there are none.
+/// Between two looks at the files.
 const LOOK: Duration = Duration::from_secs(5);
-/// How long a TCP connection may take.
-const CONNECT: Duration = Duration::from_secs(10);
-/// An API server that does not answer a ping for this long is gone.
-const PING: Duration = Duration::from_secs(15);
+/// As kubelet: between two looks at whether the certificate is to be renewed.
+const CHECK: Duration = Duration::from_secs(10);
+/// Between two attempts at a certificate: the first, and the longest while there is none and while there is one.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(32);
+const LONGEST_PAUSE_OF_RENEWAL: Duration = Duration::from_mins(10);
+/// What was denied is not asked for again at once.
+const PAUSE_OF_DENIED: Duration = Duration::from_mins(5);
+/// Between two questions whether the API server is back.
+const PROBE: Duration = Duration::from_secs(10);
 
 /// How the node stands to the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,19 +51,37 @@ pub enum State {
     Alone,
     /// There are, but nothing came of them yet, or they cannot be used: why.
     Waiting(String),
-    /// The API server at this URL was talked to.
-    Joined(String),
+    /// The API server answers.
+    Joined(Membership),
+    /// It answered, or should, and does not: since when (of the agent's own time), and why.
+    Unreachable {
+        /// What for.
+        membership: Membership,
+        /// By [`clock::now`].
+        since: Timestamp,
+        /// And what to do about it.
+        why: String,
+    },
 }
 
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
-    /// The kubeconfig cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    /// It says nothing useful.
-    #[error("{}: {why}", path.display())]
-    Unusable { path: PathBuf, why: String },
+/// In which cluster the node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// URL of the API server.
+    pub server: String,
+    /// When the node's client certificate ends; `None`: it has none, but a token.
+    pub expires: Option<Timestamp>,
+}
+
+impl State {
+    /// In which cluster the node is, if it is in one.
+    #[must_use]
+    pub fn membership(&self) -> Option<&Membership> {
+        match self {
+            State::Alone | State::Waiting(_) => None,
+            State::Joined(membership) | State::Unreachable { membership, .. } => Some(membership),
+        }
+    }
 }
 
 /// A connection to the API server, with credentials of the node.
@@ -59,108 +93,291 @@ pub struct Connection {
     pub(super) server: String,
 }
 
-/// Talks to the API server whenever there are credentials, for ever.
-pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>) {
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Request(#[from] csr::Error),
+    #[error("cannot keep the certificate")]
+    Keep(#[from] certificates::Error),
+    #[error("cannot write the kubeconfig")]
+    Kubeconfig(#[from] kubeconfig::Error),
+    #[error("cannot write the kubeconfig")]
+    Write(#[from] store::Error),
+    #[error("cannot make the folder of the kubeconfig")]
+    Folder(#[source] std::io::Error),
+}
+
+/// Talks to the API server whenever there are credentials, for ever. `leaves` are orders to leave the cluster.
+pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>, mut leaves: mpsc::Receiver<leave::Order>) {
     loop {
-        let connection = match connect(&context.config.kubeconfig) {
-            Ok(Some(connection)) => connection,
-            Ok(None) => {
-                pause(&context).await;
-                continue;
-            }
-            Err(error) => {
-                let error = crate::causes::chain(&error);
-                let state = State::Waiting(error);
-                if context.state.send_if_modified(|old| std::mem::replace(old, state.clone()) != state) {
-                    tracing::warn!("cannot join the cluster: {state:?}");
+        let survey = survey(&context.config).await;
+        let client = match &survey.found {
+            Found::Ready(own) => Some(Arc::new(Link::to(&context, own))),
+            _ => None,
+        };
+        let work = async {
+            match &survey.found {
+                Found::Nothing => {
+                    context.tell(State::Alone);
+                    std::future::pending().await
                 }
-                pause(&context).await;
-                continue;
+                Found::Unusable(why) => {
+                    context.tell(State::Waiting(format!("the credentials cannot be used: {why}")));
+                    std::future::pending().await
+                }
+                Found::Bootstrap(spare) => bootstrap(&context, spare).await,
+                Found::Ready(own) => {
+                    if let Some(link) = &client {
+                        in_session(&context, &machine, link, own, survey.spare.as_deref()).await;
+                    }
+                }
             }
         };
-        context.state.send_replace(State::Joined(connection.server.clone()));
-        session::run(&context, &machine, &connection).await;
+        let order = tokio::select! {
+            // Leaving counts more than what would end anyway.
+            biased;
+            order = leaves.recv() => order,
+            () = work => None,
+            () = other(&context, &survey) => None,
+        };
+        if let Some(order) = order {
+            let client = client.as_ref().map(|link| &link.connection.client);
+            leave::leave(&context, client, order).await;
+        }
     }
 }
 
-async fn pause(context: &Context) {
+/// Looks at the disk, which may be slow.
+async fn survey(config: &config::Cluster) -> Survey {
+    let of = config.clone();
+    let looked = tokio::task::spawn_blocking(move || Survey::of(&of, clock::for_certificates())).await;
+    // A thread that panicked would have ended the process.
+    looked.unwrap_or_else(|_| Survey::of(config, clock::for_certificates()))
+}
+
+/// Until there are other credentials than these.
+async fn other(context: &Context, survey: &Survey) {
+    let mut stamps = survey.stamps.clone();
+    loop {
+        let asked = tokio::select! {
+            () = tokio::time::sleep(LOOK) => false,
+            () = context.look.notified() => true,
+        };
+        if asked || stamps.are_outdated() {
+            let now = self::survey(&context.config).await;
+            if !now.found.is(&survey.found) || now.spare.is_some() != survey.spare.is_some() {
+                return;
+            }
+            stamps = now.stamps;
+        }
+    }
+}
+
+impl Context {
+    /// How the node stands to the cluster, told once.
+    fn tell(&self, state: State) {
+        self.state.send_if_modified(|known| {
+            if *known == state {
+                return false;
+            }
+            match &state {
+                State::Alone => tracing::info!("no credentials of a cluster: the node stands alone"),
+                State::Waiting(why) => tracing::info!("cluster: {why}"),
+                State::Joined(to) => tracing::info!(server = to.server, "the API server answers"),
+                State::Unreachable { membership, why, .. } => {
+                    tracing::warn!(server = membership.server, "the API server cannot be used: {why}");
+                }
+            }
+            *known = state;
+            true
+        });
+    }
+}
+
+/// A connection, and what is known of the other side.
+struct Link {
+    connection: Connection,
+    /// Whether it refuses who we are.
+    refused: watch::Receiver<bool>,
+}
+
+impl Link {
+    fn to(context: &Arc<Context>, own: &Credentials) -> Link {
+        let membership =
+            Membership { server: place::show(&own.access.server), expires: own.life.map(|life| life.ends) };
+        let (refuses, refused) = watch::channel(false);
+        let server = membership.server.clone();
+        let context = Arc::clone(context);
+        let contact: Contact = Arc::new(move |answer| {
+            let now = clock::now();
+            let why = match answer {
+                Ok(StatusCode::UNAUTHORIZED) => {
+                    refuses.send_if_modified(|refused| !std::mem::replace(refused, true));
+                    trouble::refused(membership.expires, clock::for_certificates())
+                }
+                Ok(_) => {
+                    refuses.send_if_modified(|refused| std::mem::replace(refused, false));
+                    return context.tell(State::Joined(membership.clone()));
+                }
+                Err(why) => why,
+            };
+            let since = match &*context.state.borrow() {
+                State::Unreachable { membership: known, since, .. } if *known == membership => *since,
+                _ => now,
+            };
+            context.tell(State::Unreachable { membership: membership.clone(), since, why });
+        });
+        Link { connection: Connection { client: transport::client(own, contact), server }, refused }
+    }
+}
+
+/// All that goes on while credentials are good: until they are others.
+async fn in_session(
+    context: &Arc<Context>,
+    machine: &Arc<dyn Machine>,
+    link: &Link,
+    own: &Credentials,
+    spare: Option<&Credentials>,
+) {
+    let connection = &link.connection;
+    if context.state.borrow().membership().is_none_or(|known| known.server != connection.server) {
+        context.tell(State::Waiting(format!("connecting to {}", connection.server)));
+    }
     tokio::select! {
-        () = tokio::time::sleep(LOOK) => {}
-        () = context.look.notified() => {}
+        () = session::run(context, machine, connection) => {}
+        never = probe(context, connection) => match never {},
+        () = renew(context, machine, link, own, spare) => {}
     }
 }
 
-/// The connection of a kubeconfig; `None`: there is no such file.
-fn connect(path: &Path) -> Result<Option<Connection>, Error> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(Error::Read { path: path.to_owned(), source }),
-    };
-    let unusable = |why: String| Error::Unusable { path: path.to_owned(), why };
-    let read: Kubeconfig = serde_yaml::from_str(&text).map_err(|e| unusable(e.to_string()))?;
-    let named = read.contexts.iter().find(|context| context.name == read.current_context);
-    let context = &named.ok_or_else(|| unusable("no current context".to_owned()))?.context;
-    let cluster = read.clusters.iter().find(|cluster| cluster.name == context.cluster);
-    let cluster = &cluster.ok_or_else(|| unusable("the current context has no cluster".to_owned()))?.cluster;
-    let user = read.users.iter().find(|user| user.name == context.user);
-    let user = &user.ok_or_else(|| unusable("the current context has no user".to_owned()))?.user;
-    let pem = |data: &Option<String>, file: &Option<String>| -> Result<Option<Vec<u8>>, Error> {
-        match (data, file) {
-            (Some(data), _) => STANDARD.decode(data).map(Some).map_err(|e| unusable(e.to_string())),
-            (None, Some(file)) => {
-                let file = path.parent().unwrap_or(Path::new("/")).join(file);
-                std::fs::read(&file).map(Some).map_err(|e| unusable(format!("{}: {e}", file.display())))
-            }
-            (None, None) => Ok(None),
+/// Asks whether the API server is there while nothing is known of it, or no good.
+async fn probe(context: &Context, connection: &Connection) -> Infallible {
+    loop {
+        if !matches!(*context.state.borrow(), State::Joined(_)) {
+            // What comes of it is told by the connection.
+            let _ = ask(&connection.client, Method::GET, "/version", None).await;
         }
-    };
-    let authority = pem(&cluster.certificate_authority_data, &cluster.certificate_authority)?;
-    let chain = pem(&user.client_certificate_data, &user.client_certificate)?;
-    let key = pem(&user.client_key_data, &user.client_key)?;
-    let certificates = |pem: &[u8]| -> Result<Vec<CertificateDer<'static>>, Error> {
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|e| unusable(e.to_string()))
-    };
-    let roots = certificates(authority.as_deref().unwrap_or_default())?;
-    let client = match (chain, key) {
-        (Some(chain), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| unusable(e.to_string()))?;
-            Some((certificates(&chain)?, key))
-        }
-        _ => None,
-    };
-    let tls = http::tls_of(&roots, client).map_err(|e| unusable(e.to_string()))?;
-    let uri: Uri = cluster.server.parse().map_err(|_| unusable("the server is no URL".to_owned()))?;
-    Ok(Some(Connection { client: client_of(tls, uri), server: cluster.server.clone() }))
+        tokio::time::sleep(PROBE).await;
+    }
 }
 
-/// One connection for all requests and watches, as long as it answers.
-fn client_of(tls: rustls::ClientConfig, server: Uri) -> Client {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(CONNECT));
-    let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http()
-        .enable_http1()
-        .enable_http2()
-        .wrap_connector(tcp);
-    let http = HttpClient::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .http2_keep_alive_interval(PING)
-        .http2_keep_alive_timeout(PING)
-        .http2_keep_alive_while_idle(true)
-        .build(https);
-    let service = tower::ServiceBuilder::new()
-        .map_request(move |mut request: Request<Body>| {
-            let mut parts = request.uri().clone().into_parts();
-            parts.scheme = server.scheme().cloned();
-            parts.authority = server.authority().cloned();
-            if let Ok(uri) = Uri::from_parts(parts) {
-                *request.uri_mut() = uri;
+/// Until there is a certificate to ask for others with: by a bootstrap token.
+async fn bootstrap(context: &Arc<Context>, spare: &Credentials) {
+    let server = place::show(&spare.access.server);
+    let waiting = |why: &str| context.tell(State::Waiting(format!("no certificate from {server} yet: {why}")));
+    waiting("asking for one");
+    let kubeconfig = || write_kubeconfig(&context.config, spare);
+    // As kubelet: before there is any certificate; it names the file that will have it.
+    if context.config.rotate_certificates
+        && let Err(error) = kubeconfig()
+    {
+        waiting(&causes::chain(&error));
+        return tokio::time::sleep(LONGEST_PAUSE).await;
+    }
+    let client = transport::client(spare, Arc::new(|_| {}));
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match certificate(context, &client, |why| waiting(&why)).await {
+            Ok(()) if context.config.rotate_certificates => return,
+            Ok(()) => match kubeconfig() {
+                Ok(()) => return,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        waiting(&causes::chain(&error));
+        let is_denied = matches!(error, Error::Request(csr::Error::Refused { .. }));
+        tokio::time::sleep(if is_denied { PAUSE_OF_DENIED } else { pause }).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+}
+
+/// Asks for a certificate with a new key, and keeps it.
+async fn certificate(context: &Context, client: &Client, tell: impl Fn(String)) -> Result<(), Error> {
+    let wanted = Wanted::new(&context.node_name)?;
+    let chain = wanted.obtain(client, tell).await?;
+    certificates::keep(&context.config.cert_dir, &chain, &wanted.key, clock::wall())?;
+    tracing::info!(node = context.node_name, "the cluster issued a certificate");
+    Ok(())
+}
+
+fn write_kubeconfig(config: &config::Cluster, spare: &Credentials) -> Result<(), Error> {
+    let pem = certificates::current(&config.cert_dir);
+    let pem = std::path::absolute(&pem).unwrap_or(pem);
+    let text = kubeconfig::issued(&spare.access, &pem)?;
+    fs::create_dir_all(config.kubeconfig.parent().unwrap_or(Path::new("/")), 0o755).map_err(Error::Folder)?;
+    Ok(store::replace(&config.kubeconfig, text.as_bytes(), 0o600)?)
+}
+
+/// Until there is a newer certificate: in time before this one ends, or when the API server no longer takes it and there
+/// are credentials to ask for another.
+async fn renew(
+    context: &Arc<Context>,
+    machine: &Arc<dyn Machine>,
+    link: &Link,
+    own: &Credentials,
+    spare: Option<&Credentials>,
+) {
+    let Some(life) = own.life.filter(|_| context.config.rotate_certificates) else {
+        return std::future::pending().await;
+    };
+    let due = life.due(own.digest[0]);
+    let mut is_foreign = false;
+    if let Some((chain, key)) = &own.foreign {
+        // As kubelet: what somebody gave the node is kept among its certificates, and soon replaced by one of its own.
+        is_foreign = true;
+        let (chain, key) = (String::from_utf8_lossy(chain), String::from_utf8_lossy(key));
+        if let Err(error) = import(&context.config, &chain, &key) {
+            tracing::warn!("cannot keep the kubeconfig's certificate: {}", causes::chain(&error));
+        }
+    }
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let client = if *link.refused.borrow() {
+            // Only another identity helps.
+            spare.map(|spare| transport::client(spare, Arc::new(|_| {})))
+        } else if is_foreign || is_due(context, due) {
+            Some(link.connection.client.clone())
+        } else {
+            None
+        };
+        let Some(client) = client else {
+            tokio::time::sleep(CHECK).await;
+            continue;
+        };
+        let error = match certificate(context, &client, |why| tracing::debug!("{why}")).await {
+            Ok(()) => {
+                context.renewed(life.least());
+                machine.note(false, "CertificateRenewed", "the node has a new client certificate".to_owned());
+                return;
             }
-            request
-        })
-        .service(http);
-    Client::new(service, "default")
+            Err(error) => causes::chain(&error),
+        };
+        context.renewals_failed.fetch_add(1, Ordering::Relaxed);
+        machine.note(true, "CertificateNotRenewed", format!("the client certificate is not renewed: {error}"));
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE_OF_RENEWAL.min(pause * 2);
+    }
+}
+
+fn import(config: &config::Cluster, chain: &str, key: &str) -> Result<(), certificates::Error> {
+    // One that the node got itself stays: it may be from before.
+    match std::fs::symlink_metadata(certificates::current(&config.cert_dir)) {
+        Ok(_) => Ok(()),
+        Err(_) => certificates::keep(&config.cert_dir, chain, key, clock::wall()),
+    }
+}
+
+fn is_due(context: &Context, due: Timestamp) -> bool {
+    let resting = context.rests_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    clock::wall() >= due && resting.is_none_or(|until| clock::now() >= until)
+}
+
+impl Context {
+    /// A certificate was renewed; the next one is not before this has passed, whatever the clock says.
+    fn renewed(&self, least: SignedDuration) {
+        let mut resting = self.rests_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *resting = Some(later(clock::now(), least));
+    }
 }

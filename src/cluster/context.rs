@@ -1,13 +1,19 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
-use super::{Bound, Handle, State, events, node};
+use super::ended::Ended;
+use super::kept::Kept;
+use super::rate::Rate;
+use super::supply::Shelf;
+use super::{Bound, Handle, State, events, leave, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 /// Pods of this node as the API server has them, mirror pods included.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +30,10 @@ pub(super) struct Context {
     pub(super) config: Cluster,
     /// Below it is what is kept for times without an API server (0700).
     pub(super) records: PathBuf,
+    /// The bound pods on disk.
+    pub(super) kept: Arc<Mutex<Kept>>,
+    /// What bound pods are made from, on disk.
+    pub(super) shelf: Arc<Shelf>,
     /// Told by [`super::pods`].
     pub(super) known: watch::Sender<Arc<Known>>,
     /// Told by [`super::pods`].
@@ -36,41 +46,67 @@ pub(super) struct Context {
     pub(super) state: watch::Sender<State>,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
+    /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
+    pub(super) rate: Mutex<Rate>,
     /// Which events were sent.
     pub(super) events: Mutex<events::Ledger>,
     /// What was told of the node itself.
     pub(super) told: Mutex<node::Told>,
+    /// No certificate is renewed before this, by the time that nobody sets.
+    pub(super) rests_until: Mutex<Option<Timestamp>>,
+    /// How many times a new certificate could not be had.
+    pub(super) renewals_failed: Arc<AtomicU64>,
 }
 
 impl Context {
     /// With what is known from before.
-    pub(super) fn open(config: &Config) -> (Context, Handle) {
+    pub(super) fn open(config: &Config) -> (Context, Handle, mpsc::Receiver<leave::Order>) {
         let records = config.root_dir.join("cluster");
         let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
         // Where there never was a cluster, no pod on the machine is one of its.
-        let known = alone.iter().all(|path| !path.exists());
-        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
-        let (supply, supply_receiver) = watch::channel(None);
+        let alone = alone.iter().all(|path| !path.exists());
+        let (kept, pods, complete) = Kept::open(records.join("pods"));
+        let known = alone || complete;
+        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
+        let (shelf, supply) = Shelf::open(records.join("objects"), config.cluster.sealing_key_file.as_deref());
+        let (supply, supply_receiver) = watch::channel(supply.map(Arc::new));
         let recalled = node::recalled(&records);
         let told = node::Told::before(recalled.as_ref());
         let (node, node_receiver) = watch::channel(recalled.map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
+        let ended = Ended::open(records.join("ended"));
+        let renewals_failed = Arc::new(AtomicU64::new(0));
+        let (leaves, leave_receiver) = mpsc::channel(1);
         let context = Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
             records,
+            kept: Arc::new(Mutex::new(kept)),
+            shelf: Arc::new(shelf),
             known: watch::Sender::default(),
             bound,
             supply,
             node,
             state,
             look: Arc::clone(&look),
+            rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
             events: Mutex::default(),
             told: Mutex::new(told),
+            rests_until: Mutex::default(),
+            renewals_failed: Arc::clone(&renewals_failed),
         };
-        let handle =
-            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
-        (context, handle)
+        let handle = Handle {
+            bound: bound_receiver,
+            supply: supply_receiver,
+            node: node_receiver,
+            state: state_receiver,
+            config: Arc::new(config.cluster.clone()),
+            ended,
+            look,
+            leaves,
+            renewals_failed,
+        };
+        (context, handle, leave_receiver)
     }
 }

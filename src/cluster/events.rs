@@ -2,17 +2,19 @@
 
 mod correlate;
 mod ledger;
+mod rate;
 
 pub(super) use ledger::Ledger;
 
 use super::context::Context;
-use super::rate::Throttle;
+use super::rate::Rate;
 use super::request::{self, MERGE};
 use super::{Connection, Machine};
 use crate::sys::clock;
 use ledger::{collection, object, patch, path};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
+use tokio::time::{sleep, timeout};
 
 /// After a look, so that what happens together is told together.
 const GATHER: Duration = Duration::from_millis(200);
@@ -27,8 +29,9 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
     let mut changes = machine.changes();
     let mut node = context.node.subscribe();
     // The session may begin with a node that is not registered, and never will be by itself.
-    let _ = tokio::time::timeout(NODE, node.wait_for(|node| uid(node.as_deref()).is_some())).await;
-    let throttle = Throttle::new(context.config.event_rate);
+    let _ = timeout(NODE, node.wait_for(|node| uid(node.as_deref()).is_some())).await;
+    let (per_second, burst) = context.config.event_rate;
+    let mut rate = Rate::new(per_second, burst);
     let mut pause = FIRST_PAUSE;
     loop {
         let next = {
@@ -42,20 +45,18 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
             Err(retry) => {
                 let retry = async {
                     match retry {
-                        Some(at) => {
-                            tokio::time::sleep(Duration::try_from(at - clock::wall()).unwrap_or_default()).await
-                        }
+                        Some(at) => sleep(Duration::try_from(at - clock::wall()).unwrap_or_default()).await,
                         None => std::future::pending().await,
                     }
                 };
                 tokio::select! {
-                    Ok(()) = changes.changed() => tokio::time::sleep(GATHER).await,
+                    Ok(()) = changes.changed() => sleep(GATHER).await,
                     () = retry => {}
                 }
                 continue;
             }
         };
-        throttle.turn().await;
+        sleep(Duration::try_from(rate.take(clock::now())).unwrap_or_default()).await;
         let outcome = match next.is_known {
             true => request::patch(connection, &path(&next.event), MERGE, &patch(&next.event)).await,
             false => {
@@ -64,14 +65,15 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
                 request::post(connection, &collection(&next.event), &object).await
             }
         };
+        let outcome = outcome.map(drop);
         let is_well = {
             let mut ledger = context.events.lock().unwrap_or_else(PoisonError::into_inner);
-            ledger.done(&next, &outcome.map(drop), clock::wall())
+            ledger.done(&next, &outcome, clock::wall())
         };
         if is_well {
             pause = FIRST_PAUSE;
         } else {
-            tokio::time::sleep(pause).await;
+            sleep(outcome.err().and_then(|failure| failure.after()).unwrap_or(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

@@ -14,28 +14,46 @@
 //! Nothing of what runs depends on any of this: while no API server answers, everything goes on with what is known, and
 //! static pods need none of it at all.
 
+mod certificates;
 mod connection;
 mod context;
+mod ended;
+mod credentials;
+mod csr;
+pub mod discovery;
 mod events;
+mod kept;
 mod kubeconfig;
 mod lease;
+mod leave;
 mod mirror;
+mod mirror_copy;
+mod mirror_plan;
 mod node;
 mod pods;
 mod rate;
+mod record;
 mod request;
 mod session;
 mod status;
+mod status_end;
+mod status_patch;
+mod status_work;
 mod supply;
+mod transport;
+mod trouble;
 
-pub use connection::{Connection, State};
+pub use connection::{Connection, Membership, State};
+pub use ended::Ended;
+pub use leave::{Left, forget, forget_certificates};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::pod::Supply;
 use context::Context;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use std::sync::Arc;
-use tokio::sync::{Notify, watch};
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// What the cluster needs of the node; the agent implements it. Calls are quick and never block on I/O. All instants are
 /// those of the wall clock, as people are shown them.
@@ -49,6 +67,8 @@ pub trait Machine: Send + Sync + 'static {
     fn forget(&self, uid: &str);
     /// Whether anything of the pod is on the machine, or about to be.
     fn is_present(&self, uid: &str) -> bool;
+    /// Whether all that may name static pods has said what it wants: one that is not reported is not wanted, either.
+    fn sources_have_spoken(&self) -> bool;
     /// The `generation` of the last [`Bound`] that the agent has acted on.
     fn acted_on(&self) -> u64;
     /// The Node object as this node sees itself: labels, addresses, capacity, conditions, nodeInfo.
@@ -85,7 +105,13 @@ pub struct Handle {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// How the node stands to the cluster.
     pub state: watch::Receiver<State>,
+    /// How pods ended of which nothing is left.
+    pub ended: Ended,
+    /// Where credentials are looked for, and what else is configured.
+    pub config: Arc<config::Cluster>,
     look: Arc<Notify>,
+    leaves: mpsc::Sender<leave::Order>,
+    renewals_failed: Arc<AtomicU64>,
 }
 
 impl Handle {
@@ -93,14 +119,27 @@ impl Handle {
     pub fn look(&self) {
         self.look.notify_one();
     }
+
+    /// Leave the cluster: its pods end, credentials and all that is known of it go. `None`: the agent is ending.
+    pub async fn leave(&self) -> Option<Left> {
+        let (order, left) = oneshot::channel();
+        self.leaves.send(order).await.ok()?;
+        left.await.ok()
+    }
+
+    /// How many times a new certificate could not be had.
+    #[must_use]
+    pub fn renewals_failed(&self) -> u64 {
+        self.renewals_failed.load(Ordering::Relaxed)
+    }
 }
 
 /// What is known of the cluster from before, and tasks that keep up with it from now on: at once when there are credentials,
 /// else as soon as there are.
 #[must_use]
 pub fn start(config: &Config) -> Starting {
-    let (context, handle) = Context::open(config);
-    Starting { context: Arc::new(context), handle }
+    let (context, handle, leaves) = Context::open(config);
+    Starting { context: Arc::new(context), handle, leaves }
 }
 
 /// What is known before anything was asked.
@@ -108,11 +147,12 @@ pub struct Starting {
     context: Arc<Context>,
     /// What is known from before.
     pub handle: Handle,
+    leaves: mpsc::Receiver<leave::Order>,
 }
 
 impl Starting {
     /// Talk to the API server from now on, about this machine.
     pub fn run(self, machine: Arc<dyn Machine>) {
-        tokio::spawn(connection::follow(self.context, machine));
+        tokio::spawn(connection::follow(self.context, machine, self.leaves));
     }
 }

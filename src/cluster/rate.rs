@@ -1,98 +1,74 @@
-//! So many at once, and then so many a second.
+//! How many requests may be sent: so many a second, and so many at once after a pause.
 
-use crate::sys::clock;
-use jiff::Timestamp;
-use std::time::Duration;
-use tokio::sync::Mutex;
+use jiff::{SignedDuration, Timestamp};
 
-/// A bucket of tokens that fills up again.
+/// A bucket of turns that fills with time. Whoever takes a turn is told how long to wait for it; turns are given in the
+/// order in which they are asked for.
 #[derive(Debug, Clone)]
-pub struct Bucket {
-    per_second: f64,
-    burst: f64,
-    tokens: f64,
-    at: Timestamp,
+pub(super) struct Rate {
+    /// Between two turns; `None`: no limit.
+    interval: Option<SignedDuration>,
+    /// How far ahead of its time a turn may be taken.
+    ahead: SignedDuration,
+    /// When the next turn is due.
+    due: Timestamp,
 }
 
-impl Bucket {
-    /// A full one.
-    pub fn new(per_second: f64, burst: f64, now: Timestamp) -> Bucket {
-        Bucket { per_second, burst, tokens: burst, at: now }
+impl Rate {
+    /// So many turns a second (0: no limit), and so many at once.
+    pub(super) fn new(per_second: u32, burst: u32) -> Rate {
+        let interval = (per_second > 0).then(|| SignedDuration::from_nanos(1_000_000_000 / i64::from(per_second)));
+        let turns = i32::try_from(burst.max(1) - 1).unwrap_or(i32::MAX);
+        let ahead = interval.and_then(|interval| interval.checked_mul(turns)).unwrap_or(SignedDuration::ZERO);
+        Rate { interval, ahead, due: Timestamp::MIN }
     }
 
-    /// Takes a token if there is one.
-    pub fn take(&mut self, now: Timestamp) -> bool {
-        let passed = now.duration_since(self.at).as_secs_f64();
-        // A clock that was set back fills nothing, and takes nothing away.
-        self.tokens = (self.tokens + passed.max(0.0) * self.per_second).min(self.burst);
-        self.at = now;
-        let is_there = self.tokens >= 1.0;
-        if is_there {
-            self.tokens -= 1.0;
-        }
-        is_there
-    }
-
-    /// How long until there is a token, as of the last [`Bucket::take`].
-    pub fn wait(&self) -> Duration {
-        let missing = (1.0 - self.tokens).max(0.0);
-        Duration::try_from_secs_f64(missing / self.per_second).unwrap_or(Duration::MAX)
-    }
-
-    /// When it was used last.
-    pub fn used(&self) -> Timestamp {
-        self.at
-    }
-}
-
-/// Who wants to do something waits for its turn here.
-#[derive(Debug)]
-pub struct Throttle(Option<Mutex<Bucket>>);
-
-impl Throttle {
-    /// So many a second, and so many at once; 0 a second: no limit.
-    pub fn new((per_second, burst): (u32, u32)) -> Throttle {
-        let bucket = || Bucket::new(f64::from(per_second), f64::from(burst.max(1)), clock::now());
-        Throttle((per_second > 0).then(|| Mutex::new(bucket())))
-    }
-
-    /// Returns when it is one's turn; who came first goes first.
-    pub async fn turn(&self) {
-        let Some(bucket) = &self.0 else { return };
-        let mut bucket = bucket.lock().await;
-        while !bucket.take(clock::now()) {
-            tokio::time::sleep(bucket.wait()).await;
-        }
+    /// Takes a turn: how long to wait for it.
+    pub(super) fn take(&mut self, now: Timestamp) -> SignedDuration {
+        let Some(interval) = self.interval else { return SignedDuration::ZERO };
+        let due = self.due.max(now);
+        self.due = due.checked_add(interval).unwrap_or(due);
+        due.duration_since(now).saturating_sub(self.ahead).max(SignedDuration::ZERO)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::FutureExt;
+    use proptest::prelude::*;
 
-    #[test]
-    fn a_burst_and_then_the_rate() {
-        let at = |s: i64| Timestamp::from_second(s).unwrap();
-        let mut bucket = Bucket::new(1.0 / 300.0, 25.0, at(0));
-        assert_eq!((0..30).filter(|_| bucket.take(at(0))).count(), 25);
-        assert_eq!(bucket.wait().as_secs(), 300);
-        assert!(!bucket.take(at(299)));
-        assert!(bucket.take(at(301)) && !bucket.take(at(301)));
-        // The clock was set back, and goes on.
-        assert!(!bucket.take(at(-1000)) && !bucket.take(at(-800)));
-        assert!(bucket.take(at(-600)));
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
     }
 
-    #[tokio::test]
-    async fn a_turn_comes_at_once_as_long_as_there_is_one() {
-        let free = Throttle::new((0, 0));
-        let few = Throttle(Some(Mutex::new(Bucket::new(1e-6, 3.0, clock::now()))));
-        for _ in 0..3 {
-            free.turn().await;
-            few.turn().await;
+    #[test]
+    fn a_burst_is_free_and_the_rest_waits_its_turn() {
+        let mut rate = Rate::new(10, 3);
+        let waits: Vec<i128> = (0..5).map(|_| rate.take(at(1000)).as_millis()).collect();
+        assert_eq!(waits, [0, 0, 0, 100, 200]);
+        // What was not taken for long is there again, but never more than a burst.
+        let waits: Vec<i128> = (0..4).map(|_| rate.take(at(60_000)).as_millis()).collect();
+        assert_eq!(waits, [0, 0, 0, 100]);
+        assert!((0..1000).all(|_| Rate::new(0, 0).take(at(0)).is_zero()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_second_has_more_turns_than_the_limit_and_the_burst(
+            per_second in 1_u32..20,
+            burst in 0_u32..20,
+            pauses in proptest::collection::vec(0_i64..400, 1..100),
+        ) {
+            let mut rate = Rate::new(per_second, burst);
+            let mut now = 0;
+            let turns: Vec<i64> = pauses.into_iter().map(|pause| {
+                now += pause;
+                now + i64::try_from(rate.take(at(now)).as_millis()).unwrap()
+            }).collect();
+            let most = (per_second + burst.max(1)) as usize;
+            for from in &turns {
+                prop_assert!(turns.iter().filter(|turn| (*from..from + 1000).contains(*turn)).count() <= most);
+            }
         }
-        assert_eq!(few.turn().now_or_never(), None);
-        free.turn().await;
     }
 }

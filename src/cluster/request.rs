@@ -1,11 +1,15 @@
 //! One request to the API server: within a time, an answer within a size, and a refusal that tells what to do about it.
 
 use super::Connection;
+use super::context::Context;
+use crate::sys::clock;
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{ACCEPT, CONTENT_TYPE};
+use hyper::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Method, Request};
+use k8s_openapi::api::core::v1::Pod;
 use kube::client::Body;
 use serde_json::Value;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How long an answer may take.
@@ -29,6 +33,16 @@ pub(super) enum Failure {
         code: u16,
         /// Of the `Status`; the code in words where there is none.
         message: String,
+    },
+    /// It said no, and when to ask again.
+    #[error("{message} ({code})")]
+    Later {
+        /// HTTP status.
+        code: u16,
+        /// Of the `Status`; the code in words where there is none.
+        message: String,
+        /// Not before so long.
+        after: Duration,
     },
     /// No answer, or half of one.
     #[error("no answer: {0}")]
@@ -55,8 +69,16 @@ impl Failure {
     /// HTTP status; 0 without an answer.
     pub(super) fn code(&self) -> u16 {
         match self {
-            Failure::Refused { code, .. } => *code,
+            Failure::Refused { code, .. } | Failure::Later { code, .. } => *code,
             Failure::Lost(_) => 0,
+        }
+    }
+
+    /// How long the API server asked to be left alone.
+    pub(super) fn after(&self) -> Option<Duration> {
+        match self {
+            Failure::Later { after, .. } => Some(*after),
+            Failure::Refused { .. } | Failure::Lost(_) => None,
         }
     }
 }
@@ -86,6 +108,30 @@ pub(super) async fn patch(
     send(connection, Method::PATCH, path, format, Some(patch)).await
 }
 
+/// Deletes a pod at once, if it is the one of this UID: an end that is told, not one that is asked for.
+pub(super) async fn delete(connection: &Connection, path: &str, uid: &str) -> Result<Value, Failure> {
+    let options = serde_json::json!({
+        "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": { "uid": uid },
+    });
+    send(connection, Method::DELETE, path, JSON, Some(&options)).await
+}
+
+/// Where a pod is.
+pub(super) fn path_of(pod: &Pod) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("/api/v1/namespaces/{}/pods/{}", part(&pod.metadata.namespace), part(&pod.metadata.name))
+}
+
+/// Waits for a turn, as the configuration allows them (`kubeAPIQPS`, `kubeAPIBurst`).
+pub(super) async fn turn(context: &Context) {
+    let wait = context.rate.lock().unwrap_or_else(PoisonError::into_inner).take(clock::now());
+    if let Ok(wait) = Duration::try_from(wait)
+        && !wait.is_zero()
+    {
+        tokio::time::sleep(wait).await;
+    }
+}
+
 async fn send(
     connection: &Connection,
     method: Method,
@@ -101,12 +147,21 @@ async fn send(
         let answer = connection.client.send(request).await.map_err(|error| lost(&error))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, LARGEST).collect().await.map_err(|error| lost(error.as_ref()))?;
-        Ok((head.status.as_u16(), body.to_bytes()))
+        let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(seconds);
+        Ok((head.status.as_u16(), after, body.to_bytes()))
     };
-    let (code, body) = tokio::time::timeout(TIMEOUT, answer)
+    let (code, after, body) = tokio::time::timeout(TIMEOUT, answer)
         .await
         .map_err(|_| Failure::Lost(format!("none within {} s", TIMEOUT.as_secs())))??;
-    read(code, &body)
+    match (read(code, &body), after) {
+        (Err(Failure::Refused { code, message }), Some(after)) => Err(Failure::Later { code, message, after }),
+        (result, _) => result,
+    }
+}
+
+/// How long a `Retry-After` is; a date is of no use, as the clocks need not agree.
+fn seconds(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// What an answer says.
@@ -135,6 +190,12 @@ mod tests {
         assert_eq!(proxy.to_string(), "refused without a reason (502)");
         assert!(proxy.may_pass());
         assert!(read(200, b"<html>").unwrap_err().may_pass());
+    }
+
+    #[test]
+    fn who_says_when_to_come_back_is_heard() {
+        assert_eq!(seconds(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(seconds("Wed, 21 Oct 2015 07:28:00 GMT"), None);
     }
 
     proptest! {

@@ -50,6 +50,7 @@ const KUBELET_FIELDS: &[&str] = &[
     "podPidsLimit",
     "port",
     "resolvConf",
+    "rotateCertificates",
     "seccompDefault",
     "singleProcessOOMKill",
     "staticPodPath",
@@ -102,7 +103,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "readOnlyPort",
     "reservedMemory",
     "reservedSystemCPUs",
-    "rotateCertificates",
     "runOnce",
     "runtimeRequestTimeout",
     "serverTLSBootstrap",
@@ -135,6 +135,7 @@ const LOGGING_IGNORED: &[&str] = &["flushFrequency", "options", "vmodule"];
 const OWN_FIELDS: &[&str] = &[
     "bridge",
     "cdiSpecDirs",
+    "cluster",
     "images",
     "logFormat",
     "nodeIPs",
@@ -234,6 +235,9 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
         // As kubelet: -1 is no limit; 0 has always meant the same there.
         config.pod_pids_limit = u64::try_from(limit).ok().filter(|limit| *limit > 0);
     }
+    if let Some(on) = document.boolean("rotateCertificates")? {
+        config.cluster.rotate_certificates = on;
+    }
     if let Some(on) = document.boolean("seccompDefault")? {
         config.seccomp_default = on;
     }
@@ -317,7 +321,7 @@ fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut V
             None | Some("" | "NoSwap") => {}
             Some("LimitedSwap") => warnings.push(Warning {
                 field: section.at("swapBehavior"),
-                reason: "LimitedSwap has no effect: static pods are critical, and critical pods get no swap".to_owned(),
+                reason: "LimitedSwap has no effect: this node gives no pod any swap".to_owned(),
             }),
             Some(other) => {
                 let reason = format!("{other:?} is not NoSwap or LimitedSwap");
@@ -372,6 +376,13 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
     document.paths_into("cdiSpecDirs", &mut config.cdi_spec_dirs)?;
     if let Some(map) = document.section("images")? {
         images::own_section(map, &mut config.images)?;
+    }
+    if let Some(map) = document.section("cluster")? {
+        let section = Section { path: "CoracleConfiguration.cluster", map };
+        section.reject_unknown(&["sealingKeyFile"], &[])?;
+        if let Some(path) = section.text("sealingKeyFile")?.filter(|path| !path.is_empty()) {
+            config.cluster.sealing_key_file = Some(PathBuf::from(path));
+        }
     }
     sources::own_fields(&document, &mut config.sources)?;
     node::own_fields(&document, &mut config.cluster)?;

@@ -191,7 +191,7 @@ fn what_kubeadm_writes_is_taken_as_it_is() {
     assert_eq!(config, defaults, "zeros are what nobody set");
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     expect![[r#"
-        KubeletConfiguration: these fields have no effect here: authentication, authorization, cgroupDriver, rotateCertificates"#]]
+        KubeletConfiguration: these fields have no effect here: authentication, authorization, cgroupDriver"#]]
     .assert_eq(&warnings.join("\n"));
 }
 

@@ -44,6 +44,37 @@ pub fn tls_of(
     tls::config(tls::Trust::Roots(roots), client)
 }
 
+/// TLS to a server that this machine's authorities vouch for, with a client certificate and its key where there is one.
+///
+/// # Errors
+/// When the key does not fit the certificate, or the machine's authorities cannot be read.
+pub fn tls_of_machine(client: Option<Identity>) -> Result<ClientConfig, TlsError> {
+    let roots = roots::of_machine(&Environment::of_process())?.unwrap_or_else(roots::built_in);
+    Ok(tls::config(tls::Trust::Roots(roots), client)?)
+}
+
+/// As [`unverified_tls`], with a client certificate and its key where there is one.
+///
+/// # Errors
+/// When the key does not fit the certificate.
+pub fn unverified_tls_as(client: Option<Identity>) -> Result<ClientConfig, rustls::Error> {
+    tls::config(tls::Trust::All, client)
+}
+
+/// A client certificate with its chain, and its key.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Why TLS cannot be spoken.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The authorities of the machine cannot be read.
+    #[error(transparent)]
+    Roots(#[from] Unusable),
+    /// The key does not fit the certificate.
+    #[error(transparent)]
+    Client(#[from] rustls::Error),
+}
+
 /// A file with settings, certificates or keys, or a variable with a proxy, that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", path.display())]

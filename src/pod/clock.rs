@@ -5,7 +5,7 @@
 //! clock they were read: which boot, and what the clock gives as the moment of that boot. That is enough to say what the
 //! same instants are by the clock as it is now, however often it was set since.
 
-use super::{Instance, Progress, Record};
+use super::{Instance, Progress, Record, Told};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -126,6 +126,16 @@ impl Timed for Progress {
     }
 }
 
+impl Timed for Told {
+    fn clock(&mut self) -> &mut Option<Clock> {
+        &mut self.clock
+    }
+
+    fn instants(&mut self) -> Vec<&mut Timestamp> {
+        self.conditions.iter_mut().flat_map(|c| &mut c.last_transition_time).map(|at| &mut at.0).collect()
+    }
+}
+
 /// `at`, so much later; the ends of time are not passed.
 #[must_use]
 pub fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
@@ -214,6 +224,10 @@ mod tests {
         check::<Progress>(|at, clock| {
             let stopping = serde_json::json!({ "cause": "pod", "begun": at, "graceMs": 1, "killAt": at });
             serde_json::json!({ "stopping": stopping, "clock": clock })
+        });
+        check::<Told>(|at, clock| {
+            let ready = serde_json::json!({ "type": "Ready", "status": "True", "lastTransitionTime": at });
+            serde_json::json!({ "conditions": [ready], "clock": clock })
         });
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Conditions<'a> {
     pub resizing: bool,
     /// The last report, for transition times.
     pub previous: Option<&'a PodStatus>,
+    /// What the API server has, for what others say.
+    pub copy: Option<&'a PodStatus>,
     /// When the pod was first seen.
     pub start: Timestamp,
     /// Now.
@@ -55,8 +57,9 @@ impl Conditions<'_> {
         let ready = self.ready(&containers_ready);
         let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|t| t.0);
         let up = self.app.iter().filter_map(running).max().filter(|_| containers_ready.holds).unwrap_or(self.now);
-        // What keeps ready containers from a ready pod has always done so.
-        let changed = if containers_ready.holds && !ready.holds { self.start } else { up };
+        // What keeps ready containers from a ready pod has always done so; when it let go, its condition says.
+        let let_go = self.gates().filter_map(|gate| self.said(gate)?.last_transition_time.as_ref().map(|t| t.0)).max();
+        let changed = if containers_ready.holds && !ready.holds { self.start } else { let_go.unwrap_or(up).max(up) };
         let initialized = self.initialized();
         let ended = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0);
         let init = self.init.iter().filter_map(|c| ended(c).or_else(|| running(c))).max();
@@ -83,12 +86,14 @@ impl Conditions<'_> {
             all.push(self.make("PodResizeInProgress", Finding::new(true), self.now));
         }
         let leaves = present.is_some_and(|p| p.record.deletion.is_some());
-        if let Some(evict) = self.seen.evict.as_ref().filter(|_| leaves) {
-            let finding =
-                Finding { message: Some(evict.message.clone()), ..Finding::because(true, "TerminationByKubelet") };
+        let leaves_for = self.seen.evict.as_ref().filter(|_| leaves).map(|evict| evict.message.clone());
+        let finished = present.and_then(|p| p.record.finished.as_ref());
+        let left_for = finished.filter(|f| f.reason.as_deref() == Some("Evicted")).and_then(|f| f.message.clone());
+        if let Some(message) = leaves_for.or(left_for) {
+            let finding = Finding { message: Some(message), ..Finding::because(true, "TerminationByKubelet") };
             all.push(self.make("DisruptionTarget", finding, self.now));
         }
-        let gates = self.gates().filter_map(|gate| self.old(gate)).cloned();
+        let gates = self.gates().filter_map(|gate| self.said(gate)).cloned();
         all.extend(gates.filter(|gate| !all.iter().any(|c| c.type_ == gate.type_)).collect::<Vec<_>>());
         all
     }
@@ -132,7 +137,7 @@ impl Conditions<'_> {
         if !containers.holds {
             return containers.clone();
         }
-        let complaint = |gate: &str| match self.old(gate) {
+        let complaint = |gate: &str| match self.said(gate) {
             None => Some(format!("corresponding condition of pod readiness gate {gate:?} does not exist.")),
             Some(c) if c.status != "True" => {
                 Some(format!("the status of pod readiness gate {gate:?} is not \"True\", but {}", c.status))
@@ -164,6 +169,12 @@ impl Conditions<'_> {
         self.previous.and_then(|s| s.conditions.as_ref()).into_iter().flatten().find(|c| c.type_ == type_)
     }
 
+    /// What somebody says of a readiness gate.
+    fn said(&self, type_: &str) -> Option<&PodCondition> {
+        let Some(copy) = self.copy else { return self.old(type_) };
+        copy.conditions.iter().flatten().find(|condition| condition.type_ == type_)
+    }
+
     /// `first`: since when, if there is no earlier report to tell.
     fn make(&self, type_: &str, finding: Finding, first: Timestamp) -> PodCondition {
         let status = if finding.holds { "True" } else { "False" };
@@ -178,6 +189,7 @@ impl Conditions<'_> {
             reason: finding.reason.map(Into::into),
             message: finding.message,
             last_transition_time: Some(Time(seconds(since))),
+            observed_generation: self.seen.generation,
             ..PodCondition::default()
         }
     }

@@ -3,10 +3,11 @@
 use super::Spec;
 use super::clock::{Clock, Seen};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// One run of one container: the record that the shim keeps on disk, written before the container's first
 /// instruction and again, durably, when it ended.
@@ -265,6 +266,8 @@ pub enum StopCause {
     RestartAll,
     /// A resize needs it to start anew.
     Resize,
+    /// Its container has another image by now.
+    Changed,
 }
 
 /// A stop that has begun: preStop hook, then its turn, then the signal, then SIGKILL.
@@ -296,6 +299,17 @@ pub struct Progress {
     /// What the probes last said.
     pub health: Option<Health>,
     /// By which clock its instants were read.
+    pub clock: Option<Clock>,
+}
+
+/// What was last told of a pod's conditions, in `<run>/pods/<uid>/told.json`: since when they are as they are must not change
+/// with a restart of the agent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Told {
+    /// The conditions.
+    pub conditions: Vec<PodCondition>,
+    /// By which clock their instants were read.
     pub clock: Option<Clock>,
 }
 
@@ -412,8 +426,15 @@ pub struct Observed {
     pub container_failures: BTreeMap<String, Failure>,
     /// Set when the pod uses more than it may.
     pub evict: Option<Eviction>,
+    /// How long the pod may take to end, in seconds, as the API server says of one that it wants gone; it may become less
+    /// while the pod stops.
+    pub removal: Option<u64>,
     /// A resize of the pod that the node has no room for (now).
     pub refused_resize: Option<RefusedResize>,
     /// Whether the node is short of disk space.
     pub short_of_disk: bool,
+    /// The pod of the cluster as the API server has it: conditions that others set, and when conditions began.
+    pub copy: Option<Arc<Pod>>,
+    /// The generation of its spec that this node has acted on.
+    pub generation: Option<i64>,
 }

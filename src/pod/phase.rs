@@ -1,6 +1,6 @@
 //! The phase of a pod.
 
-use super::{Present, Role, order};
+use super::{Present, Role, is_from_api, order};
 use k8s_openapi::api::core::v1::ContainerStatus;
 
 /// As kubelet (getPhase): the first that matches. A terminal phase is published only once it is recorded and no
@@ -12,7 +12,22 @@ pub(super) fn of(present: Option<&Present>, containers: &[ContainerStatus]) -> &
     {
         return if finished.phase == "Succeeded" { "Succeeded" } else { "Failed" };
     }
+    if let Some(phase) = deleted(have, containers) {
+        return phase;
+    }
     if is_pending(have, containers) { "Pending" } else { "Running" }
+}
+
+/// As kubelet: of a pod that the API server wants gone, once all its containers have ended. Static pods are told of as long as
+/// they are there.
+fn deleted(have: &Present, containers: &[ContainerStatus]) -> Option<&'static str> {
+    if have.record.deletion.is_none() || !is_from_api(have.spec.pod()) || have.running().next().is_some() {
+        return None;
+    }
+    let code = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref().map(|end| end.exit_code);
+    let app = containers.iter().filter(|c| have.spec.role(&c.name) == Some(Role::App));
+    let codes: Vec<i32> = app.map(code).collect::<Option<_>>()?;
+    Some(if codes.iter().all(|code| *code == 0) { "Succeeded" } else { "Failed" })
 }
 
 /// `containers`: the statuses of sidecars and app containers.

@@ -2,7 +2,7 @@
 
 use super::conditions::Conditions;
 use super::container_status::View;
-use super::{Observed, Present, Role, Sandbox, Spec, phase, resize, resources};
+use super::{Observed, Present, Role, Sandbox, Spec, ephemeral, is_from_api, phase, resize, resources};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -29,14 +29,18 @@ pub fn report(
 ) -> Option<Pod> {
     let spec = seen.present.as_ref().map(|p| &p.spec).or(desired)?;
     let mut pod = spec.pod().clone();
-    let previous = previous.filter(|p| p.metadata.uid == pod.metadata.uid).and_then(|p| p.status.as_ref());
+    let same = |p: &&Pod| p.metadata.uid == pod.metadata.uid;
+    let copy = seen.copy.as_deref().filter(same).and_then(|p| p.status.as_ref());
+    // What was told before this agent began is in the API server's copy.
+    let previous = previous.filter(same).and_then(|p| p.status.as_ref()).filter(|s| s.conditions.is_some()).or(copy);
     let present = seen.present.as_ref();
     if let Some(deletion) = present.and_then(|p| p.record.deletion.as_ref()) {
         pod.metadata.deletion_timestamp = Some(Time(seconds(deletion.started)));
         pod.metadata.deletion_grace_period_seconds = i64::try_from(deletion.grace_seconds).ok();
     }
     let start = present.map_or(now, |p| p.record.start_time);
-    if present.is_some() {
+    // The API server's own says when the pod was made.
+    if present.is_some() && !is_from_api(&pod) {
         pod.metadata.creation_timestamp = Some(Time(seconds(start)));
     }
     let leaving = present.is_some_and(|p| p.record.deletion.is_some() || p.record.finished.is_some());
@@ -53,10 +57,21 @@ pub fn report(
     let phase = phase::of(present, &sidecars.chain(&app).cloned().collect::<Vec<_>>());
     let ips = pod_ips(spec, present, node);
     let (reason, message) = why(seen, phase, resized.is_some());
-    let conditions =
-        Conditions { spec, seen, init: &init, app: &app, phase, resizing: resized.is_some(), previous, start, now };
+    let conditions = Conditions {
+        spec,
+        seen,
+        init: &init,
+        app: &app,
+        phase,
+        resizing: resized.is_some(),
+        previous,
+        copy,
+        start,
+        now,
+    };
     pod.status = Some(PodStatus {
         conditions: Some(conditions.all()),
+        observed_generation: seen.generation,
         pod_ip: ips.first().map(ToString::to_string),
         pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         message,
@@ -65,6 +80,7 @@ pub fn report(
         phase: Some(phase.to_owned()),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(app),
+        ephemeral_container_statuses: ephemeral::statuses(spec.pod()),
         ..of_node(spec, node)
     });
     Some(pod)
@@ -75,7 +91,9 @@ pub fn report(
 #[must_use]
 pub fn refused(spec: &Spec, reason: &str, message: &str, node: &NodeFacts, now: Timestamp) -> Pod {
     let mut pod = spec.pod().clone();
-    pod.metadata.creation_timestamp = Some(Time(seconds(now)));
+    if !is_from_api(&pod) {
+        pod.metadata.creation_timestamp = Some(Time(seconds(now)));
+    }
     pod.status = Some(PodStatus {
         phase: Some("Failed".to_owned()),
         reason: Some(reason.to_owned()),

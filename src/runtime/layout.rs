@@ -75,6 +75,12 @@ impl Layout {
         self.progress_dir(uid).join(format!("{container}-{attempt}.json"))
     }
 
+    /// What was last told of a pod's conditions ([`crate::pod::Told`]).
+    #[must_use]
+    pub fn told(&self, uid: &str) -> PathBuf {
+        self.run_pod(uid).join("told.json")
+    }
+
     /// Volatile state of a pod: the shim's folder.
     #[must_use]
     pub fn run_pod(&self, uid: &str) -> PathBuf {

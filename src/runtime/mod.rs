@@ -14,11 +14,13 @@ mod note;
 mod objects;
 mod observe;
 mod progress;
+mod told;
 mod resize;
 mod sandbox;
 mod usage;
 mod variables;
 mod userns;
+mod update;
 
 use crate::bundle::CgroupFs;
 pub use crate::causes::chain;
@@ -194,13 +196,19 @@ impl Runtime {
         *self.supply.write().unwrap_or_else(PoisonError::into_inner) = Some(supply);
     }
 
+    /// What the pods of the cluster are made from, as it is now.
+    #[must_use]
+    pub fn served_supply(&self) -> Option<Arc<Supply>> {
+        self.supply.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What this pod is made from, by where it came from; `None` while that is not known, which may change in a moment.
     #[must_use]
     pub fn supply(&self, pod: &Pod) -> Option<Arc<Supply>> {
         if is_from_api(pod) {
-            return self.supply.read().unwrap_or_else(PoisonError::into_inner).clone();
+            return self.served_supply();
         }
-        Some(Arc::new(Supply { objects: self.served_objects()?, ..Supply::default() }))
+        Some(Arc::new(Supply { objects: self.served_objects()?, whole: true, ..Supply::default() }))
     }
 
     /// What keeps all pods from the pod network, if anything did lately.
@@ -278,6 +286,7 @@ impl Runtime {
             Action::Hook { .. } | Action::Pull { .. } => Ok(Vec::new()),
             Action::RestartAll { trigger } => self.restart_all(spec, trigger),
             Action::Resize { restart } => self.resize(spec, restart),
+            Action::Update => self.update(spec),
             Action::Finish { phase, reason, message, grace_seconds } => self.finish(
                 spec,
                 Finished {

@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, exec, history, images, lists, log, verify};
+use super::{Node, apply, cluster, exec, history, images, lists, log, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -62,6 +62,9 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::History { namespace, pod } => history::history(node.as_ref(), &namespace, &pod, &query),
         Route::Rollback { namespace, pod } => history::roll_back(node.as_ref(), &namespace, &pod, &query).await,
         Route::VerifyImages => verify::verify(node, &query).await,
+        Route::Cluster => cluster::show(node.as_ref()),
+        Route::LookForCluster => cluster::look(node.as_ref()),
+        Route::LeaveCluster => cluster::leave(node.as_ref()).await,
     }
 }
 
@@ -148,5 +151,6 @@ async fn status(node: Arc<dyn Node>) -> Result<Reply, Failure> {
         images: images.len(),
         image_bytes,
         warnings,
+        cluster: node.cluster().map(|handle| cluster::summary(node.name(), &handle)),
     })
 }

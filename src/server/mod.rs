@@ -5,6 +5,7 @@
 //! of a log never holds a thread.
 
 mod apply;
+mod cluster;
 mod exec;
 mod history;
 mod http;
@@ -25,6 +26,7 @@ pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
+use crate::cluster::Handle;
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
 use crate::pod::Key;
@@ -84,6 +86,8 @@ pub trait Node: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
+    /// How the node stands to a cluster; `None`: it never can be in one.
+    fn cluster(&self) -> Option<Handle>;
 }
 
 /// Why the node's API cannot be served.

@@ -24,6 +24,9 @@ pub(super) enum Route {
     PullImage,
     History { namespace: String, pod: String },
     Rollback { namespace: String, pod: String },
+    Cluster,
+    LookForCluster,
+    LeaveCluster,
 }
 
 /// A kind of object.
@@ -75,6 +78,9 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["readyz"] => (Route::Ready, &[Method::GET, Method::HEAD]),
         ["metrics"] => (Route::Metrics, &[Method::GET]),
         ["coracle", "v1", "status"] => (Route::Status, &[Method::GET]),
+        ["coracle", "v1", "cluster"] => (Route::Cluster, &[Method::GET]),
+        ["coracle", "v1", "cluster", "look"] => (Route::LookForCluster, &[Method::POST]),
+        ["coracle", "v1", "cluster", "leave"] => (Route::LeaveCluster, &[Method::POST]),
         ["coracle", "v1", "apply"] => (Route::Apply, &[Method::POST]),
         ["coracle", "v1", "delete"] => (Route::Delete, &[Method::POST]),
         ["coracle", "v1", "images"] => (Route::Images, &[Method::GET, Method::DELETE]),
@@ -220,6 +226,8 @@ mod tests {
         assert_eq!(get("/api/v1/secrets"), Ok(Route::List { resource: Resource::Secrets, namespace: None }));
         assert_eq!(get("/api/v1/services"), Err(404));
         assert_eq!(get("/coracle/v1/apply"), Err(405));
+        assert_eq!(get("/coracle/v1/cluster"), Ok(Route::Cluster));
+        assert_eq!(get("/coracle/v1/cluster/leave"), Err(405));
         let (namespace, pod) = ("a".to_owned(), "p".to_owned());
         assert_eq!(get("/coracle/v1/namespaces/a/pods/p/history"), Ok(Route::History { namespace, pod }));
         assert_eq!(get("/coracle/v1/namespaces/a/pods/p/rollback"), Err(405));

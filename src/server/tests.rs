@@ -24,6 +24,9 @@ impl Node for Fake {
     fn name(&self) -> &str {
         "n1"
     }
+    fn cluster(&self) -> Option<crate::cluster::Handle> {
+        None
+    }
     fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.lock().unwrap().clone()
     }

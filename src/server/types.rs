@@ -29,6 +29,69 @@ pub struct NodeSummary {
     pub image_bytes: u64,
     /// Last warnings, newest last.
     pub warnings: Vec<String>,
+    /// How the node stands to a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterSummary>,
+}
+
+/// Answer of `GET /coracle/v1/cluster` and `POST /coracle/v1/cluster/look`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSummary {
+    /// Node name.
+    pub node: String,
+    /// How the node stands to the cluster.
+    pub state: ClusterState,
+    /// URL of the API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Why it is so, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Since when the API server cannot be used, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// When the node's certificate ends, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_expires: Option<String>,
+    /// Whether the API server has a Node object of this node.
+    pub registered: bool,
+    /// Whether this node makes one.
+    pub registers: bool,
+    /// Where the agent looks for the node's kubeconfig.
+    pub kubeconfig: std::path::PathBuf,
+    /// Where it looks for one that is good for asking for a certificate.
+    pub bootstrap_kubeconfig: std::path::PathBuf,
+    /// Where it keeps certificates.
+    pub cert_dir: std::path::PathBuf,
+}
+
+/// How a node stands to a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ClusterState {
+    /// There are no credentials.
+    Alone,
+    /// There are, but nothing came of them yet.
+    Waiting,
+    /// The API server answers.
+    Joined,
+    /// It does not.
+    Unreachable,
+}
+
+/// Answer of `POST /coracle/v1/cluster/leave`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LeftCluster {
+    /// Node name.
+    pub node: String,
+    /// How many mirror pods were removed from the API server.
+    pub mirrors: usize,
+    /// Pods of the cluster that end now.
+    pub pods: usize,
+    /// What could not be done, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// Answer of `GET /coracle/v1/images`.

@@ -2,7 +2,7 @@
 //!
 //! Decided by the events' own times, so that those of an outage are treated as they happened.
 
-use super::super::rate::Bucket;
+use super::rate::Bucket;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -13,11 +13,13 @@
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
 //! | the Node object, its lease and its events | [`registration`] |
+//! | what bound pods may have, and edits of them | [`specs`] |
 
 mod api;
 mod arguments;
 pub mod plane;
 mod registration;
 mod smoke;
+mod specs;
 
-pub use plane::{Plane, condition, on};
+pub use plane::{Namespace, Plane, condition, on};
