@@ -12,8 +12,10 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 
 mod api;
+mod join;
 pub mod plane;
 mod smoke;
 
