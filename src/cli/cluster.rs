@@ -24,7 +24,7 @@ const PATH: &str = "/coracle/v1/cluster";
 
 /// Which cluster.
 #[derive(Debug, Args)]
-pub(super) struct Join {
+pub(super) struct Target {
     /// The API server, as HOST:PORT
     #[arg(value_name = "ENDPOINT")]
     endpoint: Endpoint,
@@ -76,8 +76,8 @@ struct Files {
 }
 
 /// Runs `join`.
-pub(super) async fn join(options: &Join, place: &Place) -> Result<i32, Error> {
-    if options.hashes.is_empty() && !options.unverified {
+pub(super) async fn join(target: &Target, place: &Place) -> Result<i32, Error> {
+    if target.hashes.is_empty() && !target.unverified {
         let what = "--discovery-token-ca-cert-hash is missing";
         return Err(Error::usage(what).hint("kubeadm token create --print-join-command prints it"));
     }
@@ -106,10 +106,10 @@ pub(super) async fn join(options: &Join, place: &Place) -> Result<i32, Error> {
             }
         }
     };
-    let end = Instant::now() + options.timeout;
-    let cluster = found(options, end).await?;
+    let end = Instant::now() + target.timeout;
+    let cluster = found(target, end).await?;
     print(&format!("Found the cluster of {}.\n", cluster.server))?;
-    write(&files, &cluster, &options.token)?;
+    write(&files, &cluster, &target.token)?;
     if agent.is_none() {
         return Err(Error::new("the agent does not run", "the credentials are where it looks for them")
             .hint("start it (systemctl start coracle), and look at coracle status"));
@@ -125,10 +125,10 @@ pub(super) async fn join(options: &Join, place: &Place) -> Result<i32, Error> {
 }
 
 /// The cluster that the token is for; waits for one that does not answer, or does not know the token yet.
-async fn found(options: &Join, end: Instant) -> Result<Cluster, Error> {
+async fn found(target: &Target, end: Instant) -> Result<Cluster, Error> {
     let mut told = String::new();
     loop {
-        let error = match discover(&options.endpoint, &options.token, &options.hashes).await {
+        let error = match discover(&target.endpoint, &target.token, &target.hashes).await {
             Ok(cluster) => return Ok(cluster),
             Err(error) => error,
         };

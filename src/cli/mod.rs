@@ -187,7 +187,7 @@ enum Command {
     #[command(after_help = JOIN_EXAMPLES)]
     Join {
         #[command(flatten)]
-        options: cluster::Join,
+        target: cluster::Target,
         #[command(flatten)]
         place: cluster::Place,
     },
@@ -496,7 +496,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             images::prune(&agent.client(), all, dry_run).await
         }
         Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
-        Command::Join { options, place } => cluster::join(&options, &place).await,
+        Command::Join { target, place } => cluster::join(&target, &place).await,
         Command::Reset { place } => cluster::reset(&place).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),

@@ -109,12 +109,14 @@ mod tests {
             }),
         };
         expect![[r#"
-            Node:       edge-1
-            Status:     NotReady: the network is not up
-            Agent:      coracle 0.1.0 (PID 7)
-            Pods:       1 Failed, 3 Running
-            Images:     2 (123MB)
-            Manifests:  /etc/kubernetes/manifests
+            Node:         edge-1
+            Status:       NotReady: the network is not up
+            Agent:        coracle 0.1.0 (PID 7)
+            Pods:         1 Failed, 3 Running
+            Images:       2 (123MB)
+            Manifests:    /etc/kubernetes/manifests
+            Cluster:      https://10.0.0.1:6443, unreachable since 2026-11-02T03:04:05Z: no answer in 30 seconds
+            Certificate:  expires 2027-01-01T00:00:00Z
             Warnings:
               pod/web BackOff: Back-off restarting
         "#]]

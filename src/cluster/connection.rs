@@ -25,8 +25,8 @@ use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use std::convert::Infallible;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -40,6 +40,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(32);
 const LONGEST_PAUSE_OF_RENEWAL: Duration = Duration::from_mins(10);
 /// What was denied is not asked for again at once.
 const PAUSE_OF_DENIED: Duration = Duration::from_mins(5);
+/// How long what somebody else gave the node is used before it gets a certificate of its own.
+const EARLY: SignedDuration = SignedDuration::from_mins(1);
 /// Between two questions whether the API server is back.
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -111,7 +113,7 @@ enum Error {
 /// Talks to the API server whenever there are credentials, for ever. `leaves` are orders to leave the cluster.
 pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>, mut leaves: mpsc::Receiver<leave::Order>) {
     loop {
-        let survey = survey(&context.config).await;
+        let survey = survey(&context).await;
         let client = match &survey.found {
             Found::Ready(own) => Some(Arc::new(Link::to(&context, own))),
             _ => None,
@@ -149,11 +151,13 @@ pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>, mut
 }
 
 /// Looks at the disk, which may be slow.
-async fn survey(config: &config::Cluster) -> Survey {
-    let of = config.clone();
-    let looked = tokio::task::spawn_blocking(move || Survey::of(&of, clock::for_certificates())).await;
+async fn survey(context: &Context) -> Survey {
+    let of = context.config.clone();
+    // What was issued a moment ago has not expired: the clock is wrong then.
+    let now = (!context.rests()).then(clock::for_certificates);
+    let looked = tokio::task::spawn_blocking(move || Survey::of(&of, now)).await;
     // A thread that panicked would have ended the process.
-    looked.unwrap_or_else(|_| Survey::of(config, clock::for_certificates()))
+    looked.unwrap_or_else(|_| Survey::of(&context.config, now))
 }
 
 /// Until there are other credentials than these.
@@ -164,8 +168,10 @@ async fn other(context: &Context, survey: &Survey) {
             () = tokio::time::sleep(LOOK) => false,
             () = context.look.notified() => true,
         };
-        if asked || stamps.are_outdated() {
-            let now = self::survey(&context.config).await;
+        // An own certificate that has expired by a wrong clock is good again once that is set.
+        let by_clock = matches!(survey.found, Found::Bootstrap(_));
+        if asked || by_clock || stamps.are_outdated() {
+            let now = self::survey(context).await;
             if !now.found.is(&survey.found) || now.spare.is_some() != survey.spare.is_some() {
                 return;
             }
@@ -298,6 +304,9 @@ async fn certificate(context: &Context, client: &Client, tell: impl Fn(String)) 
     let wanted = Wanted::new(&context.node_name)?;
     let chain = wanted.obtain(client, tell).await?;
     certificates::keep(&context.config.cert_dir, &chain, &wanted.key, clock::wall())?;
+    if let Some(life) = certificates::certificates(chain.as_bytes()).ok().and_then(|all| certificates::life(&all[0]).ok()) {
+        context.renewed(life.least());
+    }
     tracing::info!(node = context.node_name, "the cluster issued a certificate");
     Ok(())
 }
@@ -323,10 +332,9 @@ async fn renew(
         return std::future::pending().await;
     };
     let due = life.due(own.digest[0]);
-    let mut is_foreign = false;
+    let early = own.foreign.as_ref().map(|_| later(clock::now(), EARLY));
     if let Some((chain, key)) = &own.foreign {
         // As kubelet: what somebody gave the node is kept among its certificates, and soon replaced by one of its own.
-        is_foreign = true;
         let (chain, key) = (String::from_utf8_lossy(chain), String::from_utf8_lossy(key));
         if let Err(error) = import(&context.config, &chain, &key) {
             tracing::warn!("cannot keep the kubeconfig's certificate: {}", causes::chain(&error));
@@ -337,7 +345,7 @@ async fn renew(
         let client = if *link.refused.borrow() {
             // Only another identity helps.
             spare.map(|spare| transport::client(spare, Arc::new(|_| {})))
-        } else if is_foreign || is_due(context, due) {
+        } else if early.is_some_and(|early| clock::now() >= early) || (clock::wall() >= due && !context.rests()) {
             Some(link.connection.client.clone())
         } else {
             None
@@ -348,7 +356,6 @@ async fn renew(
         };
         let error = match certificate(context, &client, |why| tracing::debug!("{why}")).await {
             Ok(()) => {
-                context.renewed(life.least());
                 machine.note(false, "CertificateRenewed", "the node has a new client certificate".to_owned());
                 return;
             }
@@ -369,15 +376,17 @@ fn import(config: &config::Cluster, chain: &str, key: &str) -> Result<(), certif
     }
 }
 
-fn is_due(context: &Context, due: Timestamp) -> bool {
-    let resting = context.rests_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    clock::wall() >= due && resting.is_none_or(|until| clock::now() >= until)
-}
 
 impl Context {
-    /// A certificate was renewed; the next one is not before this has passed, whatever the clock says.
+    /// Whether a certificate was issued so lately that no clock can tell that it is to be renewed.
+    fn rests(&self) -> bool {
+        let resting = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.is_some_and(|until| clock::now() < until)
+    }
+
+    /// A certificate was issued; the next one is not before this has passed, whatever the clock says.
     fn renewed(&self, least: SignedDuration) {
-        let mut resting = self.rests_until.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut resting = self.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
         *resting = Some(later(clock::now(), least));
     }
 }

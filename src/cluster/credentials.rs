@@ -101,8 +101,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 impl Survey {
-    /// Looks at the disk; blocks.
-    pub(super) fn of(config: &config::Cluster, now: Timestamp) -> Survey {
+    /// Looks at the disk; blocks. `now` is by which certificates expire; `None`: they do not, for the clock is wrong.
+    pub(super) fn of(config: &config::Cluster, now: Option<Timestamp>) -> Survey {
         let mut reader = Reader::default();
         let own = reader.load(&config.kubeconfig, config.rotate_certificates.then_some(&*config.cert_dir));
         let spare = reader.load(&config.bootstrap_kubeconfig, None);
@@ -115,8 +115,8 @@ impl Survey {
 type Loaded = Result<Option<Credentials>, Error>;
 
 /// As kubelet: credentials to ask for others with count when the own ones cannot be used, and not before.
-fn choose(own: Loaded, spare: Loaded, now: Timestamp, renews: bool) -> (Found, Option<Box<Credentials>>) {
-    let expired = |own: &Credentials| own.life.is_some_and(|life| life.ends < now);
+fn choose(own: Loaded, spare: Loaded, now: Option<Timestamp>, renews: bool) -> (Found, Option<Box<Credentials>>) {
+    let expired = |own: &Credentials| now.is_some_and(|now| own.life.is_some_and(|life| life.ends < now));
     let spare = spare.map(|spare| spare.map(Box::new));
     match (own, spare) {
         (Ok(Some(own)), Ok(Some(spare))) if expired(&own) => (Found::Bootstrap(spare), None),
@@ -244,7 +244,7 @@ mod tests {
         }
 
         fn survey(&self, now: &str) -> Survey {
-            Survey::of(&self.1, now.parse().unwrap())
+            Survey::of(&self.1, Some(now.parse().unwrap()))
         }
     }
 
@@ -280,6 +280,8 @@ mod tests {
         let survey = disk.survey(NOW);
         assert!(matches!(&survey.found, Found::Ready(own) if own.foreign.is_none()) && survey.spare.is_some());
         assert!(matches!(disk.survey("2029-01-01T00:00:00Z").found, Found::Bootstrap(_)));
+        // As one is that was issued a moment ago.
+        assert!(matches!(Survey::of(&disk.1, None).found, Found::Ready(_)));
         // Without anything else, an expired certificate is used: it may be the clock that is wrong.
         std::fs::remove_file(disk.0.join("bootstrap")).unwrap();
         assert!(matches!(disk.survey("2029-01-01T00:00:00Z").found, Found::Ready(_)));

@@ -200,16 +200,26 @@ fn pem(label: &str, der: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::cluster::certificates::Pair;
-    use rcgen::CertificateSigningRequestParams;
     use rustls_pki_types::CertificateSigningRequestDer;
     use rustls_pki_types::pem::PemObject;
     use x509_parser::prelude::X509CertificationRequest;
 
+    struct Public<'a>(&'a [u8]);
+
+    impl rcgen::PublicKeyData for Public<'_> {
+        fn der_bytes(&self) -> &[u8] {
+            self.0
+        }
+        fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+            &rcgen::PKCS_ECDSA_P256_SHA256
+        }
+    }
+
     fn issue(wanted: &Wanted) -> String {
-        let key = KeyPair::generate().unwrap();
-        let authority = CertificateParams::default();
-        let issuer = rcgen::Issuer::new(authority, key);
-        CertificateSigningRequestParams::from_pem(&wanted.request).unwrap().signed_by(&issuer).unwrap().pem()
+        let issuer = rcgen::Issuer::new(CertificateParams::default(), KeyPair::generate().unwrap());
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, wanted.user.as_str());
+        params.signed_by(&Public(&wanted.public), &issuer).unwrap().pem()
     }
 
     #[test]

@@ -42,9 +42,9 @@ pub struct Cluster {
 impl Default for Cluster {
     fn default() -> Cluster {
         Cluster {
-            kubeconfig: PathBuf::new(),
-            bootstrap_kubeconfig: PathBuf::new(),
-            cert_dir: PathBuf::new(),
+            kubeconfig: "/var/lib/coracle/kubeconfig".into(),
+            bootstrap_kubeconfig: "/var/lib/coracle/bootstrap-kubeconfig".into(),
+            cert_dir: "/var/lib/coracle/pki".into(),
             rotate_certificates: true,
             register_node: true,
             register_unschedulable: true,

@@ -17,6 +17,8 @@
 
 mod api;
 mod arguments;
+//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
+mod join;
 pub mod plane;
 mod registration;
 mod smoke;
