@@ -34,8 +34,9 @@ pub struct Records {
     pulled: PathBuf,
     /// By image ID.
     known: Mutex<HashMap<String, Record>>,
-    /// How many pulls of a name are under way: one that was given up may still be ending when the next begins.
-    under_way: Mutex<HashMap<String, usize>>,
+    /// How many pulls of a name are under way, and whether any has secrets: one that was given up may still be ending when
+    /// the next begins, and pods with other secrets have pulls of their own.
+    under_way: Mutex<HashMap<String, (usize, bool)>>,
 }
 
 impl Records {
@@ -102,9 +103,14 @@ impl Records {
     /// # Errors
     /// When it cannot be written down.
     pub fn begin(&self, image: &str, with_secrets: bool) -> Result<(), store::Error> {
-        *self.under_way().entry(image.to_owned()).or_default() += 1;
-        let intent = Intent { image: image.to_owned(), with_secrets };
-        let written = store::write(&self.intent(image), &intent, FILE_MODE);
+        let written = {
+            // Locked: of two that begin, the one without secrets must not be what is written last.
+            let mut under_way = self.under_way();
+            let (count, any) = under_way.entry(image.to_owned()).or_default();
+            (*count, *any) = (*count + 1, *any || with_secrets);
+            let intent = Intent { image: image.to_owned(), with_secrets: *any };
+            store::write(&self.intent(image), &intent, FILE_MODE)
+        };
         if written.is_err() {
             self.failed(image);
         }
@@ -114,9 +120,10 @@ impl Records {
     /// It failed, or was cancelled.
     pub fn failed(&self, image: &str) {
         let mut under_way = self.under_way();
-        let left = under_way.get(image).map_or(0, |count| count.saturating_sub(1));
-        if left > 0 {
-            under_way.insert(image.to_owned(), left);
+        if let Some((count, _)) = under_way.get_mut(image)
+            && *count > 1
+        {
+            *count -= 1;
             return;
         }
         under_way.remove(image);
@@ -164,7 +171,7 @@ impl Records {
         self.pulled.join(format!("{}.json", id.strip_prefix("sha256:").unwrap_or(id)))
     }
 
-    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<String, usize>> {
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashMap<String, (usize, bool)>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

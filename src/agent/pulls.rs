@@ -6,6 +6,7 @@
 
 mod advice;
 mod pace;
+mod secrets;
 
 use super::events::Note;
 use super::metrics::PullMetrics;
@@ -21,6 +22,7 @@ use crate::server::types::{PullEnd, PullLine};
 use crate::sys::clock;
 use jiff::Timestamp;
 use pace::Bucket;
+use secrets::PodSecret;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,15 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a registry that did not answer is not asked about images that are here.
 const UNREACHABLE: Duration = Duration::from_secs(60);
 
-/// A pull secret of a pod, opened.
-#[derive(Debug, Clone)]
-struct PodSecret {
-    /// What is recorded of it.
-    secret: Secret,
-    /// `.dockerconfigjson` or `.dockercfg`.
-    content: Vec<u8>,
-}
-
 /// Tells of a pull on its pod.
 pub type Tell = Box<dyn Fn(Note) + Send + Sync>;
 
@@ -50,6 +43,8 @@ pub struct Pulls {
     images: Arc<ImageStore>,
     registries: Arc<Registries>,
     trust: Arc<Trust>,
+    /// Has what pods of the cluster are made from.
+    runtime: Arc<Runtime>,
     rules: config::Images,
     /// The kubelet's folder.
     root_dir: PathBuf,
@@ -68,8 +63,8 @@ struct State {
     asked: HashMap<Container, Asked>,
     /// By pod UID and image as written.
     backoff: HashMap<(String, String), Backoff>,
-    /// By full name.
-    jobs: HashMap<String, Job>,
+    /// By serial.
+    jobs: BTreeMap<u64, Job>,
     serial: u64,
     /// Registries that did not answer, and when.
     unreachable: HashMap<String, Instant>,
@@ -96,9 +91,12 @@ enum Step {
     Granted,
 }
 
-/// A pull that is queued or under way.
+/// A pull that is queued or under way. Who has other secrets has a pull of their own: neither a refusal nor what it brings is
+/// for others.
 struct Job {
-    serial: u64,
+    /// Full name.
+    image: String,
+    secrets: Vec<PodSecret>,
     cancel: Arc<Cancel>,
     starts: Vec<Start>,
     watchers: Vec<Watcher>,
@@ -154,7 +152,7 @@ pub struct Asker<'a> {
 
 impl Pulls {
     /// Reads what earlier agents have pulled.
-    pub fn open(runtime: &Runtime, rules: config::Images, metrics: PullMetrics, changed: Arc<Notify>) -> Pulls {
+    pub fn open(runtime: &Arc<Runtime>, rules: config::Images, metrics: PullMetrics, changed: Arc<Notify>) -> Pulls {
         let images = runtime.images();
         let most = rules.max_parallel_pulls.map_or(Semaphore::MAX_PERMITS, |n| n.max(1) as usize);
         Pulls {
@@ -162,6 +160,7 @@ impl Pulls {
             root_dir: runtime.store_dir().parent().map(Path::to_owned).unwrap_or_default(),
             registries: Arc::clone(runtime.registries()),
             trust: Arc::clone(runtime.trust()),
+            runtime: Arc::clone(runtime),
             turns: Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS))),
             bucket: tokio::sync::Mutex::new(Bucket::new(rules.pull_qps, rules.pull_burst)),
             state: Mutex::default(),
@@ -172,9 +171,9 @@ impl Pulls {
         }
     }
 
-    /// The pod's pull secrets, opened. A static pod cannot refer to Secrets; those of pods from a cluster come in here.
-    fn secrets(_spec: &Spec) -> Vec<PodSecret> {
-        Vec::new()
+    /// The pod's pull secrets, opened, and the names of those that cannot be.
+    fn secrets(&self, spec: &Spec) -> (Vec<PodSecret>, Vec<String>) {
+        secrets::of(spec.pod(), self.runtime.supply(spec.pod()).as_deref())
     }
 
     /// Whether the containers that do not run can start from their images. Blocking.
@@ -243,6 +242,8 @@ impl Pulls {
     /// Has the images pulled that a container needs for a start. Blocking, but for the pull.
     pub fn ask(self: &Arc<Self>, asker: &Asker<'_>, now: Timestamp) {
         let Some(container) = asker.spec.container(asker.container) else { return };
+        let (secrets, missing) = self.secrets(asker.spec);
+        let mut missing = Some(missing).filter(|missing| !missing.is_empty());
         let of = Container { uid: asker.spec.uid().to_owned(), name: asker.container.to_owned() };
         for (image, policy) in pull::needs(asker.spec, container) {
             let wanted = self.look(asker.spec, &of, asker.attempt, image, policy, now) == ImageState::Wanted;
@@ -265,9 +266,17 @@ impl Pulls {
                 self.lock().fall_back(start, &why);
                 continue;
             }
+            if let Some(missing) = missing.take() {
+                // As kubelet.
+                let text = format!(
+                    "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                    missing.join(", ")
+                );
+                (start.tell)(Note::warning("FailedToRetrieveImagePullSecret", text));
+            }
             (start.tell)(Note::normal("Pulling", format!("Pulling image {image:?}")));
             self.lock().asked_of(&start).insert(image.to_owned(), Step::Pulling);
-            self.join(&full, Self::secrets(asker.spec), |job| job.starts.push(start));
+            self.join(&full, secrets.clone(), |job| job.starts.push(start));
         }
     }
 
@@ -313,7 +322,7 @@ impl Pulls {
         };
         let mut serial = 0;
         let watched = lines.clone();
-        self.join(&full, Vec::new(), |job| {
+        let job = self.join(&full, Vec::new(), |job| {
             for progress in &job.progress {
                 let _ = watched.send(PullLine::Progress(progress.clone()));
             }
@@ -324,7 +333,7 @@ impl Pulls {
         tokio::spawn(async move {
             lines.closed().await;
             let mut state = pulls.lock();
-            if let Some(job) = state.jobs.get_mut(&full) {
+            if let Some(job) = state.jobs.get_mut(&job) {
                 job.watchers.retain(|watcher| watcher.serial != serial || !watcher.lines.is_closed());
             }
             state.give_up();
@@ -364,17 +373,19 @@ impl Pulls {
         self.records.removed(id, &self.images);
     }
 
-    /// Adds somebody to the pull of this image, which begins if it is not under way. Pulls are shared because none has
-    /// secrets of its own; those that will have some are a pull of their own.
-    fn join(self: &Arc<Self>, full: &str, secrets: Vec<PodSecret>, add: impl FnOnce(&mut Job)) {
+    /// Adds somebody to the pull of this image with these secrets, which begins if it is not under way. Returns its serial.
+    fn join(self: &Arc<Self>, full: &str, secrets: Vec<PodSecret>, add: impl FnOnce(&mut Job)) -> u64 {
         let mut state = self.lock();
-        if let Some(job) = state.jobs.get_mut(full) {
+        let same = |job: &Job| job.image == full && PodSecret::are_same(&job.secrets, &secrets);
+        if let Some((serial, job)) = state.jobs.iter_mut().find(|(_, job)| same(job)) {
             add(job);
-            return;
+            return *serial;
         }
         state.serial += 1;
+        let serial = state.serial;
         let mut job = Job {
-            serial: state.serial,
+            image: full.to_owned(),
+            secrets: secrets.clone(),
             cancel: Arc::default(),
             starts: Vec::new(),
             watchers: Vec::new(),
@@ -382,8 +393,8 @@ impl Pulls {
             begun: Instant::now(),
         };
         add(&mut job);
-        let (serial, cancel) = (job.serial, Arc::clone(&job.cancel));
-        state.jobs.insert(full.to_owned(), job);
+        let cancel = Arc::clone(&job.cancel);
+        state.jobs.insert(serial, job);
         drop(state);
         let (pulls, full) = (Arc::clone(self), full.to_owned());
         tokio::spawn(async move {
@@ -392,6 +403,7 @@ impl Pulls {
             // It looks into the store.
             let _ = tokio::task::spawn_blocking(move || ending.end(&full, serial, result)).await;
         });
+        serial
     }
 
     async fn run(
@@ -409,7 +421,7 @@ impl Pulls {
         if cancel.flag.load(Ordering::Relaxed) {
             return Err(registry::Error::Cancelled);
         }
-        if let Some(job) = self.lock().job(full, serial) {
+        if let Some(job) = self.lock().jobs.get_mut(&serial) {
             job.begun = Instant::now();
         }
         let (sender, mut done) = oneshot::channel();
@@ -452,7 +464,7 @@ impl Pulls {
         let here = self.images.resolve(full).is_some();
         let mut state = self.lock();
         let waits = |job: &mut Job| job.watchers.is_empty() && job.starts.iter().all(|s| s.policy == Policy::Always);
-        here && state.job(full, serial).is_some_and(waits)
+        here && state.jobs.get_mut(&serial).is_some_and(waits)
     }
 
     /// On a thread of its own.
@@ -474,7 +486,7 @@ impl Pulls {
             if matches!(progress, Progress::Resolved { .. }) {
                 resolved.store(true, Ordering::Relaxed);
             }
-            if let Some(job) = self.lock().job(full, serial) {
+            if let Some(job) = self.lock().jobs.get_mut(&serial) {
                 job.tell(progress);
             }
         };
@@ -495,10 +507,7 @@ impl Pulls {
         let now = clock::now();
         let job = {
             let mut state = self.lock();
-            let job = match state.job(full, serial) {
-                Some(_) => state.jobs.remove(full),
-                None => None,
-            };
+            let job = state.jobs.remove(&serial);
             match &result {
                 Err(registry::Error::Unavailable { .. }) => {
                     state.unreachable.insert(host(full).to_owned(), Instant::now());
@@ -549,7 +558,7 @@ impl Pulls {
                     (start.tell)(Note::normal("Pulled", text));
                 }
                 Err(error @ registry::Error::Unavailable { .. })
-                    if start.policy == Policy::Always && self.is_usable(full) =>
+                    if start.policy == Policy::Always && self.is_usable(full, &job.secrets) =>
                 {
                     self.lock().fall_back(start, &chain(error));
                 }
@@ -581,7 +590,7 @@ impl Pulls {
         };
         let Some(found) = found else { return Found { local: Local::Absent, builtin: false, invalid } };
         let full = reference::normalise(image).unwrap_or_else(|_| image.to_owned());
-        let secrets: Vec<Secret> = Self::secrets(spec).into_iter().map(|own| own.secret).collect();
+        let secrets: Vec<Secret> = self.secrets(spec).0.into_iter().map(|own| own.secret).collect();
         let builtin = full == BUILTIN && found.origins.contains(&Origin::BuiltIn);
         let local = if builtin { Local::Usable } else { self.judge(&full, &found, &secrets) };
         Found { local, builtin, invalid }
@@ -608,8 +617,9 @@ impl Pulls {
         }
     }
 
-    fn is_usable(&self, full: &str) -> bool {
-        self.images.resolve(full).is_some_and(|image| self.judge(full, &image, &[]) == Local::Usable)
+    fn is_usable(&self, full: &str, secrets: &[PodSecret]) -> bool {
+        let secrets: Vec<Secret> = secrets.iter().map(|own| own.secret.clone()).collect();
+        self.images.resolve(full).is_some_and(|image| self.judge(full, &image, &secrets) == Local::Usable)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -668,11 +678,6 @@ impl Job {
 }
 
 impl State {
-    /// The pull of this image, unless it is another one by now.
-    fn job(&mut self, full: &str, serial: u64) -> Option<&mut Job> {
-        self.jobs.get_mut(full).filter(|job| job.serial == serial)
-    }
-
     fn asked_of(&mut self, start: &Start) -> &mut BTreeMap<String, Step> {
         let new = || Asked { attempt: start.attempt, images: BTreeMap::new() };
         let asked = self.asked.entry(start.container.clone()).or_insert_with(new);
@@ -705,10 +710,10 @@ impl State {
 
     /// Ends the pulls that nobody wants.
     fn give_up(&mut self) {
-        self.jobs.retain(|image, job| {
+        self.jobs.retain(|_, job| {
             let wanted = !job.starts.is_empty() || !job.watchers.is_empty();
             if !wanted {
-                tracing::debug!(image, "nobody wants this image any more; its pull ends");
+                tracing::debug!(image = job.image, "nobody wants this image any more; its pull ends");
                 job.cancel.cancel();
             }
             wanted

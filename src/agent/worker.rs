@@ -134,10 +134,11 @@ impl Worker {
                 self.evicted = None;
                 self.container_failures.clear();
             }
-            if self.follower.is_news(&self.shared.runtime) {
+            let wish = self.wish.borrow_and_update().clone();
+            let wanted = if let Wish::Run(spec) = &wish { Some(spec.pod()) } else { None };
+            if self.follower.is_news(&self.shared.runtime, wanted) {
                 self.retry(&["FailedMount", "CreateContainerConfigError"], clock::now());
             }
-            let wish = self.wish.borrow_and_update().clone();
             let Some(seen) = self.observe(&wish).await else { return };
             // Without a subscription nobody tells when the shim has news: look by ourselves.
             let deaf = self.events.is_none() && seen.present.as_ref().is_some_and(|p| p.sandbox == Sandbox::Ready);
@@ -151,7 +152,13 @@ impl Worker {
             let look_again = self.plug(desired.as_deref(), &seen, now).await;
             let look_again = self.follow(&seen, now).await.into_iter().chain(look_again).min();
             self.publish(desired.as_deref(), &seen, now);
-            let plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
+            let mut plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
+            if let Some(spec) = seen.present.as_ref().map(|present| &present.spec).or(desired.as_deref())
+                && let Some(until) =
+                    self.follower.hold_back(&self.shared.runtime, spec, &mut plan.actions, now)
+            {
+                plan.wake_at = Some(plan.wake_at.map_or(until, |wake| wake.min(until)));
+            }
             if plan.actions.is_empty() {
                 if desired.is_none() && seen.present.is_none() {
                     self.shared.publish(&self.key, None);

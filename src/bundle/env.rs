@@ -1,6 +1,7 @@
 //! Environment, command and arguments of a container (as kubelet: `kl/kubelet_pods.go`, `expansion/expand.go`).
 
 use super::{Error, Input, envfile};
+use crate::manifest::ObjectKind;
 use crate::pod::resources;
 use k8s_openapi::api::core::v1::{EnvFromSource, EnvVarSource, FileKeySelector, Pod};
 use std::collections::{BTreeMap, HashMap};
@@ -19,11 +20,24 @@ pub struct Sources {
     pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     /// Secrets of the pod's namespace whose values cannot be had, by name, and why.
     pub sealed: BTreeMap<String, String>,
+    /// ConfigMaps and Secrets of which it is not known whether they are there, by kind and name, and why: also a variable
+    /// that could be left out waits for them.
+    pub unread: BTreeMap<(ObjectKind, String), String>,
+    /// Variables of the cluster's services ([`super::services`]).
+    pub services: BTreeMap<String, String>,
     /// Files of variables by volume and path: the content, or why there is none.
     pub files: BTreeMap<(String, String), Result<Vec<u8>, String>>,
 }
 
 impl Sources {
+    /// As kubelet: optional is what is not there, not what cannot be read.
+    fn known(&self, kind: ObjectKind, name: &str) -> Result<(), Error> {
+        match self.unread.get(&(kind, name.to_owned())) {
+            Some(why) => Err(Error::Reference(why.clone())),
+            None => Ok(()),
+        }
+    }
+
     fn config_map(&self, name: &str) -> Result<&BTreeMap<String, String>, Error> {
         self.config_maps.get(name).ok_or_else(|| Error::Reference(format!("configmap {name:?} not found")))
     }
@@ -43,6 +57,7 @@ impl fmt::Debug for Sources {
             .field("config_maps", &self.config_maps.keys())
             .field("secrets", &self.secrets.keys())
             .field("sealed", &self.sealed)
+            .field("unread", &self.unread)
             .field("files", &self.files.keys())
             .finish()
     }
@@ -156,7 +171,7 @@ pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
                 Some(value) => value,
                 None => continue,
             },
-            (Some(value), None) => expand(value, |name| vars.get(name)),
+            (Some(value), None) => expand(value, |name| lookup(input, &vars, name)),
             (None, None) => String::new(),
         };
         set(&mut vars, &variable.name, value)?;
@@ -164,15 +179,22 @@ pub(super) fn declared(input: &Input<'_>) -> Result<Vars, Error> {
     Ok(vars)
 }
 
+/// What `$(NAME)` stands for: variables of the PodSpec come before those of services.
+pub(super) fn lookup<'v>(input: &'v Input<'_>, declared: &'v Vars, name: &str) -> Option<&'v str> {
+    declared.get(name).or_else(|| input.sources.services.get(name).map(String::as_str))
+}
+
 /// All keys and values of a source; none of an optional one that is not there.
 fn all_of(sources: &Sources, source: &EnvFromSource) -> Result<Vec<(String, String)>, Error> {
     if let Some(reference) = &source.config_map_ref {
+        sources.known(ObjectKind::ConfigMap, &reference.name)?;
         return match sources.config_map(&reference.name) {
             Err(_) if reference.optional == Some(true) => Ok(Vec::new()),
             found => Ok(found?.iter().map(|(key, value)| (key.clone(), value.clone())).collect()),
         };
     }
     if let Some(reference) = &source.secret_ref {
+        sources.known(ObjectKind::Secret, &reference.name)?;
         let found = match sources.secret(&reference.name) {
             Err(_) if reference.optional == Some(true) => return Ok(Vec::new()),
             found => found?,
@@ -201,11 +223,13 @@ fn referred(input: &Input<'_>, name: &str, from: &EnvVarSource) -> Result<Option
         Error::Reference(format!("couldn't find key {key} in {kind} {namespace}/{object}"))
     };
     let (found, optional) = if let Some(selector) = &from.config_map_key_ref {
+        input.sources.known(ObjectKind::ConfigMap, &selector.name)?;
         let found = input.sources.config_map(&selector.name).and_then(|data| {
             data.get(&selector.key).cloned().ok_or_else(|| no_key("ConfigMap", &selector.name, &selector.key))
         });
         (found, selector.optional)
     } else if let Some(selector) = &from.secret_key_ref {
+        input.sources.known(ObjectKind::Secret, &selector.name)?;
         let found = input
             .sources
             .secret(&selector.name)
@@ -298,6 +322,9 @@ pub(super) fn environment(input: &Input<'_>, declared: &Vars) -> Vars {
         vars.set_default("TERM", "xterm");
     }
     vars.set("HOSTNAME", input.hostname.to_owned());
+    for (name, value) in &input.sources.services {
+        vars.set(name, value.clone());
+    }
     for (name, value) in &declared.list {
         vars.set(name, value.clone());
     }
@@ -314,7 +341,7 @@ pub(super) fn arguments(input: &Input<'_>, declared: &Vars) -> Result<Vec<String
     let mut expanded = |list: &Option<Vec<String>>| -> Result<Vec<String>, Error> {
         let mut out = Vec::new();
         for text in list.iter().flatten() {
-            let argument = expand(text, |name| declared.get(name));
+            let argument = expand(text, |name| lookup(input, declared, name));
             total += argument.len();
             if argument.len() > MAX_VALUE || total > MAX_TOTAL {
                 return Err(Error::TooLong("an argument".into()));

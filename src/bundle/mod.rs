@@ -11,6 +11,7 @@ mod mounts;
 pub mod profile;
 mod seccomp;
 pub mod seccomp_file;
+pub mod services;
 pub mod user;
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ pub fn expand_sub_paths(input: &Input<'_>) -> Result<Vec<Mount>, Error> {
         let SubPath::Expression(expression) = &mount.sub_path else { continue };
         let missing = RefCell::new(BTreeSet::new());
         let path = env::expand(expression, |name| {
-            let value = declared.get(name).filter(|value| !value.is_empty());
+            let value = env::lookup(input, &declared, name).filter(|value| !value.is_empty());
             if value.is_none() {
                 missing.borrow_mut().insert(name.to_owned());
             }

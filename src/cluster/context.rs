@@ -2,8 +2,9 @@
 
 use super::ended::Ended;
 use super::kept::Kept;
+use super::supply::Shelf;
 use super::rate::Rate;
-use super::{Bound, Handle, State};
+use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -29,6 +30,8 @@ pub(super) struct Context {
     pub(super) records: PathBuf,
     /// The bound pods on disk.
     pub(super) kept: Arc<Mutex<Kept>>,
+    /// What bound pods are made from, on disk.
+    pub(super) shelf: Arc<Shelf>,
     /// Told by [`super::pods`].
     pub(super) known: watch::Sender<Arc<Known>>,
     /// Told by [`super::pods`].
@@ -43,6 +46,10 @@ pub(super) struct Context {
     pub(super) look: Arc<Notify>,
     /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
     pub(super) rate: Mutex<Rate>,
+    /// Which events were sent.
+    pub(super) events: Mutex<events::Ledger>,
+    /// What was told of the node itself.
+    pub(super) told: Mutex<node::Told>,
 }
 
 impl Context {
@@ -55,8 +62,9 @@ impl Context {
         let (kept, pods, complete) = Kept::open(records.join("pods"));
         let known = alone || complete;
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
-        let (supply, supply_receiver) = watch::channel(None);
-        let (node, node_receiver) = watch::channel(None);
+        let (shelf, supply) = Shelf::open(records.join("objects"), config.cluster.sealing_key_file.as_deref());
+        let (supply, supply_receiver) = watch::channel(supply.map(Arc::new));
+        let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let ended = Ended::open(records.join("ended"));
@@ -65,6 +73,7 @@ impl Context {
             config: config.cluster.clone(),
             records,
             kept: Arc::new(Mutex::new(kept)),
+            shelf: Arc::new(shelf),
             known: watch::Sender::default(),
             bound,
             supply,
@@ -72,6 +81,8 @@ impl Context {
             state,
             look: Arc::clone(&look),
             rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
+            events: Mutex::default(),
+            told: Mutex::default(),
         };
         let handle =
             Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, ended, look };

@@ -4,13 +4,12 @@ use super::context::Context;
 use super::mirror_copy::{self, WRITER};
 use super::mirror_plan::{self, Pace, Step};
 use super::pods::MIRROR;
-use super::request::{self, Error};
+use super::request::{self, Failure};
 use super::{Connection, Machine};
 use crate::pod::Key;
 use crate::sys::clock;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hyper::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::collections::BTreeMap;
@@ -127,51 +126,51 @@ async fn take(
     step: &Step,
     node: &Node,
     class: bool,
-) -> Result<Option<Pod>, Error> {
+) -> Result<Option<Pod>, Failure> {
     let folder = format!("/api/v1/namespaces/{}/pods", key.namespace);
     if let Some(uid) = &step.delete {
         tracing::info!(ns = key.namespace, name = key.name, "mirror pod goes: {}", step.why);
-        match request::delete(context, connection, &format!("{folder}/{}", key.name), uid).await {
+        request::turn(context).await;
+        match request::delete(connection, &format!("{folder}/{}", key.name), uid).await {
             // It is gone, or another one is in its place.
-            Err(Error::Refused { code: 404 | 409, .. }) | Ok(()) => {}
-            Err(error) => return Err(error),
+            Err(failure) if !failure.is_missing() && !failure.is_conflict() => return Err(failure),
+            Err(_) | Ok(_) => {}
         }
     }
     let Some(pod) = &step.create else { return Ok(None) };
     let Some(copy) = mirror_copy::copy(pod, node, clock::wall(), class) else { return Ok(None) };
-    let body = serde_json::to_value(&copy).map_err(|error| Error::Unreachable(error.to_string()))?;
-    let path = format!("{folder}?fieldManager={WRITER}");
-    let answer = request::send(context, connection, Method::POST, &path, "application/json", &body).await?;
+    let body = serde_json::to_value(&copy).unwrap_or_default();
+    request::turn(context).await;
+    let answer = request::post(connection, &format!("{folder}?fieldManager={WRITER}"), &body).await?;
     tracing::info!(ns = key.namespace, name = key.name, "mirror pod made");
-    Ok(serde_json::from_slice(&answer).ok())
+    Ok(serde_json::from_value(answer).ok())
 }
 
 /// What came of a step.
-fn landed(machine: &Arc<dyn Machine>, names: &mut BTreeMap<Key, Name>, key: Key, result: Result<Option<Pod>, Error>) {
+fn landed(machine: &Arc<dyn Machine>, names: &mut BTreeMap<Key, Name>, key: Key, result: Result<Option<Pod>, Failure>) {
     let name = names.entry(key.clone()).or_default();
     name.busy = false;
     let now = clock::now();
-    let error = match result {
+    let failure = match result {
         Ok(made) => {
             name.made = made.map(|pod| (Arc::new(pod), now));
             (name.failures, name.retry, name.told) = (0, None, None);
             return;
         }
-        Err(error) => error,
+        Err(failure) => failure,
     };
-    let message = error.to_string();
-    if error.code() == Some(403) && message.contains("no PriorityClass with name") {
+    let message = failure.to_string();
+    if failure.code() == 403 && message.contains("no PriorityClass with name") {
         name.without_class = true;
     }
     let pause = PAUSE.saturating_mul(1 << name.failures.min(10)).min(MAX_PAUSE);
-    let asked = error.retry_after().and_then(|after| SignedDuration::try_from(after).ok()).unwrap_or_default();
+    let asked = failure.after().and_then(|after| SignedDuration::try_from(after).ok()).unwrap_or_default();
     name.failures = name.failures.saturating_add(1);
     name.retry = now.checked_add(pause.max(asked)).ok();
     // The watch tells of it in a moment, if it is ours.
-    let stale = matches!(&error, Error::Refused { reason, .. } if reason == "AlreadyExists") && name.failures < 3;
+    let stale = failure.is_conflict() && name.failures < 3;
     // Who cannot be reached says nothing about the pod; who is busy, neither.
-    let said_no = error.code().is_some_and(|code| code != 429 && code < 500);
-    if said_no && !stale && name.told.as_ref() != Some(&message) {
+    if !failure.may_pass() && !stale && name.told.as_ref() != Some(&message) {
         machine.note(true, "FailedCreateMirrorPod", format!("the API server cannot show static pod {key}: {message}"));
         name.told = Some(message);
     }

@@ -26,8 +26,8 @@ mod mirror_copy;
 mod mirror_plan;
 mod node;
 mod pods;
-mod record;
 mod rate;
+mod record;
 mod request;
 mod session;
 mod status;
@@ -66,6 +66,8 @@ pub trait Machine: Send + Sync + 'static {
     fn node(&self) -> Node;
     /// Recent events, oldest first; a repeated one comes back with a higher count.
     fn events(&self) -> Vec<Event>;
+    /// Those that happened, or happened again, after the one of this number (its resourceVersion).
+    fn events_after(&self, number: u64) -> Vec<Event>;
     /// A number that grows with every change of reports and events.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Records an event of the node itself.

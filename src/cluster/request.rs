@@ -1,134 +1,178 @@
-//! One request to the API server: within a time, a size and the rate that the configuration allows.
+//! One request to the API server: within a time, an answer within a size, and a refusal that tells what to do about it.
 
 use super::Connection;
 use super::context::Context;
-use crate::causes::chain;
 use crate::sys::clock;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use hyper::{Method, Request};
 use k8s_openapi::api::core::v1::Pod;
 use kube::client::Body;
-use serde::Deserialize;
 use serde_json::Value;
 use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How long an answer may take.
-const TIME: Duration = Duration::from_secs(30);
-/// How large it may be, in bytes: an object of the largest size that etcd takes, several times.
-const LIMIT: usize = 8 * 1024 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer, in bytes: what etcd takes at most, several times.
+const LARGEST: usize = 8 << 20;
 
-/// Why a request came to nothing.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum Error {
-    /// There was no answer.
-    #[error("{0}")]
-    Unreachable(String),
+/// Formats of patches.
+pub(super) const MERGE: &str = "application/merge-patch+json";
+/// The same, by the rules of the object's lists.
+pub(super) const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
+const JSON: &str = "application/json";
+
+/// Why a request did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
     /// The API server said no.
-    #[error("{message}")]
+    #[error("{message} ({code})")]
     Refused {
         /// HTTP status.
         code: u16,
-        /// `reason` of the answer (`NotFound`, `AlreadyExists`, …).
-        reason: String,
-        /// For people.
+        /// Of the `Status`; the code in words where there is none.
+        message: String,
+    },
+    /// It said no, and when to ask again.
+    #[error("{message} ({code})")]
+    Later {
+        /// HTTP status.
+        code: u16,
+        /// Of the `Status`; the code in words where there is none.
         message: String,
         /// Not before so long.
-        retry_after: Option<Duration>,
+        after: Duration,
     },
+    /// No answer, or half of one.
+    #[error("no answer: {0}")]
+    Lost(String),
 }
 
-impl Error {
-    /// The HTTP status; `None` without an answer.
-    pub(super) fn code(&self) -> Option<u16> {
+impl Failure {
+    /// Whether the object, or the namespace, does not exist.
+    pub(super) fn is_missing(&self) -> bool {
+        self.code() == 404
+    }
+
+    /// Whether there is one already, or it is not what it was.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.code() == 409
+    }
+
+    /// Whether the same request may succeed later, as it is.
+    pub(super) fn may_pass(&self) -> bool {
+        // 401: a certificate is being renewed.
+        matches!(self.code(), 0 | 401 | 408 | 429 | 500..)
+    }
+
+    /// HTTP status; 0 without an answer.
+    pub(super) fn code(&self) -> u16 {
         match self {
-            Error::Unreachable(_) => None,
-            Error::Refused { code, .. } => Some(*code),
+            Failure::Refused { code, .. } | Failure::Later { code, .. } => *code,
+            Failure::Lost(_) => 0,
         }
     }
 
     /// How long the API server asked to be left alone.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(super) fn after(&self) -> Option<Duration> {
         match self {
-            Error::Unreachable(_) => None,
-            Error::Refused { retry_after, .. } => *retry_after,
+            Failure::Later { after, .. } => Some(*after),
+            Failure::Refused { .. } | Failure::Lost(_) => None,
         }
     }
 }
 
-/// What is in an answer that says no.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Status {
-    message: Option<String>,
-    reason: Option<String>,
+/// An object as the API server has it.
+pub(super) async fn get(connection: &Connection, path: &str) -> Result<Value, Failure> {
+    send(connection, Method::GET, path, JSON, None).await
+}
+
+/// Creates an object.
+pub(super) async fn post(connection: &Connection, path: &str, object: &Value) -> Result<Value, Failure> {
+    send(connection, Method::POST, path, JSON, Some(object)).await
+}
+
+/// Replaces an object.
+pub(super) async fn put(connection: &Connection, path: &str, object: &Value) -> Result<Value, Failure> {
+    send(connection, Method::PUT, path, JSON, Some(object)).await
+}
+
+/// Changes an object by a patch of this format.
+pub(super) async fn patch(
+    connection: &Connection,
+    path: &str,
+    format: &'static str,
+    patch: &Value,
+) -> Result<Value, Failure> {
+    send(connection, Method::PATCH, path, format, Some(patch)).await
+}
+
+/// Deletes a pod at once, if it is the one of this UID: an end that is told, not one that is asked for.
+pub(super) async fn delete(connection: &Connection, path: &str, uid: &str) -> Result<Value, Failure> {
+    let options = serde_json::json!({
+        "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": { "uid": uid },
+    });
+    send(connection, Method::DELETE, path, JSON, Some(&options)).await
 }
 
 /// Where a pod is.
-pub(super) fn path(pod: &Pod) -> String {
+pub(super) fn path_of(pod: &Pod) -> String {
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
     format!("/api/v1/namespaces/{}/pods/{}", part(&pod.metadata.namespace), part(&pod.metadata.name))
 }
 
-/// Deletes a pod at once, if it is the one of this UID: an end that is told, not one that is asked for.
-pub(super) async fn delete(context: &Context, connection: &Connection, path: &str, uid: &str) -> Result<(), Error> {
-    let body = serde_json::json!({
-        "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": { "uid": uid },
-    });
-    send(context, connection, Method::DELETE, path, "application/json", &body).await.map(drop)
-}
-
-/// Sends a document, when it is its turn, and returns the answer.
-pub(super) async fn send(
-    context: &Context,
-    connection: &Connection,
-    method: Method,
-    path: &str,
-    media_type: &'static str,
-    body: &Value,
-) -> Result<Vec<u8>, Error> {
+/// Waits for a turn, as the configuration allows them (`kubeAPIQPS`, `kubeAPIBurst`).
+pub(super) async fn turn(context: &Context) {
     let wait = context.rate.lock().unwrap_or_else(PoisonError::into_inner).take(clock::now());
     if let Ok(wait) = Duration::try_from(wait)
         && !wait.is_zero()
     {
         tokio::time::sleep(wait).await;
     }
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(ACCEPT, "application/json")
-        .header(CONTENT_TYPE, media_type)
-        .body(Body::from(body.to_string().into_bytes()))
-        .map_err(|error| Error::Unreachable(chain(&error)))?;
-    let exchange = async {
-        let answer = connection.client.send(request).await.map_err(|error| Error::Unreachable(chain(&error)))?;
+}
+
+async fn send(
+    connection: &Connection,
+    method: Method,
+    path: &str,
+    format: &'static str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    let lost = |error: &dyn std::error::Error| Failure::Lost(crate::causes::chain(error));
+    let body = body.map(ToString::to_string).unwrap_or_default().into_bytes();
+    let request = Request::builder().method(method).uri(path).header(ACCEPT, JSON).header(CONTENT_TYPE, format);
+    let request = request.body(Body::from(body)).map_err(|error| lost(&error))?;
+    let answer = async {
+        let answer = connection.client.send(request).await.map_err(|error| lost(&error))?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, LIMIT).collect().await;
-        let body = body.map_err(|error| Error::Unreachable(error.to_string()))?.to_bytes();
-        if head.status.is_success() {
-            return Ok(body.to_vec());
-        }
-        let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        Err(refusal(head.status.as_u16(), after, &body))
+        let body = Limited::new(body, LARGEST).collect().await.map_err(|error| lost(error.as_ref()))?;
+        let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(seconds);
+        Ok((head.status.as_u16(), after, body.to_bytes()))
     };
-    match tokio::time::timeout(TIME, exchange).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Unreachable(format!("no answer within {} s", TIME.as_secs()))),
+    let (code, after, body) = tokio::time::timeout(TIMEOUT, answer)
+        .await
+        .map_err(|_| Failure::Lost(format!("none within {} s", TIMEOUT.as_secs())))??;
+    match (read(code, &body), after) {
+        (Err(Failure::Refused { code, message }), Some(after)) => Err(Failure::Later { code, message, after }),
+        (result, _) => result,
     }
 }
 
-/// What an answer other than success means.
-fn refusal(code: u16, retry_after: Option<&str>, body: &[u8]) -> Error {
-    let status: Status = serde_json::from_slice(body).unwrap_or_default();
-    // A date is of no use: the clocks need not agree.
-    let retry_after = retry_after.and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
-    Error::Refused {
-        code,
-        reason: status.reason.unwrap_or_default(),
-        message: status.message.unwrap_or_else(|| format!("the API server answers with status {code}")),
-        retry_after,
+/// How long a `Retry-After` is; a date is of no use, as the clocks need not agree.
+fn seconds(text: &str) -> Option<Duration> {
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// What an answer says.
+fn read(code: u16, body: &[u8]) -> Result<Value, Failure> {
+    let value: Result<Value, _> = serde_json::from_slice(body);
+    if (200..300).contains(&code) {
+        return value.map_err(|error| Failure::Lost(format!("not understood: {error}")));
     }
+    let message = value.ok().and_then(|status| status["message"].as_str().map(str::to_owned));
+    let message = message.unwrap_or_else(|| "refused without a reason".to_owned());
+    Err(Failure::Refused { code, message })
 }
 
 #[cfg(test)]
@@ -137,19 +181,28 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_refusal_says_why_and_when_to_come_back() {
-        let body = br#"{"kind":"Status","status":"Failure","message":"slow down","reason":"TooManyRequests","code":429}"#;
-        let error = refusal(429, Some(" 7 "), body);
-        assert_eq!((error.code(), error.retry_after()), (Some(429), Some(Duration::from_secs(7))));
-        assert_eq!(error.to_string(), "slow down");
-        let error = refusal(502, Some("Wed, 21 Oct 2015 07:28:00 GMT"), b"<html>");
-        assert_eq!((error.to_string().as_str(), error.retry_after()), ("the API server answers with status 502", None));
+    fn an_answer_is_an_object_or_a_reason() {
+        assert_eq!(read(201, br#"{"kind":"Node"}"#).unwrap()["kind"], "Node");
+        let refused = read(404, br#"{"kind":"Status","message":"nodes \"n\" not found","code":404}"#).unwrap_err();
+        assert_eq!(refused.to_string(), "nodes \"n\" not found (404)");
+        assert!(refused.is_missing() && !refused.is_conflict() && !refused.may_pass());
+        let proxy = read(502, b"<html>").unwrap_err();
+        assert_eq!(proxy.to_string(), "refused without a reason (502)");
+        assert!(proxy.may_pass());
+        assert!(read(200, b"<html>").unwrap_err().may_pass());
+    }
+
+    #[test]
+    fn who_says_when_to_come_back_is_heard() {
+        assert_eq!(seconds(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(seconds("Wed, 21 Oct 2015 07:28:00 GMT"), None);
     }
 
     proptest! {
         #[test]
-        fn no_answer_is_too_strange(body in proptest::collection::vec(any::<u8>(), 0..200), after in ".{0,20}") {
-            prop_assert_eq!(refusal(500, Some(&after), &body).code(), Some(500));
+        fn any_answer_is_read(code in 0_u16..1000, body in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let read = read(code, &body);
+            prop_assert!(read.is_err() || (200..300).contains(&code));
         }
     }
 }

@@ -1,13 +1,12 @@
 //! Statuses of pods, and the ends of those that the API server wants gone.
 
 use super::context::{Context, Known};
-use super::request::{self, Error};
+use super::request::{self, Failure, STRATEGIC_MERGE};
 use super::status_work::{Line, Rest, Said, Work, is_decided, work};
 use super::{Connection, Machine};
 use crate::sys::clock;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hyper::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::BTreeMap;
@@ -22,7 +21,7 @@ const UNDECIDED: SignedDuration = SignedDuration::from_millis(100);
 /// What a request came to.
 struct Landed {
     uid: String,
-    result: Result<Option<Arc<Pod>>, Error>,
+    result: Result<Option<Arc<Pod>>, Failure>,
     /// What was told; `None`: the object was deleted.
     report: Option<Arc<Pod>>,
 }
@@ -99,17 +98,17 @@ fn due(
 /// Sends it.
 async fn tell(context: &Context, connection: &Connection, theirs: Arc<Pod>, work: Work) -> Landed {
     let uid = theirs.metadata.uid.clone().unwrap_or_default();
-    let path = request::path(&theirs);
+    let path = request::path_of(&theirs);
+    request::turn(context).await;
     match work {
         Work::Delete => {
-            let result = request::delete(context, connection, &path, &uid).await.map(|()| None);
+            let result = request::delete(connection, &path, &uid).await.map(|_| None);
             Landed { uid, result, report: None }
         }
         Work::Patch { body, report } => {
-            const STRATEGIC: &str = "application/strategic-merge-patch+json";
             let path = format!("{path}/status?fieldManager={}", super::mirror_copy::WRITER);
-            let answer = request::send(context, connection, Method::PATCH, &path, STRATEGIC, &body).await;
-            let result = answer.map(|answer| serde_json::from_slice(&answer).ok().map(Arc::new));
+            let answer = request::patch(connection, &path, STRATEGIC_MERGE, &body).await;
+            let result = answer.map(|answer| serde_json::from_value(answer).ok().map(Arc::new));
             Landed { uid, result, report: Some(report) }
         }
     }
@@ -132,17 +131,17 @@ fn land(machine: &Arc<dyn Machine>, lines: &mut BTreeMap<String, Line>, landed: 
             }
         }
         // It is gone, or another pod has its name: the watch tells.
-        Err(Error::Refused { code: 404 | 409, .. }) => {
+        Err(failure) if failure.is_missing() || failure.is_conflict() => {
             if deleted {
                 machine.forget(&uid);
             }
             line.failed(true, None, now);
         }
-        Err(error) => {
-            let asked = error.retry_after().and_then(|after| SignedDuration::try_from(after).ok());
-            line.failed(error.code().is_some(), asked, now);
-            let message = error.to_string();
-            if error.code().is_some() && line.told.as_ref() != Some(&message) {
+        Err(failure) => {
+            let asked = failure.after().and_then(|after| SignedDuration::try_from(after).ok());
+            line.failed(failure.code() != 0, asked, now);
+            let message = failure.to_string();
+            if !failure.may_pass() && line.told.as_ref() != Some(&message) {
                 tracing::warn!(uid, "the API server does not take the status of a pod: {message}");
                 line.told = Some(message);
             }

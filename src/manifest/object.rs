@@ -53,12 +53,23 @@ impl fmt::Display for ObjectId {
 }
 
 /// A valid object: name and namespace are set, a Secret's `stringData` is merged into `data`. Never shows values.
-#[derive(Clone, PartialEq)]
+#[derive(Clone)]
 pub enum Object {
     /// A ConfigMap.
     ConfigMap(Arc<ConfigMap>),
     /// A Secret.
     Secret(Arc<Secret>),
+}
+
+/// Of a hundred pods that refer to one large object none compares it with itself.
+impl PartialEq for Object {
+    fn eq(&self, other: &Object) -> bool {
+        match (self, other) {
+            (Object::ConfigMap(a), Object::ConfigMap(b)) => Arc::ptr_eq(a, b) || a == b,
+            (Object::Secret(a), Object::Secret(b)) => Arc::ptr_eq(a, b) || a == b,
+            _ => false,
+        }
+    }
 }
 
 impl Object {
@@ -115,6 +126,11 @@ impl Objects {
     /// Adds an object, in place of an earlier one of its name.
     pub fn insert(&mut self, object: Object) -> Option<Object> {
         self.0.insert(object.id(), object)
+    }
+
+    /// Takes an object out.
+    pub fn remove(&mut self, id: &ObjectId) -> Option<Object> {
+        self.0.remove(id)
     }
 
     /// The object of that name.

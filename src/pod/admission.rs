@@ -73,6 +73,8 @@ pub struct NodeView {
     pub name: String,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
+    /// Its taints, as far as a cluster says so.
+    pub taints: Vec<Taint>,
     /// What pods may request.
     pub allocatable: NodeAmounts,
     /// Sysctls beyond the safe ones that pods may set (`allowedUnsafeSysctls`).
@@ -81,8 +83,6 @@ pub struct NodeView {
     pub kernel: String,
     /// Its conditions that are bad: `MemoryPressure`, `DiskPressure`, `PIDPressure`, sorted.
     pub pressure: Vec<&'static str>,
-    /// Taints of the Node object; empty where no API server has one.
-    pub taints: Vec<Taint>,
 }
 
 /// Why a pod is not taken.

@@ -5,7 +5,7 @@ use super::{Error, Note, Runtime, make_dir, variables};
 use crate::bundle::user::ResolvedUser;
 use crate::bundle::{self, Mount, Namespaces, NodeFacts, PidNamespace};
 use crate::image::{Held, Image};
-use crate::pod::{Instance, Spec, StopCause, Stopping, User, resources};
+use crate::pod::{Instance, Spec, StopCause, Stopping, User, is_from_api, resources};
 use crate::shim::protocol::{Devices, Reply, Request, Rootfs, Run};
 use crate::sys::{clock, fs};
 use crate::volume;
@@ -294,7 +294,13 @@ impl Runtime {
             node.capabilities = u64::MAX;
         }
         let hostname = if own_net { self.hostname(spec)?.for_kernel()? } else { machine_name() };
-        let sources = variables::sources(pod, container, &volumes, &self.objects());
+        let supply = self.supply_or_none(pod);
+        if supply.services.is_none() && is_from_api(pod) {
+            // As kubelet.
+            let why = "services have not yet been read at least once, cannot construct envvars";
+            return Err(bundle::Error::Reference(why.to_owned()).into());
+        }
+        let sources = variables::sources(pod, container, &volumes, &supply);
         let input = bundle::Input {
             pod,
             container,

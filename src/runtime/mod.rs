@@ -122,7 +122,7 @@ impl Runtime {
             Version::V1 => CgroupFs::V1(cgroups.controllers()),
             Version::V2 => CgroupFs::V2,
         };
-        let machine = Machine::read(&config.node_ips);
+        let machine = Machine::read(&config.node_ips, &config.node_name);
         let resources = usage::NodeResources::read(config, &machine);
         Ok(Runtime {
             machine,
@@ -196,13 +196,25 @@ impl Runtime {
         *self.supply.write().unwrap_or_else(PoisonError::into_inner) = Some(supply);
     }
 
+    /// What the pods of the cluster are made from, as it is now.
+    #[must_use]
+    pub fn served_supply(&self) -> Option<Arc<Supply>> {
+        self.supply.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// What this pod is made from, by where it came from; `None` while that is not known, which may change in a moment.
     #[must_use]
     pub fn supply(&self, pod: &Pod) -> Option<Arc<Supply>> {
         if is_from_api(pod) {
-            return self.supply.read().unwrap_or_else(PoisonError::into_inner).clone();
+            return self.served_supply();
         }
-        Some(Arc::new(Supply { objects: self.served_objects()?, ..Supply::default() }))
+        Some(Arc::new(Supply { objects: self.served_objects()?, whole: true, ..Supply::default() }))
+    }
+
+    /// What keeps all pods from the pod network, if anything did lately.
+    #[must_use]
+    pub fn network_problem(&self) -> Option<String> {
+        self.net.problem()
     }
 
     /// Facts of the machine.

@@ -1,8 +1,9 @@
 //! What a container's variables are taken from, besides its manifest.
 
-use super::credentials;
-use crate::bundle::{Sources, Volume, envfile};
-use crate::manifest::Objects;
+use super::objects::{beside, whole};
+use crate::bundle::{Sources, Volume, envfile, services};
+use crate::manifest::{Object, ObjectKind};
+use crate::pod::supply::{Answer, Supply};
 use crate::sys::fs;
 use k8s_openapi::api::core::v1::{Container, FileKeySelector, Pod};
 use std::collections::BTreeMap;
@@ -14,23 +15,27 @@ pub(super) fn sources(
     pod: &Pod,
     container: &Container,
     volumes: &BTreeMap<String, Volume>,
-    objects: &Objects,
+    supply: &Supply,
 ) -> Sources {
     let mut sources = Sources::default();
+    if let Some(all) = &supply.services {
+        let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+        sources.services = services::variables(all, pod.metadata.namespace.as_deref().unwrap_or_default(), links);
+    }
     for source in container.env_from.iter().flatten() {
         if let Some(reference) = &source.config_map_ref {
-            add_config_map(&mut sources, pod, &reference.name, objects);
+            add_config_map(&mut sources, pod, &reference.name, supply);
         }
         if let Some(reference) = &source.secret_ref {
-            add_secret(&mut sources, pod, &reference.name, objects);
+            add_secret(&mut sources, pod, &reference.name, supply);
         }
     }
     for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
         if let Some(selector) = &from.config_map_key_ref {
-            add_config_map(&mut sources, pod, &selector.name, objects);
+            add_config_map(&mut sources, pod, &selector.name, supply);
         }
         if let Some(selector) = &from.secret_key_ref {
-            add_secret(&mut sources, pod, &selector.name, objects);
+            add_secret(&mut sources, pod, &selector.name, supply);
         }
         if let Some(selector) = &from.file_key_ref {
             let key = (selector.volume_name.clone(), selector.path.clone());
@@ -40,23 +45,29 @@ pub(super) fn sources(
     sources
 }
 
-fn add_config_map(sources: &mut Sources, pod: &Pod, name: &str, objects: &Objects) {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+fn add_config_map(sources: &mut Sources, pod: &Pod, name: &str, supply: &Supply) {
     if sources.config_maps.contains_key(name) {
         return;
     }
-    if let Some(map) = objects.config_map(namespace, name) {
-        sources.config_maps.insert(name.to_owned(), map.data.clone().unwrap_or_default());
+    match supply.find(&beside(pod, ObjectKind::ConfigMap, name)) {
+        Answer::There(Object::ConfigMap(map)) => {
+            sources.config_maps.insert(name.to_owned(), map.data.clone().unwrap_or_default());
+        }
+        Answer::Unread(why) => drop(sources.unread.insert((ObjectKind::ConfigMap, name.to_owned()), why)),
+        Answer::There(Object::Secret(_)) | Answer::NotThere => {}
     }
 }
 
-fn add_secret(sources: &mut Sources, pod: &Pod, name: &str, objects: &Objects) {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+fn add_secret(sources: &mut Sources, pod: &Pod, name: &str, supply: &Supply) {
     if sources.secrets.contains_key(name) || sources.sealed.contains_key(name) {
         return;
     }
-    let Some(secret) = objects.secret(namespace, name) else { return };
-    match credentials::unseal(secret, credentials::directory().as_deref()) {
+    let secret = match supply.find(&beside(pod, ObjectKind::Secret, name)) {
+        Answer::There(Object::Secret(secret)) => secret,
+        Answer::Unread(why) => return drop(sources.unread.insert((ObjectKind::Secret, name.to_owned()), why)),
+        Answer::There(Object::ConfigMap(_)) | Answer::NotThere => return,
+    };
+    match whole(pod, secret) {
         Ok(whole) => {
             let data = whole.into_owned().data.unwrap_or_default();
             let data = data.into_iter().map(|(key, value)| (key, value.0)).collect();
@@ -107,7 +118,7 @@ mod tests {
                 serde_json::from_value(json!({"metadata": meta, "data": {"k": "c2VjcmV0"}})).unwrap(),
             ))
         };
-        let objects: Objects = [
+        let objects: crate::manifest::Objects = [
             map("n", "one"),
             map("n", "two"),
             map("n", "three"),
@@ -129,14 +140,33 @@ mod tests {
             ]
         }))
         .unwrap();
-        let sources = sources(&pod, &container, &BTreeMap::new(), &objects);
-        let names: Vec<&String> = sources.config_maps.keys().collect();
+        let supply = Supply { objects: Arc::new(objects), whole: true, ..Supply::default() };
+        let found = sources(&pod, &container, &BTreeMap::new(), &supply);
+        let names: Vec<&String> = found.config_maps.keys().collect();
         assert_eq!(names, ["one", "two"]);
-        assert_eq!(sources.config_maps["one"], [("k".to_owned(), "n".to_owned())].into());
-        assert_eq!(sources.secrets, [("s".to_owned(), [("k".to_owned(), b"secret".to_vec())].into())].into());
-        let sealed: Vec<&String> = sources.sealed.keys().collect();
+        assert_eq!(found.config_maps["one"], [("k".to_owned(), "n".to_owned())].into());
+        assert_eq!(found.secrets, [("s".to_owned(), [("k".to_owned(), b"secret".to_vec())].into())].into());
+        let sealed: Vec<&String> = found.sealed.keys().collect();
         assert_eq!(sealed, ["sealed"]);
-        assert!(!format!("{sources:?}").contains("115"), "values are not for logs: {sources:?}");
+        assert!(!format!("{found:?}").contains("115"), "values are not for logs: {found:?}");
+
+        // A pod of the cluster sees no credentials of the node, and waits for what nobody has read yet.
+        let api = crate::manifest::marked(&pod);
+        let mut supply = Supply { whole: false, ..supply };
+        supply.absent.insert(beside(&pod, ObjectKind::ConfigMap, "elsewhere"));
+        supply.services = Some(Arc::new(vec![crate::pod::supply::Service {
+            namespace: "n".into(),
+            name: "x".into(),
+            cluster_ip: "10.0.0.1".into(),
+            ports: Vec::new(),
+        }]));
+        let found = sources(&api, &container, &BTreeMap::new(), &supply);
+        assert!(found.sealed.is_empty() && found.unread.is_empty());
+        assert_eq!(found.secrets["sealed"], [("k".to_owned(), b"secret".to_vec())].into());
+        assert_eq!(found.services, [("X_SERVICE_HOST".to_owned(), "10.0.0.1".to_owned())].into());
+        let found = sources(&api, &container, &BTreeMap::new(), &Supply::default());
+        let unread: Vec<String> = found.unread.keys().map(|(kind, name)| format!("{kind} {name}")).collect();
+        assert_eq!(unread, ["ConfigMap elsewhere", "ConfigMap one", "ConfigMap two", "Secret s", "Secret sealed"]);
     }
 
     #[test]

@@ -101,6 +101,7 @@ fn unchanged(root: BorrowedFd<'_>, dir: &OsString, payload: &Payload, group: Opt
         let right = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_mode & 0o7777 == mode(file, group)
             && group.is_none_or(|gid| gid == stat.st_gid)
+            && stat.st_uid == file.owner.unwrap_or(0)
             && size == file.bytes.len() as u64;
         if !right {
             return Ok(false);
@@ -174,6 +175,9 @@ fn fill(root: BorrowedFd<'_>, name: &OsString, payload: &Payload, group: Option<
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut out = std::fs::File::from(rustix::fs::openat(&parent, leaf, flags, Mode::RUSR | Mode::WUSR)?);
         out.write_all(&file.bytes)?;
+        if let Some(uid) = file.owner {
+            rustix::fs::fchown(&out, Some(rustix::fs::Uid::from_raw(uid)), None)?;
+        }
         rustix::fs::fchmod(&out, Mode::from_raw_mode(file.mode))?;
     }
     // Before anybody can see them: no reader finds a file that it may not read yet.
@@ -268,7 +272,7 @@ mod tests {
     fn payload(files: &[(&str, &str, u32)]) -> Payload {
         let mut payload = Payload::default();
         for (path, text, mode) in files {
-            payload.add(path, File { bytes: text.as_bytes().to_vec(), mode: *mode }).expect("path");
+            payload.add(path, File { bytes: text.as_bytes().to_vec(), mode: *mode, owner: None }).expect("path");
         }
         payload
     }

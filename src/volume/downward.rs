@@ -28,7 +28,7 @@ pub(super) fn add(
             (None, None) => return Err(Error::Field(format!("downwardAPI item {:?} refers to nothing", item.path))),
         };
         let mode = u32::try_from(item.mode.unwrap_or(default_mode)).unwrap_or_default() & 0o777;
-        payload.add(&item.path, File { bytes: text.into_bytes(), mode })?;
+        payload.add(&item.path, File { bytes: text.into_bytes(), mode, owner: None })?;
     }
     Ok(())
 }

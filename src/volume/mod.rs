@@ -28,6 +28,7 @@ pub use stage::{Item, Source, Spread, Stage, stage};
 
 use crate::manifest::{Object, ObjectId, Objects};
 use crate::pod::resources::{self, Allocatable};
+use crate::pod::{Token, TokenId};
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
@@ -112,16 +113,28 @@ pub struct Given {
     pub objects: Objects,
     /// Objects that are there but whose values cannot be had, and why.
     pub unavailable: BTreeMap<ObjectId, String>,
+    /// Objects of which it is not known whether they are there, and why: also a volume that could do without waits.
+    pub unread: BTreeMap<ObjectId, String>,
+    /// The pod's tokens, or why one is not there.
+    pub tokens: BTreeMap<TokenId, Result<Token, String>>,
 }
 
 impl Given {
-    /// The object, if there is one, or why its values cannot be had.
-    fn find(&self, id: &ObjectId) -> Result<Option<&Object>, &str> {
-        match self.unavailable.get(id) {
-            Some(why) => Err(why),
-            None => Ok(self.objects.get(id)),
+    /// The object, if there is one, or why its values cannot be had: for those who must have them, or for all.
+    fn find(&self, id: &ObjectId) -> Result<Option<&Object>, Unavailable<'_>> {
+        match (self.unread.get(id), self.unavailable.get(id)) {
+            (Some(why), _) => Err(Unavailable { why, for_all: true }),
+            (None, Some(why)) => Err(Unavailable { why, for_all: false }),
+            (None, None) => Ok(self.objects.get(id)),
         }
     }
+}
+
+/// Why the values of an object cannot be had.
+struct Unavailable<'a> {
+    why: &'a str,
+    /// Whether it also stops who could do without.
+    for_all: bool,
 }
 
 fn io_error<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Error {

@@ -14,6 +14,8 @@ pub struct File {
     pub bytes: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it is; `None`: root's.
+    pub owner: Option<u32>,
 }
 
 /// Never shows the content, which may be secret.
@@ -114,7 +116,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn file() -> File {
-        File { bytes: b"x".to_vec(), mode: 0o644 }
+        File { bytes: b"x".to_vec(), mode: 0o644, owner: None }
     }
 
     #[test]
@@ -152,9 +154,9 @@ mod tests {
     fn a_later_file_replaces_an_earlier_one() {
         let mut payload = Payload::default();
         payload.add("a", file()).expect("added");
-        payload.add("./a", File { bytes: b"new".to_vec(), mode: 0o600 }).expect("added");
+        payload.add("./a", File { bytes: b"new".to_vec(), mode: 0o600, owner: None }).expect("added");
         assert_eq!(payload.len(), 1);
-        assert_eq!(payload.get("a"), Some(&File { bytes: b"new".to_vec(), mode: 0o600 }));
+        assert_eq!(payload.get("a"), Some(&File { bytes: b"new".to_vec(), mode: 0o600, owner: None }));
     }
 
     proptest! {

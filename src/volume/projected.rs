@@ -2,9 +2,10 @@
 
 use super::downward;
 use super::payload::{File, Payload};
-use super::{Error, Given};
+use super::{Error, Given, Unavailable};
 use crate::manifest::{Object, ObjectId, ObjectKind};
-use k8s_openapi::api::core::v1::{KeyToPath, Pod, Volume};
+use crate::pod::TokenId;
+use k8s_openapi::api::core::v1::{KeyToPath, Pod, ServiceAccountTokenProjection, Volume};
 use std::collections::BTreeSet;
 
 /// Where kubelet keeps volumes of a kind that is made from objects, below `volumes/`; `None` for other kinds.
@@ -37,6 +38,7 @@ pub fn objects(pod: &Pod) -> BTreeSet<ObjectId> {
 enum Part<'a> {
     Downward(&'a [k8s_openapi::api::core::v1::DownwardAPIVolumeFile]),
     Object { kind: ObjectKind, name: &'a str, items: &'a [KeyToPath], optional: bool },
+    Token(&'a ServiceAccountTokenProjection),
     Unknown,
 }
 
@@ -71,10 +73,11 @@ fn parts(volume: &Volume) -> Vec<Part<'_>> {
         parts.push(object(Secret, name, source.items.as_ref(), source.optional));
     }
     for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
-        parts.push(match (&source.downward_api, &source.config_map, &source.secret) {
-            (Some(api), None, None) => Part::Downward(api.items.as_deref().unwrap_or_default()),
-            (None, Some(map), None) => object(ConfigMap, &map.name, map.items.as_ref(), map.optional),
-            (None, None, Some(secret)) => object(Secret, &secret.name, secret.items.as_ref(), secret.optional),
+        parts.push(match (&source.downward_api, &source.config_map, &source.secret, &source.service_account_token) {
+            (Some(api), None, None, None) => Part::Downward(api.items.as_deref().unwrap_or_default()),
+            (None, Some(map), None, None) => object(ConfigMap, &map.name, map.items.as_ref(), map.optional),
+            (None, None, Some(secret), None) => object(Secret, &secret.name, secret.items.as_ref(), secret.optional),
+            (None, None, None, Some(token)) => Part::Token(token),
             _ => Part::Unknown,
         });
     }
@@ -103,19 +106,48 @@ pub(super) fn payload(pod: &Pod, volume: &Volume, given: &Given) -> Result<Paylo
                 let id = part.object(pod);
                 match id.as_ref().map(|id| given.find(id)) {
                     Some(Ok(Some(object))) => add(&mut payload, object, items, mode, *optional).map_err(missing)??,
+                    Some(Err(Unavailable { why, for_all: true })) => return Err(missing(why.to_owned())),
                     // As kubelet: what is optional may be missing as a whole, or in part.
                     _ if *optional => {}
-                    Some(Err(why)) => return Err(missing(why.to_owned())),
+                    Some(Err(Unavailable { why, .. })) => return Err(missing(why.to_owned())),
                     _ => return Err(missing(format!("{} {name:?} not found", kind.as_str().to_lowercase()))),
                 }
             }
+            Part::Token(source) => {
+                let id = TokenId::of(pod.metadata.uid.as_deref().unwrap_or_default(), source);
+                let token = match given.tokens.get(&id) {
+                    Some(Ok(token)) => token,
+                    Some(Err(why)) => return Err(missing(why.clone())),
+                    None => return Err(missing("failed to fetch token: it was not asked for".to_owned())),
+                };
+                let (mode, owner) = access(pod, mode);
+                payload.add(&source.path, File { bytes: token.0.clone().into_bytes(), mode, owner })?;
+            }
             Part::Unknown => {
-                let what = "a projected source other than configMap, secret or downwardAPI".to_owned();
+                let what = "a projected source other than configMap, secret, downwardAPI or serviceAccountToken".to_owned();
                 return Err(Error::Unsupported { name: volume.name.clone(), what });
             }
         }
     }
     Ok(payload)
+}
+
+/// Mode and owner of a token's file (as kubelet, `projected.go`): a token that can be somebody's is nobody else's. With an
+/// fsGroup the writer adds what the group may do.
+fn access(pod: &Pod, default_mode: i32) -> (u32, Option<u32>) {
+    let spec = pod.spec.as_ref();
+    let of_pod = spec.and_then(|spec| spec.security_context.as_ref());
+    let containers = spec.into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
+    // Whose it is where all containers are one user's; one of which nobody knows leaves it root's.
+    let mut users = containers.map(|container| {
+        let own = container.security_context.as_ref().and_then(|context| context.run_as_user);
+        own.or(of_pod.and_then(|context| context.run_as_user))
+    });
+    let first = users.next().flatten();
+    let owner = first.filter(|_| users.all(|user| user == first)).and_then(|user| u32::try_from(user).ok());
+    let grouped = of_pod.is_some_and(|context| context.fs_group.is_some());
+    let mode = u32::try_from(default_mode).unwrap_or_default() & 0o777;
+    (if owner.is_some() || grouped { 0o600 } else { mode }, owner)
 }
 
 /// Adds the values of `object`: those that `items` name, or all. The outer error is a key that is not there, in kubelet's
@@ -127,7 +159,7 @@ fn add(
     default_mode: i32,
     optional: bool,
 ) -> Result<Result<(), Error>, String> {
-    let file = |bytes: Vec<u8>, mode: i32| File { bytes, mode: u32::try_from(mode).unwrap_or_default() & 0o777 };
+    let file = |bytes: Vec<u8>, mode: i32| File { bytes, mode: u32::try_from(mode).unwrap_or_default() & 0o777, owner: None };
     let mut put = |path: &str, bytes: Vec<u8>, mode: i32| payload.add(path, file(bytes, mode)).map_err(Error::from);
     let mut values = object.data();
     if items.is_empty() {
@@ -160,6 +192,7 @@ fn add(
 mod tests {
     use super::*;
     use crate::manifest::Objects;
+    use crate::pod::Token;
     use serde_json::{Value, json};
     use std::sync::Arc;
 
@@ -178,11 +211,24 @@ mod tests {
         .into_iter()
         .collect();
         let sealed = ObjectId { kind: ObjectKind::Secret, namespace: "d".into(), name: "sealed".into() };
-        Given { objects, unavailable: [(sealed, "no such credential".to_owned())].into(), ..Given::default() }
+        let unread = ObjectId { kind: ObjectKind::ConfigMap, namespace: "d".into(), name: "unread".into() };
+        let token = |audience: &str| TokenId { pod: "u".into(), audience: audience.into(), expiration_seconds: 3607 };
+        Given {
+            objects,
+            unavailable: [(sealed, "no such credential".to_owned())].into(),
+            unread: [(unread, "forbidden".to_owned())].into(),
+            tokens: [
+                (token(""), Ok(Token("t0".into()))),
+                (token("vault"), Ok(Token("t1".into()))),
+                (token("none"), Err("failed to fetch token: no".into())),
+            ]
+            .into(),
+            ..Given::default()
+        }
     }
 
     fn pod() -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d"}})).expect("pod")
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}})).expect("pod")
     }
 
     /// `path mode content` of each file, or the error.
@@ -265,6 +311,46 @@ mod tests {
             files(json!({"projected": {"defaultMode": 416, "sources": sources}})),
             "a 400 [115, 49]\nb 640 [50]\nc 640 [0, 1]\nname 640 [112]"
         );
+    }
+
+    #[test]
+    fn what_is_not_known_stops_also_who_could_do_without() {
+        for optional in [false, true] {
+            let source = json!({"configMap": {"name": "unread", "optional": optional}});
+            assert_eq!(files(source), "volume \"v\": forbidden");
+        }
+    }
+
+    #[test]
+    fn tokens_stand_beside_other_sources() {
+        let token = |audience: &str| json!({"serviceAccountToken": {"path": "token", "audience": audience, "expirationSeconds": 3607}});
+        let sources = json!([token(""), {"configMap": {"name": "m", "items": [{"key": "a", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]);
+        assert_eq!(
+            files(json!({"projected": {"defaultMode": 420, "sources": sources}})),
+            "ca.crt 644 [49]\nnamespace 644 [100]\ntoken 644 [116, 48]"
+        );
+        assert_eq!(files(json!({"projected": {"sources": [token("vault")]}})), "token 644 [116, 49]");
+        let none = "volume \"v\": failed to fetch token: ";
+        assert_eq!(files(json!({"projected": {"sources": [token("none")]}})), format!("{none}no"));
+        assert_eq!(files(json!({"projected": {"sources": [token("other")]}})), format!("{none}it was not asked for"));
+    }
+
+    #[test]
+    fn a_token_is_for_the_user_of_all_containers_or_for_the_group() {
+        let of = |spec: Value| {
+            let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).expect("pod");
+            access(&pod, 0o644)
+        };
+        let user = |id: i64| json!({"name": "c", "securityContext": {"runAsUser": id}});
+        assert_eq!(of(json!({"containers": [{"name": "c"}]})), (0o644, None));
+        assert_eq!(of(json!({"containers": [user(7), user(7)]})), (0o600, Some(7)));
+        assert_eq!(of(json!({"containers": [user(7), user(8)]})), (0o644, None));
+        assert_eq!(of(json!({"containers": [user(7), {"name": "c"}]})), (0o644, None));
+        assert_eq!(of(json!({"containers": [user(7)], "initContainers": [user(8)]})), (0o644, None));
+        assert_eq!(of(json!({"securityContext": {"runAsUser": 7}, "containers": [{"name": "c"}, user(7)]})), (0o600, Some(7)));
+        assert_eq!(of(json!({"securityContext": {"runAsUser": 7}, "containers": [user(8)]})), (0o600, Some(8)));
+        assert_eq!(of(json!({"securityContext": {"fsGroup": 9}, "containers": [{"name": "c"}]})), (0o600, None));
     }
 
     #[test]

@@ -178,8 +178,8 @@ fn other_kinds_are_refused() {
     );
     assert_eq!(text(json!([{"name": "../x", "emptyDir": {}}])), "\"../x\" is not a volume name");
     assert_eq!(
-        text(json!([{"name": "p", "projected": {"sources": [{"serviceAccountToken": {"path": "x"}}]}}])),
-        "volume p: a projected source other than configMap, secret or downwardAPI is not supported"
+        text(json!([{"name": "p", "projected": {"sources": [{"clusterTrustBundle": {"path": "x", "name": "y"}}]}}])),
+        "volume p: a projected source other than configMap, secret, downwardAPI or serviceAccountToken is not supported"
     );
     assert_eq!(
         text(json!([{"name": "p", "projected": {"sources": [{"secret": {"name": "x"}}]}}])),

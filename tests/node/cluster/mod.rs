@@ -14,6 +14,7 @@
 //! | the control plane itself | [`smoke`] |
 
 mod api;
+mod arguments;
 pub mod plane;
 mod smoke;
 
