@@ -199,6 +199,44 @@ fn an_evicted_pod_has_failed_and_does_not_come_back() {
 }
 
 #[test]
+fn the_report_of_a_bound_pod_says_what_runs_and_why_it_had_to_leave() {
+    let of = |image: &str| {
+        edited(|pod| {
+            pod["metadata"]["creationTimestamp"] = json!("2026-11-22T08:15:30Z");
+            pod["spec"]["containers"][0]["image"] = json!(image);
+            pod["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "busybox"}]);
+        })
+    };
+    let mut world = running(&of("i"));
+    let want = of("j");
+    world.execute(Some(&want), &Action::Update, at(10));
+    let report = |world: &World| {
+        let pod = status::report(Some(&want), &world.seen, &status::NodeFacts::default(), None, at(20)).unwrap();
+        serde_json::to_value(pod).unwrap()
+    };
+    let told = report(&world);
+    assert_eq!(told["metadata"]["creationTimestamp"], "2026-11-22T08:15:30Z");
+    assert_eq!(told["status"]["containerStatuses"][0]["image"], "i", "it runs until it is restarted");
+    let debugger = &told["status"]["ephemeralContainerStatuses"][0];
+    assert_eq!((&debugger["name"], &debugger["image"]), (&json!("debugger"), &json!("busybox")));
+    assert_eq!(debugger["state"]["terminated"]["reason"], "PodFeatureUnsupported");
+    assert!(report(&running(&edited(|_| ())))["status"]["ephemeralContainerStatuses"].is_null());
+
+    world.seen.evict = Some(Eviction { message: "too much".into(), grace_seconds: 1 });
+    for now in [1000, 4000, 8000] {
+        world.settle(Some(&want), at(now), None);
+        world.end_signalled(at(now));
+    }
+    // The next agent knows of it, too.
+    world.seen.evict = None;
+    let told = report(&world);
+    assert_eq!((&told["status"]["phase"], &told["status"]["reason"]), (&json!("Failed"), &json!("Evicted")));
+    let all = told["status"]["conditions"].as_array().unwrap();
+    let target = all.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&target["reason"], &target["message"]), (&json!("TerminationByKubelet"), &json!("too much")));
+}
+
+#[test]
 fn a_deadline_that_is_set_later_counts_from_the_start() {
     let mut world = running(&edited(|_| ()));
     let want = edited(|pod| pod["spec"]["activeDeadlineSeconds"] = json!(60));

@@ -10,6 +10,7 @@ mod container_status;
 mod deadline;
 pub mod admission;
 pub mod affinity;
+mod ephemeral;
 pub mod eviction;
 pub mod observed;
 mod order;
