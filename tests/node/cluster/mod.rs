@@ -12,10 +12,12 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | what bound pods are made from | [`supply`] |
 
 mod api;
 mod arguments;
 pub mod plane;
 mod smoke;
+mod supply;
 
 pub use plane::{Plane, condition, on};
