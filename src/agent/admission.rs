@@ -33,6 +33,12 @@ impl Gate {
         self.taken.get(&spec.key()).is_some_and(|taken| same(taken, spec))
     }
 
+    /// Whether this pod runs here with other resources.
+    #[must_use]
+    pub fn is_resize(&self, spec: &Spec) -> bool {
+        self.taken.get(&spec.key()).is_some_and(|taken| is_resize(taken, spec))
+    }
+
     /// The pod that runs, or is to run, under this name.
     #[must_use]
     pub fn taken(&self, key: &Key) -> Option<&Arc<Spec>> {
@@ -64,6 +70,24 @@ impl Gate {
     pub fn withdraw(&mut self, key: &Key, shared: &Shared) -> bool {
         shared.refuse_resize(key, None);
         self.refused.remove(key).is_some()
+    }
+
+    /// Ask for room for a bound pod, as [`Gate::ask`]; nothing is remembered of a refusal, which is for good. One that was
+    /// taken stays so, whatever is edited.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn judge(&mut self, spec: &Arc<Spec>, shared: &Shared, node: &NodeView) -> Result<(), Rejection> {
+        let key = spec.key();
+        if self.taken.get(&key).is_none_or(|taken| taken.uid() != spec.uid()) {
+            let others: Vec<&Pod> = self.active(shared).filter(|(k, _)| **k != key).map(|(_, s)| s.pod()).collect();
+            admit(spec.pod(), &others, node)?;
+            apparmor_rejection(spec.pod(), shared.runtime.machine().apparmor).map_or(Ok(()), Err)?;
+        }
+        self.refused.remove(&key);
+        shared.refuse_resize(&key, None);
+        self.taken.insert(key, Arc::clone(spec));
+        Ok(())
     }
 
     /// Ask for room for a pod beside all others that have not finished; the one of the same name, which it would
@@ -145,8 +169,8 @@ fn kept(rejection: &Rejection) -> String {
 }
 
 /// Events have fixed reasons; all that pods are refused for.
-fn reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 14] = [
+pub(super) fn reason(reason: &str) -> &'static str {
+    const KNOWN: [&str; 17] = [
         "AppArmor",
         "Evicted",
         "NodeAffinity",
@@ -158,9 +182,12 @@ fn reason(reason: &str) -> &'static str {
         "OutOfhugepages-2Mi",
         "OutOfmemory",
         "OutOfpods",
+        "PodFeatureUnsupported",
         "PodOSNotSupported",
         "PodOSSelectorNodeLabelDoesNotMatch",
+        "SupplementalGroupsPolicyNotSupported",
         "SysctlForbidden",
+        "TaintToleration",
         "UnexpectedAdmissionError",
     ];
     KNOWN.into_iter().find(|known| *known == reason).unwrap_or("FailedAdmission")

@@ -9,7 +9,6 @@ use crate::pod::{Key, Spec};
 use crate::server;
 use crate::sys::clock;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -22,27 +21,61 @@ pub struct Orders {
     pub refuse: Vec<(Arc<Pod>, &'static str, String)>,
 }
 
-/// Sorts the bound pods; `fixed` are the names of static pods, which no other pod takes away, `present` tells which pods are
-/// on the machine.
-pub fn orders(bound: &Bound, fixed: &BTreeSet<Key>, present: impl Fn(&str) -> bool) -> Orders {
+/// What is on the machine of a bound pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing, and there never was.
+    Absent,
+    /// It is there, and not over, as far as is known.
+    Here,
+    /// It is there, and over.
+    Over,
+    /// It was there, or was refused: it never runs again.
+    Ended,
+}
+
+/// Whose a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// A static pod is wanted under it.
+    Static,
+    /// A static pod has it whose source has not spoken: nobody knows yet.
+    Held,
+    /// No static pod's.
+    Free,
+}
+
+/// Sorts the bound pods.
+pub fn orders(bound: &Bound, claim: impl Fn(&Key) -> Claim, presence: impl Fn(&Pod) -> Presence) -> Orders {
     let mut orders = Orders::default();
     let mut pods: Vec<&Arc<Pod>> = bound.pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect();
+    // As kubelet.
     pods.sort_by_key(|pod| (pod.metadata.creation_timestamp.as_ref().map(|at| at.0), pod.metadata.uid.clone()));
     for pod in pods {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        // As kubelet: what has ended never runs again.
-        if matches!(phase, Some("Succeeded" | "Failed")) && !present(uid) {
-            continue;
-        }
+        let over = matches!(phase, Some("Succeeded" | "Failed"));
+        let here = match presence(pod) {
+            Presence::Ended => continue,
+            // As kubelet: what has ended never runs again, whoever ended it.
+            Presence::Absent | Presence::Here if over => continue,
+            Presence::Absent => false,
+            Presence::Here | Presence::Over => true,
+        };
         let key = Key::of(pod);
-        if fixed.contains(&key) {
-            let message = format!("a static pod of this node has the name {key}");
-            orders.refuse.push((Arc::clone(pod), "UnexpectedAdmissionError", message));
-            continue;
+        match claim(&key) {
+            Claim::Free => {}
+            // It neither takes the name from a pod that may have to stay nor fails for good.
+            Claim::Held => continue,
+            Claim::Static => {
+                let message = format!("a static pod of this node has the name {key}");
+                orders.refuse.push((Arc::clone(pod), "UnexpectedAdmissionError", message));
+                continue;
+            }
         }
         match manifest::from_api(pod) {
             Ok(pod) => orders.run.extend(Spec::new(pod).map(Arc::new)),
+            // Taken before the agent was another one: what runs is never refused.
+            Err(_) if here => orders.run.extend(Spec::new(manifest::marked(pod)).map(Arc::new)),
             Err(problems) => {
                 let message: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 orders.refuse.push((Arc::clone(pod), "PodFeatureUnsupported", message.join("; ")));
@@ -62,7 +95,7 @@ impl Machine for Shared {
     }
 
     fn forget(&self, uid: &str) {
-        self.forget_departed(|departed| departed == uid);
+        self.cluster.ended.retain(|departed| departed != uid);
     }
 
     fn is_present(&self, uid: &str) -> bool {
@@ -98,3 +131,7 @@ impl Machine for Shared {
         Shared::note(self, self.events.node_reference(), &note, clock::now());
     }
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! any instant, upgraded and started again without touching a container.
 
 mod admission;
+mod bound;
 mod cluster;
 mod collect;
 mod events;
@@ -27,7 +28,7 @@ mod worker;
 
 use crate::cluster as api;
 use crate::config::Config;
-use crate::manifest::{self, Object, Objects};
+use crate::manifest::{Object, Objects};
 use crate::pod::status::NodeFacts;
 use crate::pod::{Key, Spec, Supply, is_from_api};
 use crate::runtime::{self, Runtime};
@@ -36,7 +37,6 @@ use crate::source::{KeyError, Merged, SourceKind, Verifier, sources};
 use crate::sys::clock;
 use events::{Note, pod_reference};
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Pod;
 use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -209,6 +209,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     agent.apply();
     tokio::spawn(trial::watch(Arc::clone(&agent.shared), wishes.clone()));
     agent.reported(&adopted).await;
+    if !agent.bound.pods.is_empty() {
+        // Which of them are over is known only now.
+        agent.apply();
+    }
     tokio::spawn(collect::watch(Arc::clone(&agent.shared), removals));
     tokio::spawn(listener.serve(api, shutting_down));
     cluster.run(Arc::clone(&agent.shared) as Arc<dyn api::Machine>);
@@ -364,18 +368,12 @@ impl Agent {
             .filter(|spec| wanted.insert(spec.key())) // the sources report duplicates themselves
             .map(Arc::new)
             .collect();
-        let orders = cluster::orders(&bound, &wanted, |uid| self.shared.is_reported(uid));
+        let orders = self.orders(&bound, &wanted, merged);
         for spec in orders.run {
             wanted.insert(spec.key());
             self.wanted.push(spec);
         }
-        let ends = |pod: &Arc<Pod>| {
-            let meta = &pod.metadata;
-            meta.deletion_timestamp.as_ref()?;
-            let grace = u64::try_from(meta.deletion_grace_period_seconds.unwrap_or(30)).unwrap_or(0);
-            Some((meta.uid.clone()?, grace))
-        };
-        self.shared.set_removals(bound.pods.iter().filter_map(ends).collect());
+        self.shared.set_removals(bound::removals(&bound));
         let mut unready = merged.unready.clone();
         self.shared.sources_have_spoken.store(unready.is_empty(), Ordering::Release);
         if !bound.known {
@@ -387,7 +385,7 @@ impl Agent {
             self.shown.set(&self.wanted);
         }
         if unready.is_empty() {
-            self.settle(merged);
+            self.settle(merged, &bound);
         }
         let unclaimed = std::mem::take(&mut self.unclaimed);
         // What a source that has not spoken will say may be broken.
@@ -397,15 +395,12 @@ impl Agent {
         self.named.extend(wanted.iter().cloned());
         self.remove_unwanted(&wanted, merged, &unready);
         self.named.retain(|key| self.workers.contains_key(key) || wanted.contains(key));
-        self.admit();
-        self.report(merged);
         for (pod, reason, message) in orders.refuse {
             self.refuse(&pod, reason, &message);
         }
-        let known: BTreeSet<&str> = bound.pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
-        if bound.known {
-            self.shared.forget_departed(|uid| !known.contains(uid));
-        }
+        self.admit();
+        self.report(merged);
+        self.tidy(&bound);
         self.shared.acted_on.store(bound.generation, Ordering::Release);
     }
 
@@ -463,22 +458,6 @@ impl Agent {
         }
     }
 
-    /// Report a pod of the cluster that this node cannot run.
-    fn refuse(&mut self, pod: &Pod, reason: &'static str, message: &str) {
-        let key = Key::of(pod);
-        if self.workers.contains_key(&key) {
-            return;
-        }
-        let Some(spec) = Spec::new(manifest::marked(pod)) else { return };
-        let known = self.shared.pod(&key).is_some_and(|old| old.metadata.uid == pod.metadata.uid);
-        if !known {
-            let now = clock::now();
-            let report = crate::pod::status::refused(&spec, reason, message, &self.shared.facts, now);
-            self.shared.note(pod_reference(pod, None), &Note::warning(reason, message), now);
-            self.shared.publish(&key, Some(report));
-        }
-    }
-
     /// Pods that no manifest names go, and no longer count: when all that could name them have spoken.
     fn remove_unwanted(&mut self, wanted: &BTreeSet<Key>, merged: &Merged, unready: &BTreeSet<SourceKind>) {
         let named = |key: &Key| wanted.contains(key) || merged.refused.contains(key);
@@ -520,7 +499,9 @@ impl Agent {
         }
         let mut run = known;
         for spec in new {
-            if self.gate.ask(&spec, &self.shared, &node, now) {
+            if is_from_api(spec.pod()) && !self.gate.is_resize(&spec) {
+                run.extend(self.take_bound(spec, &node));
+            } else if self.gate.ask(&spec, &self.shared, &node, now) {
                 run.push(spec);
             } else if let Some(worker) = self.workers.get(&spec.key()) {
                 // What is refused is part of what is reported.
@@ -574,11 +555,12 @@ impl Agent {
     }
 
     /// The first word of a healthy source tells which folders nobody owns.
-    fn settle(&mut self, merged: &Merged) {
+    fn settle(&mut self, merged: &Merged, bound: &api::Bound) {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let wanted: Vec<String> = merged.pods.iter().filter_map(|d| d.pod.metadata.uid.clone()).collect();
+        let pods = merged.pods.iter().map(|desired| &desired.pod).chain(&bound.pods);
+        let wanted: Vec<String> = pods.filter_map(|pod| pod.metadata.uid.clone()).collect();
         let runtime = Arc::clone(&self.shared.runtime);
         tokio::task::spawn_blocking(move || runtime.remove_strays(&wanted));
     }
@@ -632,6 +614,8 @@ impl Agent {
                 self.start(key, None, wish);
             } else {
                 self.gate.release(&key);
+                let bound = Arc::clone(&self.bound);
+                self.tidy(&bound);
                 self.admit_again();
                 self.share_burstable();
             }

@@ -84,8 +84,8 @@ pub struct Shared {
     departures: RwLock<BTreeMap<Key, PodCondition>>,
     /// Resizes that there is no room for.
     refused_resizes: Mutex<BTreeMap<Key, RefusedResize>>,
-    /// The last reports of pods of the cluster that are gone from the machine, by uid.
-    departed: Mutex<BTreeMap<String, Arc<Pod>>>,
+    /// Why pods of the cluster that are on the machine may not stay, by uid: reason and message.
+    displaced: Mutex<BTreeMap<String, (&'static str, String)>>,
     /// The grace with which pods of the cluster are to end, by uid, in seconds.
     removals: Mutex<BTreeMap<String, u64>>,
     /// What was last acted on of what the cluster wants.
@@ -153,7 +153,7 @@ impl Shared {
             evictions: Mutex::default(),
             departures: RwLock::default(),
             refused_resizes: Mutex::default(),
-            departed: Mutex::default(),
+            displaced: Mutex::default(),
             removals: Mutex::default(),
             acted_on: AtomicU64::new(0),
             sources_have_spoken: AtomicBool::new(false),
@@ -203,20 +203,32 @@ impl Shared {
 
     /// A pod is gone: the API server is told how it ended.
     fn depart(&self, pod: Arc<Pod>) {
-        if let Some(uid) = pod.metadata.uid.clone().filter(|_| is_from_api(&pod)) {
-            self.removals.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
-            self.departed.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, pod);
+        let Some(uid) = pod.metadata.uid.as_deref().filter(|_| is_from_api(&pod)) else { return };
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let displaced = self.displaced.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let ended = &self.cluster.ended;
+        // What was refused is not a pod that was here.
+        if !ended.has(uid) {
+            // By the wall clock, as it may outlive this agent.
+            let mut pod = shown::pod(pod);
+            if let Some((reason, message)) = displaced {
+                let status = Arc::make_mut(&mut pod).status.get_or_insert_default();
+                status.phase = Some("Failed".to_owned());
+                (status.reason, status.message) = (Some(reason.to_owned()), Some(message));
+            }
+            ended.insert(pod);
         }
     }
 
-    /// The last report of a pod of the cluster that is gone.
-    pub fn departed_pod(&self, uid: &str) -> Option<Arc<Pod>> {
-        self.departed.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned().map(shown::pod)
+    /// A pod of the cluster that is on the machine has to leave, and has failed then. Tells whether that is new.
+    pub fn displace(&self, uid: &str, reason: &'static str, message: String) -> bool {
+        let mut displaced = self.displaced.lock().unwrap_or_else(PoisonError::into_inner);
+        displaced.insert(uid.to_owned(), (reason, message)).is_none()
     }
 
-    /// Drops the reports of departed pods of which `gone` says that nobody asks for them.
-    pub fn forget_departed(&self, gone: impl Fn(&str) -> bool) {
-        self.departed.lock().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| !gone(uid));
+    /// The last report of a pod of the cluster that is gone, by the clock on the wall.
+    pub fn departed_pod(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.cluster.ended.get(uid)
     }
 
     /// These pods were on the machine before the agent was: they are, until they are looked at.
@@ -234,13 +246,23 @@ impl Shared {
         (copy.map(shown::taken_in), generation)
     }
 
-    /// Whether a pod is reported under this uid, or about to be.
-    pub fn is_reported(&self, uid: &str) -> bool {
-        if self.adopted.lock().unwrap_or_else(PoisonError::into_inner).values().any(|adopted| adopted == uid) {
-            return true;
-        }
+    /// The report of the pod of this uid.
+    pub fn pod_of(&self, uid: &str) -> Option<Arc<Pod>> {
         let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
-        pods.values().any(|pod| pod.metadata.uid.as_deref() == Some(uid))
+        pods.values().find(|pod| pod.metadata.uid.as_deref() == Some(uid)).cloned()
+    }
+
+    /// Whether anything of the pod is on the machine, or about to be.
+    pub fn is_reported(&self, uid: &str) -> bool {
+        let adopted = || self.adopted.lock().unwrap_or_else(PoisonError::into_inner).values().any(|of| of == uid);
+        self.pod_of(uid).is_some() && !self.cluster.ended.has(uid) || adopted()
+    }
+
+    /// The names of reported pods of the cluster, with their uids.
+    pub fn reported_from_api(&self) -> Vec<(Key, String)> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        let from_api = pods.iter().filter(|(_, pod)| is_from_api(pod));
+        from_api.filter_map(|(key, pod)| Some((key.clone(), pod.metadata.uid.clone()?))).collect()
     }
 
     /// How long pods of the cluster may take to end, by uid: those that the API server wants gone.

@@ -2,6 +2,8 @@
 
 use super::rate::Rate;
 use super::{Bound, Handle, State, events, node};
+use super::ended::Ended;
+use super::kept::Kept;
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -25,6 +27,8 @@ pub(super) struct Context {
     pub(super) config: Cluster,
     /// Below it is what is kept for times without an API server (0700).
     pub(super) records: PathBuf,
+    /// The bound pods on disk.
+    pub(super) kept: Arc<Mutex<Kept>>,
     /// Told by [`super::pods`].
     pub(super) known: watch::Sender<Arc<Known>>,
     /// Told by [`super::pods`].
@@ -51,16 +55,20 @@ impl Context {
         let records = config.root_dir.join("cluster");
         let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
         // Where there never was a cluster, no pod on the machine is one of its.
-        let known = alone.iter().all(|path| !path.exists());
-        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
+        let alone = alone.iter().all(|path| !path.exists());
+        let (kept, pods, complete) = Kept::open(records.join("pods"));
+        let known = alone || complete;
+        let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
         let (supply, supply_receiver) = watch::channel(None);
         let (node, node_receiver) = watch::channel(node::recalled(&records).map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
+        let ended = Ended::open(records.join("ended"));
         let context = Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
             records,
+            kept: Arc::new(Mutex::new(kept)),
             known: watch::Sender::default(),
             bound,
             supply,
@@ -72,7 +80,7 @@ impl Context {
             told: Mutex::default(),
         };
         let handle =
-            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, look };
+            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, ended, look };
         (context, handle)
     }
 }

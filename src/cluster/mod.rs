@@ -16,7 +16,9 @@
 
 mod connection;
 mod context;
+mod ended;
 mod events;
+mod kept;
 mod kubeconfig;
 mod lease;
 mod mirror;
@@ -26,6 +28,7 @@ mod node;
 mod pods;
 mod rate;
 mod request;
+mod record;
 mod session;
 mod status;
 mod status_end;
@@ -34,6 +37,7 @@ mod status_work;
 mod supply;
 
 pub use connection::{Connection, State};
+pub use ended::Ended;
 
 use crate::config::Config;
 use crate::pod::Supply;
@@ -92,6 +96,8 @@ pub struct Handle {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// How the node stands to the cluster.
     pub state: watch::Receiver<State>,
+    /// How pods ended of which nothing is left.
+    pub ended: Ended,
     look: Arc<Notify>,
 }
 

@@ -3,54 +3,202 @@
 use super::context::{Context, Known};
 use super::{Bound, Connection, Machine};
 use crate::causes::chain;
-use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use crate::pod::affinity;
+use futures_util::{FutureExt, Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// What tells a mirror pod.
 pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Between two attempts to write down a pod that the disk does not take.
+const AGAIN: Duration = Duration::from_secs(10);
+/// How long the own Node may take to be read again.
+const NODE: Duration = Duration::from_secs(5);
+/// How long the API server may take to say all that it knows, as a stream. One that has never heard of such streams says
+/// nothing at all.
+const STREAM: Duration = Duration::from_secs(30);
+
+type Word = Result<Event<Pod>, watcher::Error>;
+type Events = Pin<Box<dyn Stream<Item = Word> + Send>>;
 
 /// Until it is dropped.
 pub(super) async fn run(context: &Arc<Context>, _machine: &Arc<dyn Machine>, connection: &Connection) {
+    // What this session knows is what it has heard itself.
+    context.known.send_if_modified(|known| {
+        let Known { synced, pods } = &**known;
+        let was = *synced;
+        if was {
+            *known = Arc::new(Known { synced: false, pods: pods.clone() });
+        }
+        was
+    });
     let api: Api<Pod> = Api::all(connection.client.clone());
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.node_name)).streaming_lists();
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-    let mut listed = BTreeMap::new();
-    while let Some(event) = events.next().await {
-        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+    let watch = |stream: bool| -> Events {
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.node_name));
+        let config = if stream { config.streaming_lists() } else { config };
+        // 0.8 s, doubled up to 30 s, jittered (as kubelet).
+        watcher(api.clone(), config).default_backoff().boxed()
+    };
+    let mut follower = Follower { context, connection, listed: BTreeMap::new(), listing: false, failing: false };
+    let (mut events, mut streams, mut unwritten) = (watch(true), true, false);
+    loop {
+        let waits_for_list = streams && follower.listing;
+        let mut next = match (waits_for_list, unwritten) {
+            (true, _) => timeout(STREAM, events.next()).await.ok().flatten(),
+            (false, true) => timeout(AGAIN, events.next()).await.ok().flatten(),
+            (false, false) => events.next().await,
+        };
+        let is_refused = next.as_ref().is_some_and(|event| event.as_ref().is_err_and(is_unknown));
+        if streams && is_refused || waits_for_list && next.is_none() {
+            tracing::info!("the API server does not stream lists: pods are listed, then watched");
+            (events, streams) = (watch(false), false);
+            continue;
+        }
         let mut known = Known::clone(&context.known.borrow());
-        match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(pod)) => drop(listed.insert(uid(&pod), Arc::new(pod))),
-            Ok(watcher::Event::InitDone) => {
-                known = Known { synced: true, pods: std::mem::take(&mut listed) };
-                tell(context, known);
-            }
-            Ok(watcher::Event::Apply(pod)) => {
-                known.pods.insert(uid(&pod), Arc::new(pod));
-                tell(context, known);
-            }
-            Ok(watcher::Event::Delete(pod)) => {
-                known.pods.remove(&uid(&pod));
-                tell(context, known);
-            }
-            Err(error) => tracing::warn!(error = chain(&error), "the watch on pods broke off"),
+        let mut changed = unwritten;
+        // All that is there already, so that many changes are one.
+        while let Some(event) = next {
+            changed |= follower.take(&mut known, event);
+            next = events.next().now_or_never().flatten();
+        }
+        if changed && known.synced {
+            unwritten = follower.tell(known).await;
         }
     }
 }
 
-fn tell(context: &Context, known: Known) {
-    let mirror = |pod: &Pod| pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(MIRROR));
-    let pods: Vec<Arc<Pod>> = known.pods.values().filter(|pod| !mirror(pod)).cloned().collect();
-    context.bound.send_if_modified(|bound| {
-        let changed = !bound.known || bound.pods != pods;
-        if changed {
-            *bound = Arc::new(Bound { generation: bound.generation + 1, known: true, pods });
+/// Whether the API server refuses to stream a list: it is too old for that, or was told not to.
+fn is_unknown(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status,
+        watcher::Error::WatchError(status) => status,
+        _ => return false,
+    };
+    matches!(status.code, 400 | 422)
+}
+
+struct Follower<'a> {
+    context: &'a Arc<Context>,
+    connection: &'a Connection,
+    /// What a list has given so far.
+    listed: BTreeMap<String, Arc<Pod>>,
+    /// Whether one is under way.
+    listing: bool,
+    /// Whether nobody answers, and people know.
+    failing: bool,
+}
+
+impl Follower<'_> {
+    /// Takes in an event; tells whether there is any change.
+    fn take(&mut self, known: &mut Known, event: Word) -> bool {
+        self.listing = matches!(event, Ok(Event::Init | Event::InitApply(_)));
+        let event = match event {
+            Ok(event) => event,
+            Err(error) if self.failing => {
+                tracing::debug!(error = chain(&error), "pods cannot be watched");
+                return false;
+            }
+            Err(error) => {
+                self.failing = true;
+                tracing::warn!(error = chain(&error), "pods cannot be watched; what is known of them holds");
+                return false;
+            }
+        };
+        if std::mem::take(&mut self.failing) {
+            tracing::info!("pods are watched again");
         }
-        changed
-    });
-    context.known.send_replace(Arc::new(known));
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(pod) => self.listed.extend(entry(pod)),
+            Event::InitDone => *known = Known { synced: true, pods: std::mem::take(&mut self.listed) },
+            Event::Apply(pod) => known.pods.extend(entry(pod)),
+            Event::Delete(pod) => drop(pod.metadata.uid.and_then(|uid| known.pods.remove(&uid))),
+        }
+        true
+    }
+
+    /// First to the disk, then to all who want to know. Tells whether the disk did not take all.
+    async fn tell(&self, known: Known) -> bool {
+        let context = self.context;
+        let mut bound: BTreeMap<String, Arc<Pod>> =
+            known.pods.iter().filter(|(_, pod)| !is_mirror(pod)).map(|(uid, pod)| (uid.clone(), Arc::clone(pod))).collect();
+        let old = Arc::clone(&context.bound.borrow());
+        let new = bound.values().filter(|pod| !old.pods.iter().any(|known| known.metadata.uid == pod.metadata.uid));
+        if is_doubtful(new.map(|pod| &**pod), context.node.borrow().as_deref(), &context.node_name) {
+            self.look_at_node().await;
+        }
+        let (kept, pods) = (Arc::clone(&context.kept), bound.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).keep(&pods)
+        });
+        // An error means that the agent is shutting down.
+        let Ok(change) = written.await else { return false };
+        bound.retain(|uid, _| !change.unwritten.contains(uid));
+        let pods: Vec<Arc<Pod>> = bound.into_values().collect();
+        context.bound.send_if_modified(|bound| {
+            let uids = |pods: &[Arc<Pod>]| pods.iter().map(|pod| pod.metadata.uid.clone()).collect::<Vec<_>>();
+            let changed = change.changed || !bound.known || uids(&bound.pods) != uids(&pods);
+            if changed {
+                *bound = Arc::new(Bound { generation: bound.generation + 1, known: true, pods });
+            }
+            changed
+        });
+        context.known.send_replace(Arc::new(known));
+        !change.unwritten.is_empty()
+    }
+
+    /// As kubelet: labels that the scheduler went by may be newer than what is known here.
+    async fn look_at_node(&self) {
+        let api: Api<Node> = Api::all(self.connection.client.clone());
+        match timeout(NODE, api.get_opt(&self.context.node_name)).await {
+            Ok(Ok(Some(node))) => drop(self.context.node.send_replace(Some(Arc::new(node)))),
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => tracing::debug!(error = chain(&error), "the node cannot be read again"),
+            Err(_) => tracing::debug!("the node cannot be read again in time"),
+        }
+    }
+}
+
+/// By UID. What is not needed here and makes up half of a pod is left out.
+fn entry(mut pod: Pod) -> Option<(String, Arc<Pod>)> {
+    pod.metadata.managed_fields = None;
+    Some((pod.metadata.uid.clone()?, Arc::new(pod)))
+}
+
+fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(MIRROR))
+}
+
+/// Whether what is known of the own Node would refuse one of these pods for its labels, or nothing is known.
+fn is_doubtful<'a>(mut pods: impl Iterator<Item = &'a Pod>, node: Option<&Node>, name: &str) -> bool {
+    let Some(node) = node else { return pods.next().is_some() };
+    let nothing = BTreeMap::new();
+    let labels = node.metadata.labels.as_ref().unwrap_or(&nothing);
+    pods.any(|pod| !affinity::matches(pod, name, labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_node_is_read_again_when_it_would_refuse_a_pod() {
+        let pod = |selector: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"spec": {"containers": [], "nodeSelector": selector}})).expect("pod")
+        };
+        let node: Node = serde_json::from_value(json!({"metadata": {"labels": {"site": "north"}}})).expect("node");
+        let (here, there) = (pod(json!({"site": "north"})), pod(json!({"site": "south"})));
+        assert!(!is_doubtful([&here].into_iter(), Some(&node), "n"));
+        assert!(is_doubtful([&here, &there].into_iter(), Some(&node), "n"));
+        assert!(is_doubtful([&here].into_iter(), None, "n"));
+        assert!(!is_doubtful([].into_iter(), None, "n"));
+    }
 }

@@ -4,7 +4,7 @@
 use super::affinity;
 use super::resources::{self, HUGE_PAGES, HugePages};
 use crate::config::reserve::{Reserved, Signal, Threshold};
-use k8s_openapi::api::core::v1::{Container, Pod, Taint};
+use k8s_openapi::api::core::v1::{Container, Pod, Taint, Toleration};
 use std::collections::BTreeMap;
 
 /// Amounts that a node has, or can give to pods.
@@ -113,7 +113,7 @@ impl Rejection {
 type Check = fn(&Pod, &[&Pod], &NodeView) -> Result<(), Rejection>;
 
 /// In the kubelet's order: the first refusal counts.
-const CHECKS: &[Check] = &[pressure, sysctls, os_label, os_name, fits, node_affinity, host_ports];
+const CHECKS: &[Check] = &[pressure, sysctls, os_label, os_name, fits, node_affinity, host_ports, taints];
 
 /// Whether the node takes `pod` beside the pods that are `active` on it already.
 ///
@@ -174,7 +174,7 @@ fn os_name(pod: &Pod, _: &[&Pod], _: &NodeView) -> Result<(), Rejection> {
 }
 
 /// Requests by resource name: cpu in thousandths, all else in bytes.
-fn requests(pod: &Pod) -> Result<BTreeMap<String, i64>, Rejection> {
+pub(super) fn requests(pod: &Pod) -> Result<BTreeMap<String, i64>, Rejection> {
     let unreadable = |error: resources::Error| Rejection::new("UnexpectedAdmissionError", error.to_string());
     let total = resources::effective(pod).map_err(unreadable)?.requests;
     let mut all = BTreeMap::from([
@@ -199,19 +199,43 @@ pub fn huge_page_resource(size: u64) -> String {
     format!("{HUGE_PAGES}{size}")
 }
 
+/// Something that the node has not enough of.
+struct Shortage {
+    resource: String,
+    requested: i64,
+    used: i64,
+    capacity: i64,
+}
+
 fn fits(pod: &Pod, active: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
-    let lacks = |resource: &str, requested: i64, used: i64, capacity: i64| {
-        Rejection::new(
-            format!("OutOf{resource}"),
-            format!(
-                "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-            ),
-        )
+    let Some(Shortage { resource, requested, used, capacity }) = lacks(pod, active, node)?.into_iter().next() else {
+        return Ok(());
     };
+    Err(Rejection::new(
+        format!("OutOf{resource}"),
+        format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        ),
+    ))
+}
+
+/// How much of what would have to be free for `pod` besides what is; nothing when room is not all that is missing.
+pub(super) fn shortages(pod: &Pod, active: &[&Pod], node: &NodeView) -> BTreeMap<String, i64> {
+    let others = CHECKS.iter().filter(|check| !std::ptr::fn_addr_eq(**check, fits as Check));
+    if others.into_iter().any(|check| check(pod, active, node).is_err()) {
+        return BTreeMap::new();
+    }
+    let missing = |s: Shortage| (s.resource, s.requested.saturating_sub(s.capacity.saturating_sub(s.used)));
+    lacks(pod, active, node).unwrap_or_default().into_iter().map(missing).collect()
+}
+
+/// In the kubelet's order.
+fn lacks(pod: &Pod, active: &[&Pod], node: &NodeView) -> Result<Vec<Shortage>, Rejection> {
     let has = &node.allocatable;
     let count = i64::try_from(active.len()).unwrap_or(i64::MAX);
+    let mut all = Vec::new();
     if count >= has.pods {
-        return Err(lacks("pods", 1, count, has.pods));
+        all.push(Shortage { resource: "pods".to_owned(), requested: 1, used: count, capacity: has.pods });
     }
     let mut used: BTreeMap<String, i64> = BTreeMap::new();
     for other in active {
@@ -240,12 +264,12 @@ fn fits(pod: &Pod, active: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
                 size.map_or(0, |(_, bytes)| *bytes)
             }
         };
-        let (request, used) = (wanted[resource], used.get(resource).copied().unwrap_or(0));
-        if request > 0 && request > capacity.saturating_sub(used) {
-            return Err(lacks(resource, request, used, capacity));
+        let (requested, used) = (wanted[resource], used.get(resource).copied().unwrap_or(0));
+        if requested > 0 && requested > capacity.saturating_sub(used) {
+            all.push(Shortage { resource: resource.clone(), requested, used, capacity });
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 fn node_affinity(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
@@ -256,6 +280,33 @@ fn node_affinity(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection
         "NodeAffinity",
         "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
     ))
+}
+
+/// As kubelet: only `NoExecute` keeps a pod away that is bound already, and no static one.
+fn taints(pod: &Pod, _: &[&Pod], node: &NodeView) -> Result<(), Rejection> {
+    let tolerations = || pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
+    let expels = |taint: &&Taint| taint.effect == "NoExecute" && !tolerations().any(|t| tolerates(t, taint));
+    match super::is_from_api(pod) && node.taints.iter().any(|taint| expels(&taint)) {
+        true => Err(Rejection::new(
+            "TaintToleration",
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let is_all = |field: &Option<String>| field.as_deref().is_none_or(str::is_empty);
+    let value = |field: &Option<String>| field.clone().unwrap_or_default();
+    let same_effect = is_all(&toleration.effect) || toleration.effect.as_deref() == Some(&taint.effect);
+    let same_key = is_all(&toleration.key) || toleration.key.as_deref() == Some(&taint.key);
+    same_effect
+        && same_key
+        && match toleration.operator.as_deref() {
+            Some("Exists") => true,
+            None | Some("" | "Equal") => !is_all(&toleration.key) && value(&toleration.value) == value(&taint.value),
+            Some(_) => false,
+        }
 }
 
 /// Ports on the node that a pod takes: address, protocol, port. Regular init containers have none (as kubelet).
@@ -340,6 +391,7 @@ mod tests {
             unsafe_sysctls: Vec::new(),
             kernel: "6.12.0".into(),
             pressure: Vec::new(),
+            taints: Vec::new(),
         }
     }
 
@@ -420,6 +472,38 @@ mod tests {
         let (reason, message) = refusal(&init(json!("Always")), &[&taken]);
         assert_eq!(reason, "NodePorts");
         assert_eq!(message, "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports");
+    }
+
+    #[test]
+    fn a_no_execute_taint_keeps_bound_pods_away_that_do_not_tolerate_it() {
+        let taint = |effect: &str| Taint {
+            key: "maintenance".into(),
+            value: Some("now".into()),
+            effect: effect.into(),
+            ..Taint::default()
+        };
+        let tainted = |effect: &str| NodeView { taints: vec![taint(effect)], ..node() };
+        let of = |source: &str, tolerations: Value| {
+            let mut pod = pod(json!({"containers": [], "tolerations": tolerations}));
+            pod.metadata.annotations = Some([("kubernetes.io/config.source".into(), source.into())].into());
+            pod
+        };
+        let plain = of("api", json!([]));
+        assert_eq!(admit(&plain, &[], &tainted("NoExecute")).expect_err("refused").reason, "TaintToleration");
+        assert_eq!(admit(&plain, &[], &tainted("NoSchedule")), Ok(()));
+        assert_eq!(admit(&of("file", json!([])), &[], &tainted("NoExecute")), Ok(()));
+        for (toleration, tolerated) in [
+            (json!({"operator": "Exists"}), true),
+            (json!({"operator": "Exists", "effect": "NoSchedule"}), false),
+            (json!({"key": "maintenance", "operator": "Exists", "effect": "NoExecute"}), true),
+            (json!({"key": "maintenance", "value": "now"}), true),
+            (json!({"key": "maintenance", "operator": "Equal", "value": "later"}), false),
+            (json!({"key": "other", "operator": "Exists"}), false),
+            (json!({"key": "maintenance", "operator": "Gt", "value": "0"}), false),
+        ] {
+            let pod = of("api", json!([toleration]));
+            assert_eq!(admit(&pod, &[], &tainted("NoExecute")).is_ok(), tolerated, "{toleration}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod observed;
 mod order;
 mod phase;
 mod plan;
+pub mod preemption;
 mod resize;
 pub mod probe;
 pub mod pull;
