@@ -520,8 +520,7 @@ impl Agent {
             match self.workers.get(&key) {
                 Some(worker) => {
                     worker.wish.send_if_modified(|wish| {
-                        let same = matches!(wish, Wish::Run(old)
-                            if old.uid() == spec.uid() && old.revision() == spec.revision());
+                        let same = matches!(wish, Wish::Run(old) if old.is(&spec));
                         if !same {
                             *wish = Wish::Run(spec);
                         }

@@ -225,6 +225,7 @@ impl Worker {
         match &mut seen.present {
             Some(present) => {
                 seen.evict = self.shared.eviction(&self.key, present.spec.uid());
+                seen.removal = self.shared.removal(present.spec.uid());
                 seen.refused_resize = self.shared.refused_resize(&self.key);
                 seen.short_of_disk = self.shared.is_short_of_disk();
                 let running: BTreeSet<String> = present.running().map(|run| run.id.clone()).collect();
@@ -437,7 +438,7 @@ impl Worker {
         };
         let spec = match (&action, desired, &seen.present) {
             // A creation makes what is wanted, everything else acts on what is there.
-            (Action::CreateSandbox | Action::Resize { .. }, Some(spec), _) => Arc::clone(spec),
+            (Action::CreateSandbox | Action::Resize { .. } | Action::Update, Some(spec), _) => Arc::clone(spec),
             (_, _, Some(present)) => Arc::new(present.spec.clone()),
             (_, Some(spec), None) => Arc::clone(spec),
             (_, None, None) => return false,

@@ -183,6 +183,23 @@ fn kube_apiserver_on_the_host_network() {
     case.check(expect_file!["../../tests/golden/bundle/kube-apiserver.json"]);
 }
 
+/// A pod of a DaemonSet as an API server gives it, with the service account's volume that its admission adds.
+#[test]
+fn a_bound_daemon() {
+    let mut case = Case::new(json!({"containers": []}));
+    let bound = include_str!("../../tests/corpus/bound/node-exporter.json");
+    let bound: Pod = serde_json::from_str(bound).expect("pod");
+    case.pod = crate::manifest::from_api(&bound).expect("works");
+    for volume in case.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let own = format!("/run/coracle/pods/0f/volumes/projected/{}", volume.name);
+        let path = volume.host_path.as_ref().map_or(own, |host| host.path.clone());
+        case.volumes.insert(volume.name.clone(), Volume { path: path.into(), read_only: false, image: None });
+    }
+    case.image = image(json!({"Entrypoint": ["/bin/node_exporter"], "User": "nobody"}));
+    case.joined = Namespaces { ipc: case.joined.ipc, ..Namespaces::default() };
+    case.check(expect_file!["../../tests/golden/bundle/bound-daemon.json"]);
+}
+
 #[test]
 fn a_user_namespace_is_joined_with_its_ids() {
     let mut case = Case::new(json!({"containers": [{"name": "c"}]}));

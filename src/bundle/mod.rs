@@ -14,6 +14,8 @@ pub mod seccomp_file;
 pub mod user;
 
 #[cfg(test)]
+mod bound_tests;
+#[cfg(test)]
 mod golden;
 
 pub use env::{Sources, expand};

@@ -8,9 +8,12 @@ use serde::Serialize;
 
 /// A row for programs.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Item {
     field: String,
     works: bool,
+    /// In pods that an API server bound to this node.
+    works_bound: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     proof: Option<&'static str>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -43,16 +46,22 @@ fn item(row: Row) -> Item {
         Support::Works(test) => Some(test),
         Support::Refused(..) => None,
     };
-    Item { works: row.field.works(), proof, remark: row.field.remark(), field: row.path }
+    Item {
+        works: row.field.works(),
+        works_bound: row.field.works_bound(),
+        proof,
+        remark: row.field.remarks(),
+        field: row.path,
+    }
 }
 
 fn text(rows: &[Row]) -> String {
-    let header = ["FIELD", "SUPPORT", "REMARK"].map(str::to_owned).to_vec();
+    let header = ["FIELD", "STATIC", "BOUND", "REMARK"].map(str::to_owned).to_vec();
     let line = |row: &Row| {
-        let support = if row.field.works() { "works" } else { "refused" };
-        let mut cells = vec![row.path.clone(), support.to_owned()];
+        let support = |works| if works { "works" } else { "refused" }.to_owned();
+        let mut cells = vec![row.path.clone(), support(row.field.works()), support(row.field.works_bound())];
         // No blanks at the end of a line without a remark.
-        cells.extend(Some(row.field.remark()).filter(|remark| !remark.is_empty()));
+        cells.extend(Some(row.field.remarks()).filter(|remark| !remark.is_empty()));
         cells
     };
     let lines: Vec<_> = std::iter::once(header).chain(rows.iter().map(line)).collect();
@@ -67,20 +76,20 @@ mod tests {
     #[test]
     fn fields_are_told_in_columns() {
         expect![[r#"
-            FIELD                                                                     SUPPORT   REMARK
-            spec.initContainers[*].lifecycle.postStart.httpGet                        works
-            spec.initContainers[*].lifecycle.postStart.httpGet.host                   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders            works
-            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].name    works
-            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].value   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.path                   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.port                   works
-            spec.initContainers[*].lifecycle.postStart.httpGet.scheme                 works
+            FIELD                                                                     STATIC   BOUND   REMARK
+            spec.initContainers[*].lifecycle.postStart.httpGet                        works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.host                   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders            works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].name    works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.httpHeaders[*].value   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.path                   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.port                   works    works
+            spec.initContainers[*].lifecycle.postStart.httpGet.scheme                 works    works
         "#]]
         .assert_eq(&text(&supported::explain("spec.initContainers[0].lifecycle.postStart.httpGet")));
         expect![[r#"
-            FIELD                   SUPPORT   REMARK
-            spec.runtimeClassName   refused   needs a RuntimeClass object, which only a cluster has; this node has one runtime
+            FIELD                   STATIC    BOUND     REMARK
+            spec.runtimeClassName   refused   refused   static: needs a RuntimeClass object, which only a cluster has; this node has one runtime; bound: this node has one runtime, and no handlers that a RuntimeClass could choose from
         "#]].assert_eq(&text(&supported::explain("runtimeClassName")));
     }
 }

@@ -315,7 +315,7 @@ fn resource_fields(document: &Section<'_>, config: &mut Config, warnings: &mut V
             None | Some("" | "NoSwap") => {}
             Some("LimitedSwap") => warnings.push(Warning {
                 field: section.at("swapBehavior"),
-                reason: "LimitedSwap has no effect: static pods are critical, and critical pods get no swap".to_owned(),
+                reason: "LimitedSwap has no effect: this node gives no pod any swap".to_owned(),
             }),
             Some(other) => {
                 let reason = format!("{other:?} is not NoSwap or LimitedSwap");

@@ -46,7 +46,7 @@ fn read(text: &str) -> Loaded {
     load(text.as_bytes(), Origin::File("/m.yaml"), "edge")
 }
 
-fn json(node: &Node) -> Value {
+pub(super) fn json(node: &Node) -> Value {
     match &node.value {
         tree::Value::Null => Value::Null,
         tree::Value::Bool(value) => (*value).into(),

@@ -11,6 +11,8 @@
 
 mod api;
 #[cfg(test)]
+mod api_tests;
+#[cfg(test)]
 mod corpus;
 mod credentials;
 mod data;

@@ -1,15 +1,17 @@
 //! What of a PodSpec works, in one table: a field works, with the test that proves it, or it refuses the pod, with the
-//! reason. There is no third state.
+//! reason. There is no third state. Some have another one in static pods than in those that an API server bound to this node.
 //!
 //! A field that the kubelet of a lone node reads over as well (what only a scheduler acts on) works, and its note says
 //! so. A test compares the table with the fields that the API's types have, so that no field, new ones included, can be
 //! ignored in silence; another looks for the proofs. Whoever implements a field changes its row.
 
+mod cluster;
 mod proof;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::CLUSTER_GROUPS;
 pub use table::GROUPS;
 
 use super::pattern;
@@ -35,6 +37,8 @@ pub enum When {
     Present,
     /// `true`.
     True,
+    /// Never for the pod: what it stands for is refused by itself, and the pod goes on.
+    Apart,
 }
 
 /// A field of a type of the API.
@@ -46,6 +50,8 @@ pub struct Field {
     pub support: Support,
     /// What is worth knowing of it; most often empty.
     pub note: &'static str,
+    /// What happens to it in pods that an API server bound to this node, with a note, where that is something else.
+    pub bound: Option<(Support, &'static str)>,
 }
 
 /// A type of the API, and where in a Pod it is found.
@@ -55,7 +61,7 @@ pub struct Group {
     pub kind: &'static str,
     /// Its places; `[*]` is any index.
     pub places: &'static [&'static str],
-    /// All its fields, in alphabetical order. What is inside a refused one has no row of its own.
+    /// All its fields, in alphabetical order. What is inside one that is refused everywhere has no row of its own.
     pub fields: &'static [Field],
 }
 
@@ -76,17 +82,60 @@ impl Field {
 
     /// The reason or the note, in one line.
     pub fn remark(&self) -> String {
-        match self.support {
-            Support::Works(_) => self.note.to_owned(),
-            Support::Refused(When::True, reason) => format!("if true: {reason}"),
-            Support::Refused(_, reason) => reason.to_owned(),
+        remark(self.support, self.note)
+    }
+
+    /// What happens to it in bound pods.
+    pub fn bound_support(&self) -> Support {
+        self.bound.map_or(self.support, |(support, _)| support)
+    }
+
+    /// Whether a bound pod may have it.
+    pub fn works_bound(&self) -> bool {
+        matches!(self.bound_support(), Support::Works(_))
+    }
+
+    /// The reason or the note of bound pods, in one line, where it is another one.
+    pub fn bound_remark(&self) -> Option<String> {
+        self.bound.map(|(support, note)| remark(support, note))
+    }
+
+    /// Both remarks, told apart where they differ.
+    pub fn remarks(&self) -> String {
+        match self.bound_remark() {
+            None => self.remark(),
+            Some(bound) if bound.is_empty() => format!("static: {}", self.remark()),
+            Some(bound) if self.remark().is_empty() => format!("bound: {bound}"),
+            Some(bound) => format!("static: {}; bound: {bound}", self.remark()),
         }
+    }
+
+    /// The same field, which works in bound pods.
+    const fn bound_works(self, proof: &'static str, note: &'static str) -> Field {
+        Field { bound: Some((Support::Works(proof), note)), ..self }
+    }
+
+    /// The same field, which is refused in bound pods for another reason.
+    const fn bound_refused(self, reason: &'static str) -> Field {
+        let when = match self.support {
+            Support::Refused(when, _) => when,
+            Support::Works(_) => When::Set,
+        };
+        Field { bound: Some((Support::Refused(when, reason), "")), ..self }
+    }
+}
+
+fn remark(support: Support, note: &str) -> String {
+    match support {
+        Support::Works(_) => note.to_owned(),
+        Support::Refused(When::True, reason) => format!("if true: {reason}"),
+        Support::Refused(_, reason) => reason.to_owned(),
     }
 }
 
 /// Every field at every place, in the table's order.
 pub fn rows() -> impl Iterator<Item = Row> {
-    GROUPS.iter().flat_map(|group| {
+    GROUPS.iter().chain(CLUSTER_GROUPS).flat_map(|group| {
         group
             .places
             .iter()
@@ -149,21 +198,31 @@ pub fn markdown() -> String {
     let mut out = String::from(
         "# Fields of a Pod\n\n\
          Written by `cargo xtask fields` from `src/manifest/supported/table.rs`; `coracle validate --explain` prints the same.\n\n\
-         A field works, and the test that proves it is named, or a manifest with it is refused for the reason given.\n\
-         Nothing is ignored in silence. Tests are in `tests/node` and `src`.\n",
+         A field works, and the test that proves it is named, or a pod with it is refused for the reason given: static pods,\n\
+         which come from manifests, and bound pods, which an API server bound to this node. Nothing is ignored in silence.\n\
+         Tests are in `tests/node` and `src`.\n",
     );
-    for group in GROUPS {
+    for group in GROUPS.iter().chain(CLUSTER_GROUPS) {
         let _ = write!(out, "\n## {}\n\n", group.kind);
         for place in group.places {
             let _ = writeln!(out, "- `{place}`");
         }
-        out.push_str("\n| Field | | Proof | Remark |\n|---|---|---|---|\n");
+        out.push_str("\n| Field | Static | Bound | Proof | Remark |\n|---|---|---|---|---|\n");
         for field in group.fields {
-            let (state, proof) = match field.support {
-                Support::Works(test) => ("works", format!("`{test}`")),
-                Support::Refused(..) => ("refused", String::new()),
+            let state = |support| match support {
+                Support::Works(_) => "works",
+                Support::Refused(..) => "refused",
             };
-            let _ = writeln!(out, "| `{}` | {state} | {proof} | {} |", field.name, field.remark());
+            let (here, there) = (state(field.support), state(field.bound_support()));
+            let proofs: Vec<String> = [Some(field.support), field.bound.map(|(support, _)| support)]
+                .into_iter()
+                .filter_map(|support| match support? {
+                    Support::Works(test) => Some(format!("`{test}`")),
+                    Support::Refused(..) => None,
+                })
+                .collect();
+            let proof = proofs.join("<br>");
+            let _ = writeln!(out, "| `{}` | {here} | {there} | {proof} | {} |", field.name, field.remarks());
         }
     }
     out
@@ -171,14 +230,24 @@ pub fn markdown() -> String {
 
 /// Reports every field of the document that the table refuses.
 pub(super) fn check(document: &Node, report: &mut Report<'_>) {
-    for group in GROUPS {
+    refuse(document, GROUPS, |field| field.support, report);
+}
+
+/// Reports every field of a bound pod that the table refuses.
+pub(super) fn check_bound(document: &Node, report: &mut Report<'_>) {
+    refuse(document, GROUPS, Field::bound_support, report);
+    refuse(document, CLUSTER_GROUPS, Field::bound_support, report);
+}
+
+fn refuse(document: &Node, groups: &[Group], support: fn(&Field) -> Support, report: &mut Report<'_>) {
+    for group in groups {
         for field in group.fields {
-            let Support::Refused(when, reason) = field.support else { continue };
+            let Support::Refused(when, reason) = support(field) else { continue };
             for place in group.places {
                 for (path, node) in found(document, place, field) {
                     // What is wrong with it in any case is the better answer.
                     let told = match when {
-                        When::Present | When::True => report.has_error(&path),
+                        When::Present | When::True | When::Apart => report.has_error(&path),
                         When::Set => report.has_error_within(&path),
                     };
                     if is_set(when, node) && !told {
@@ -223,5 +292,6 @@ fn is_set(when: When, node: &Node) -> bool {
         When::Set => !node.value.is_empty(),
         When::Present => node.value != Value::Null,
         When::True => node.value == Value::Bool(true),
+        When::Apart => false,
     }
 }

@@ -89,6 +89,28 @@ impl Value {
     }
 }
 
+impl From<serde_json::Value> for Node {
+    /// A value that stands nowhere.
+    fn from(value: serde_json::Value) -> Node {
+        use serde_json::Value as Json;
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(is) => Value::Bool(is),
+            Json::Number(number) => match number.as_i128() {
+                Some(whole) => Value::Integer(whole),
+                None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Json::String(text) => Value::String(text),
+            Json::Array(items) => Value::List(items.into_iter().map(Node::from).collect()),
+            Json::Object(map) => {
+                let entry = |(key, value)| Entry { key, place: Place::default(), node: Node::from(value) };
+                Value::Map(map.into_iter().map(entry).collect())
+            }
+        };
+        Node { place: Place::default(), value }
+    }
+}
+
 impl Node {
     /// The value of a key of this map.
     pub(super) fn get(&self, key: &str) -> Option<&Node> {

@@ -47,7 +47,11 @@ impl View<'_> {
         ContainerStatus {
             allocated_resources: container.resources.as_ref().and_then(|r| r.requests.clone()),
             container_id: latest.map(|r| format!("coracle://{}", r.id)),
-            image: container.image.clone().unwrap_or_default(),
+            // What runs; that of its next run is in the spec.
+            image: match latest.filter(|run| run.is_running()) {
+                Some(run) => run.image.clone(),
+                None => container.image.clone().unwrap_or_default(),
+            },
             image_id: latest.map(|r| r.image_id.clone()).unwrap_or_default(),
             last_state: Some(last_state.unwrap_or_default()),
             name: container.name.clone(),

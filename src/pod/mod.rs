@@ -2,12 +2,15 @@
 //! ([`status`]). Pure: no clock, no files, no processes.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+#[cfg(test)]
+mod bound_tests;
 pub mod clock;
 mod conditions;
 mod container_status;
 mod deadline;
 pub mod admission;
 pub mod affinity;
+mod ephemeral;
 pub mod eviction;
 pub mod observed;
 mod order;
@@ -31,6 +34,7 @@ mod timeline_tests;
 mod world;
 pub mod sysctl;
 pub mod trial;
+mod update;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,
@@ -41,4 +45,5 @@ pub use plan::{Action, Plan, plan};
 pub use resize::is_resize;
 pub use rules::restarts_failed;
 pub use spec::{Key, RestartPolicy, Role, Spec};
+pub use update::adopted;
 pub use supply::{Supply, Token, TokenId, is_from_api};

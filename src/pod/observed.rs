@@ -266,6 +266,8 @@ pub enum StopCause {
     RestartAll,
     /// A resize needs it to start anew.
     Resize,
+    /// Its container has another image by now.
+    Changed,
 }
 
 /// A stop that has begun: preStop hook, then its turn, then the signal, then SIGKILL.
@@ -424,6 +426,9 @@ pub struct Observed {
     pub container_failures: BTreeMap<String, Failure>,
     /// Set when the pod uses more than it may.
     pub evict: Option<Eviction>,
+    /// How long the pod may take to end, in seconds, as the API server says of one that it wants gone; it may become less
+    /// while the pod stops.
+    pub removal: Option<u64>,
     /// A resize of the pod that the node has no room for (now).
     pub refused_resize: Option<RefusedResize>,
     /// Whether the node is short of disk space.

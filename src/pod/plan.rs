@@ -5,7 +5,7 @@
 //! point is simply made again.
 
 use super::{Failure, HookKind, Observed, Present, Sandbox, Spec, StopCause};
-use super::{deadline, order, resize, start, stop};
+use super::{deadline, is_from_api, order, resize, start, stop, update};
 use jiff::{SignedDuration, Timestamp};
 
 /// One step. Executing it returns observations, never decisions.
@@ -90,6 +90,8 @@ pub enum Action {
         /// Runs (by container ID) that have to end for it, as their `resizePolicy` says; recorded with the resize.
         restart: Vec<String>,
     },
+    /// Take over what was edited of a bound pod and needs no other step: the record, and the volumes that show it.
+    Update,
     /// Write down the terminal phase.
     Finish {
         /// `Succeeded` or `Failed`.
@@ -139,7 +141,10 @@ pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration
         return plan;
     };
     let resized = desired.filter(|want| have.record.finished.is_none() && resize::is_resize(&have.spec, want));
-    let same = |want: &Spec| want.uid() == have.spec.uid() && want.revision() == have.spec.revision();
+    let same = |want: &Spec| {
+        update::is_one(&have.spec, want)
+            || want.uid() == have.spec.uid() && want.revision() == have.spec.revision()
+    };
     let stays = have.record.deletion.is_none() && (resized.is_some() || desired.is_some_and(same));
     // A resize that has to wait keeps nothing else from going on, least of all the pod's end.
     let postponed = |f: &Failure| matches!(f.reason.as_str(), "Deferred" | "Infeasible");
@@ -147,9 +152,10 @@ pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration
     if held_back(seen, now, &mut plan) && !seen.failure.as_ref().is_some_and(postponed) {
         return plan;
     }
+    let edited = desired.filter(|want| have.record.finished.is_none() && update::is_update(&have.spec, want));
     match stays {
-        true => converge(have, resized, seen, max_backoff, now, &mut plan),
-        false => tear_down(have, now, &mut plan),
+        true => converge(have, Edits { edited: edited.is_some(), resized }, seen, max_backoff, now, &mut plan),
+        false => tear_down(have, seen.removal, now, &mut plan),
     }
     plan
 }
@@ -160,10 +166,18 @@ fn held_back(seen: &Observed, now: Timestamp, plan: &mut Plan) -> bool {
     until.inspect(|at| plan.wake(*at)).is_some()
 }
 
-/// Towards a pod that runs, or is over. The pod as it is recorded counts; `resized` is what it is to become.
+/// What is wanted differently of a pod that stays.
+struct Edits<'a> {
+    /// What needs only to be written down.
+    edited: bool,
+    /// The pod with the resources that it is to have.
+    resized: Option<&'a Spec>,
+}
+
+/// Towards a pod that runs, or is over. The pod as it is recorded counts; `edits` are what it is to become.
 fn converge(
     have: &Present,
-    resized: Option<&Spec>,
+    edits: Edits<'_>,
     seen: &Observed,
     max_backoff: SignedDuration,
     now: Timestamp,
@@ -196,7 +210,16 @@ fn converge(
         None => {}
     }
     if let Some(evict) = &seen.evict {
-        plan.act(Action::MarkDeleting { grace_seconds: evict.grace_seconds });
+        plan.act(match is_from_api(have.spec.pod()) {
+            // As kubelet: it has failed, and whoever made it makes another one, here or elsewhere.
+            true => Action::Finish {
+                phase: "Failed",
+                reason: Some("Evicted".to_owned()),
+                message: Some(evict.message.clone()),
+                grace_seconds: evict.grace_seconds,
+            },
+            false => Action::MarkDeleting { grace_seconds: evict.grace_seconds },
+        });
         return;
     }
     if let Some(trigger) = order::restart_trigger(have) {
@@ -204,7 +227,7 @@ fn converge(
         return;
     }
     if have.sandbox == Sandbox::Absent {
-        // It is made for the wanted pod: that settles a resize.
+        // It is made for the wanted pod: that settles all edits.
         plan.act(Action::CreateSandbox);
         return;
     }
@@ -213,12 +236,17 @@ fn converge(
         start::start(have, seen, max_backoff, now, plan);
     }
     forget(have, seen.short_of_disk, plan);
-    if let Some(want) = resized.filter(|_| seen.failure.as_ref().is_none_or(|f| f.retry_at <= now)) {
+    // Last, as what comes after a failed action has to wait.
+    if edits.edited {
+        plan.act(Action::Update);
+        return;
+    }
+    if let Some(want) = edits.resized.filter(|_| seen.failure.as_ref().is_none_or(|f| f.retry_at <= now)) {
         resize(have, want, plan);
     }
 }
 
-/// Last, as what comes after a failed action has to wait. The containers that start anew for it are stopped only once it
+/// The containers that start anew for it are stopped only once it
 /// is done, from the record.
 fn resize(have: &Present, want: &Spec, plan: &mut Plan) {
     let runs = resize::restarts(&have.spec, want).filter_map(|container| have.latest(&container.name));
@@ -237,9 +265,12 @@ fn forget(have: &Present, short_of_disk: bool, plan: &mut Plan) {
     }
 }
 
-fn tear_down(have: &Present, now: Timestamp, plan: &mut Plan) {
+/// `removal` is the grace that the API server gives. Without its word the pod has its own: also a bound one that is gone
+/// from there, as nobody who forces its object away can have meant to cut it short (as kubelet).
+fn tear_down(have: &Present, removal: Option<u64>, now: Timestamp, plan: &mut Plan) {
+    let removal = removal.map(|seconds| seconds.max(1));
     let Some(deletion) = &have.record.deletion else {
-        plan.act(Action::MarkDeleting { grace_seconds: have.spec.grace_seconds() });
+        plan.act(Action::MarkDeleting { grace_seconds: removal.unwrap_or_else(|| have.spec.grace_seconds()) });
         return;
     };
     if let Sandbox::Broken(why) = &have.sandbox {
@@ -247,7 +278,8 @@ fn tear_down(have: &Present, now: Timestamp, plan: &mut Plan) {
         return;
     }
     if have.sandbox == Sandbox::Ready {
-        wind_up(have, deletion.started, deletion.grace_seconds, now, plan);
+        let grace_seconds = removal.map_or(deletion.grace_seconds, |less| less.min(deletion.grace_seconds));
+        wind_up(have, deletion.started, grace_seconds, now, plan);
         return;
     }
     plan.act(Action::RemovePod);

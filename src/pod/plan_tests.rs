@@ -1,6 +1,7 @@
 //! Properties and examples of the plan, in the simulated machine of `world`.
 
 use super::*;
+use crate::pod::bound_tests::bound;
 use crate::pod::world::{World, at, pod};
 use crate::pod::{Eviction, Failure, Health, HookState, ImageState, Unhealthy};
 use proptest::prelude::*;
@@ -80,7 +81,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let code = || prop_oneof![3 => Just(0), 1 => Just(1), 1 => Just(42), 1 => Just(137)];
     let step = prop_oneof![
-        3 => (0u8..10).prop_map(Step::Want),
+        3 => (0u8..15).prop_map(Step::Want),
         1 => Just(Step::Nothing),
         6 => (0usize..6, code()).prop_map(|(n, code)| Step::Exit(n, code)),
         1 => code().prop_map(Step::ExitAll),
@@ -104,7 +105,12 @@ fn variant(n: u8) -> Spec {
         5 => layered("layered", "Always", "2"),
         6 => layered("once", "Never", "1"),
         7 => layered("retried", "OnFailure", "1"),
-        _ => ruled(&format!("ruled{n}")),
+        8 | 9 => ruled(&format!("ruled{n}")),
+        10 => bound("1", "i", "1"),
+        11 => bound("2", "i", "1"),
+        12 => bound("2", "j", "1"),
+        13 => bound("2", "j", "2"),
+        _ => bound("1", "i", "2"),
     }
 }
 

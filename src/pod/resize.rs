@@ -1,6 +1,7 @@
-//! Edits that need no new pod: cpu and memory of containers and of the pod (as kubelet's in-place resize, for pods with a pinned uid).
+//! Edits that need no new pod: cpu and memory of containers and of the pod (as kubelet's in-place resize; of static pods, for those with a
+//! pinned uid).
 
-use super::{Spec, resources};
+use super::{Spec, resources, update};
 use crate::manifest::{Quantity, REVISION};
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
@@ -9,14 +10,15 @@ use std::collections::BTreeMap;
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
 /// Whether `want` is an edit of `have` that changes cpu and memory of containers, or of the pod as a whole, and nothing
-/// else, and keeps the pod's QoS class (its place in the cgroup tree).
+/// else, and keeps the pod's QoS class (its place in the cgroup tree). What else changed of a bound pod is taken over
+/// before, as an update.
 #[must_use]
 pub fn is_resize(have: &Spec, want: &Spec) -> bool {
     have.uid() == want.uid()
         && have.revision() != want.revision()
         && have.key() == want.key()
         && resources::qos(have.pod()).ok() == resources::qos(want.pod()).ok()
-        && blank(have.pod()) == blank(want.pod())
+        && (update::is_one(have, want) || blank(have.pod()) == blank(want.pod()))
 }
 
 /// The containers whose `resizePolicy` asks for a restart by what `want` changes.

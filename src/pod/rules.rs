@@ -31,7 +31,7 @@ pub(super) fn succeeded(run: &Instance) -> bool {
 /// Whether the node itself ended the run to start the container anew: no crash, and no rule has a say.
 pub(super) fn was_recycled(progress: &Progress) -> bool {
     let cause = progress.stopping.as_ref().map(|s| s.cause);
-    matches!(cause, Some(StopCause::Resize | StopCause::RestartAll))
+    matches!(cause, Some(StopCause::Resize | StopCause::RestartAll | StopCause::Changed))
 }
 
 /// What follows from the end of `run`, which was done with as `progress` tells. A run that goes on is [`Verdict::Done`].

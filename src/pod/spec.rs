@@ -1,5 +1,6 @@
 //! What is wanted: a validated, defaulted pod with its identity.
 
+use super::{is_from_api, update};
 use crate::manifest::REVISION;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use std::fmt;
@@ -94,7 +95,12 @@ impl Spec {
             return None;
         }
         let given = meta.annotations.as_ref().and_then(|a| a.get(REVISION));
-        let revision = given.cloned().unwrap_or_else(|| revision(&pod));
+        let revision = match given {
+            // Whatever its author calls a revision.
+            _ if is_from_api(&pod) => update::revision(&pod),
+            Some(given) => given.clone(),
+            None => revision(&pod),
+        };
         Some(Spec { pod, revision })
     }
 
@@ -123,10 +129,20 @@ impl Spec {
         self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
 
-    /// A digest of all that matters of the pod: it tells an edit even under a pinned uid.
+    /// A digest of all that matters of the pod: it tells an edit even under a pinned uid. Of a bound pod only what the node
+    /// has to make room for, as all other edits leave it what it is (see [`Spec::is`]).
     #[must_use]
     pub fn revision(&self) -> &str {
         &self.revision
+    }
+
+    /// Whether there is no difference to another pod that anybody on the machine could see.
+    #[must_use]
+    pub fn is(&self, other: &Spec) -> bool {
+        let both = is_from_api(&self.pod) && is_from_api(&other.pod);
+        self.uid() == other.uid()
+            && self.revision == other.revision
+            && (Arc::ptr_eq(&self.pod, &other.pod) || !both || update::same(&self.pod, &other.pod))
     }
 
     /// App containers in the order of the spec.
@@ -187,7 +203,11 @@ fn revision(pod: &Pod) -> String {
     let own = |k: &String| !k.starts_with("kubernetes.io/config.");
     let annotations: Vec<_> =
         meta.annotations.iter().flatten().filter(|(k, _)| own(k)).map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let text = serde_json::to_string(&(&meta.labels, annotations, &pod.spec)).unwrap_or_default();
+    fnv(&serde_json::to_string(&(&meta.labels, annotations, &pod.spec)).unwrap_or_default())
+}
+
+/// FNV-1a, 64 bits.
+pub(super) fn fnv(text: &str) -> String {
     let hash =
         text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{hash:016x}")

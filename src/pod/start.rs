@@ -3,7 +3,7 @@
 
 use super::plan::{Action, Plan};
 use super::rules::{self, Verdict};
-use super::{HookKind, HookState, ImageState, Instance, Observed, Present, Role, order, restart};
+use super::{HookKind, HookState, ImageState, Instance, Observed, Present, Role, order, restart, update};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 
@@ -78,7 +78,8 @@ pub(super) fn due(
     } else if verdict == Verdict::Done {
         return None;
     } else {
-        !rules::was_recycled(progress)
+        // As kubelet: what crashed was another container than the one that starts.
+        !rules::was_recycled(progress) && !update::has_other_image(have, last)
     };
     Some(match crashed {
         true if forget => restart::anew(last, now, max_backoff),

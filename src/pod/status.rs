@@ -2,7 +2,7 @@
 
 use super::conditions::Conditions;
 use super::container_status::View;
-use super::{Observed, Present, Role, Sandbox, Spec, phase, resize, resources};
+use super::{Observed, Present, Role, Sandbox, Spec, ephemeral, is_from_api, phase, resize, resources};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -39,7 +39,8 @@ pub fn report(
         pod.metadata.deletion_grace_period_seconds = i64::try_from(deletion.grace_seconds).ok();
     }
     let start = present.map_or(now, |p| p.record.start_time);
-    if present.is_some() {
+    // The API server's own says when the pod was made.
+    if present.is_some() && !is_from_api(&pod) {
         pod.metadata.creation_timestamp = Some(Time(seconds(start)));
     }
     let leaving = present.is_some_and(|p| p.record.deletion.is_some() || p.record.finished.is_some());
@@ -69,6 +70,7 @@ pub fn report(
         phase: Some(phase.to_owned()),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(app),
+        ephemeral_container_statuses: ephemeral::statuses(spec.pod()),
         ..of_node(spec, node)
     });
     Some(pod)
@@ -79,7 +81,9 @@ pub fn report(
 #[must_use]
 pub fn refused(spec: &Spec, reason: &str, message: &str, node: &NodeFacts, now: Timestamp) -> Pod {
     let mut pod = spec.pod().clone();
-    pod.metadata.creation_timestamp = Some(Time(seconds(now)));
+    if !is_from_api(&pod) {
+        pod.metadata.creation_timestamp = Some(Time(seconds(now)));
+    }
     pod.status = Some(PodStatus {
         phase: Some("Failed".to_owned()),
         reason: Some(reason.to_owned()),

@@ -1,7 +1,7 @@
 //! How containers stop: written down, preStop hook, their turn, the signal, SIGKILL.
 
 use super::plan::{Action, Plan};
-use super::{HookKind, HookState, Instance, Present, Role, StopCause, Stopping, order};
+use super::{HookKind, HookState, Instance, Present, Role, StopCause, Stopping, order, update};
 use jiff::{SignedDuration, Timestamp};
 
 /// Shortest time between the stop signal and SIGKILL, in milliseconds (as kubelet: 2 s).
@@ -27,7 +27,7 @@ pub(super) fn all(have: &Present, since: Timestamp, grace_seconds: u64, now: Tim
 }
 
 /// Stop the containers that have to go while their pod stays: those of an earlier round, those whose postStart hook
-/// failed, those that their probes gave up, those that a resize restarts, and those whose stop has begun.
+/// failed, those that their probes gave up, those that an edit or a resize restarts, and those whose stop has begun.
 pub(super) fn alone(have: &Present, now: Timestamp, plan: &mut Plan) {
     let mut stops = Vec::new();
     for run in in_order(have) {
@@ -60,6 +60,9 @@ fn cause(have: &Present, run: &Instance) -> Option<(StopCause, u64)> {
     }
     if let Some(unhealthy) = progress.health.as_ref().and_then(|h| h.unhealthy.as_ref()) {
         return Some((unhealthy.probe, grace_ms(unhealthy.grace_seconds)));
+    }
+    if update::has_other_image(have, run) {
+        return Some((StopCause::Changed, grace_ms(None)));
     }
     have.record.resize_restarts.contains(&run.id).then(|| (StopCause::Resize, grace_ms(None)))
 }

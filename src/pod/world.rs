@@ -101,6 +101,14 @@ impl World {
                 present.spec = want.clone();
                 present.record.pod = want.pod().clone();
             }
+            Action::Update => {
+                let want = desired.unwrap();
+                let present = self.present_mut();
+                assert_eq!(present.spec.uid(), want.uid());
+                assert!(is_from_api(present.spec.pod()) && is_from_api(want.pod()));
+                present.record.pod = adopted(&present.record.pod, want.pod());
+                present.spec = Spec::new(present.record.pod.clone()).unwrap();
+            }
             Action::Finish { phase, reason, message, grace_seconds } => {
                 let record = &mut self.present_mut().record;
                 assert!(record.finished.is_none() && record.deletion.is_none());
@@ -159,6 +167,7 @@ impl World {
         self.ids += 1;
         let id = format!("id{}", self.ids);
         self.may_run(container);
+        let image = self.present().spec.container(container).and_then(|c| c.image.clone()).unwrap_or_default();
         let present = self.present_mut();
         let round = present.record.round;
         let runs = present.containers.entry(container.to_owned()).or_default();
@@ -167,7 +176,7 @@ impl World {
             id,
             container: container.to_owned(),
             attempt,
-            image: "i".into(),
+            image,
             image_id: "sha256:0".into(),
             volume_images: Vec::new(),
             round,

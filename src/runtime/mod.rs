@@ -20,6 +20,7 @@ mod sandbox;
 mod usage;
 mod variables;
 mod userns;
+mod update;
 
 use crate::bundle::CgroupFs;
 pub use crate::causes::chain;
@@ -279,6 +280,7 @@ impl Runtime {
             Action::Hook { .. } | Action::Pull { .. } => Ok(Vec::new()),
             Action::RestartAll { trigger } => self.restart_all(spec, trigger),
             Action::Resize { restart } => self.resize(spec, restart),
+            Action::Update => self.update(spec),
             Action::Finish { phase, reason, message, grace_seconds } => self.finish(
                 spec,
                 Finished {

@@ -78,6 +78,7 @@ impl Runtime {
             StopCause::PostStart => format!("FailedPostStartHook: stopping container {container}"),
             StopCause::RestartAll => format!("Container {container} restarts with all containers of its pod"),
             StopCause::Resize => format!("Container {container} restarts to be resized"),
+            StopCause::Changed => format!("Container {container} definition changed, will be restarted"),
         };
         Ok(vec![Note::normal("Killing", text).about(container)])
     }

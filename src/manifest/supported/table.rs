@@ -1,7 +1,7 @@
 //! The table itself.
 
 use super::Support::{Refused, Works};
-use super::When::{Present, Set, True};
+use super::When::{Apart, Present, Set, True};
 use super::{Field, Group, proof};
 
 /// Of a field that the scheduler of a cluster acts on.
@@ -11,27 +11,32 @@ const ACCOUNTS: &str = "static pods may not reference serviceaccounts";
 const NEVER_SCHEDULED: &str = "Forbidden: a static pod is never scheduled";
 const WINDOWS: &str = "this node runs linux";
 const GONE: &str = "Kubernetes has removed the driver of this type of volume: use hostPath on what the node mounts";
+/// Of a field that an API server acts on before a pod gets here.
+const SERVER: &str = "the API server acts on it: nothing is left for a node to do, as in the kubelet";
+const CLAIMS: &str = "needs a driver for dynamic resource allocation, and this node has none";
+const VOLUME_CLAIM: &str =
+    "this node does not mount PersistentVolumeClaims: use hostPath on what the node mounts, or emptyDir, image, configMap or secret";
 const HELPER: &str = "needs programs on the node that coracle does not start: mount it on the node and use hostPath";
 
 const fn works(name: &'static str, proof: &'static str) -> Field {
-    Field { name, support: Works(proof), note: "" }
+    Field { name, support: Works(proof), note: "", bound: None }
 }
 
 const fn noted(name: &'static str, proof: &'static str, note: &'static str) -> Field {
-    Field { name, support: Works(proof), note }
+    Field { name, support: Works(proof), note, bound: None }
 }
 
 const fn refused(name: &'static str, reason: &'static str) -> Field {
-    Field { name, support: Refused(Set, reason), note: "" }
+    Field { name, support: Refused(Set, reason), note: "", bound: None }
 }
 
 /// Refused also when it is an empty object, which chooses it too.
 const fn refused_kind(name: &'static str, reason: &'static str) -> Field {
-    Field { name, support: Refused(Present, reason), note: "" }
+    Field { name, support: Refused(Present, reason), note: "", bound: None }
 }
 
 const fn refused_true(name: &'static str, reason: &'static str) -> Field {
-    Field { name, support: Refused(True, reason), note: "" }
+    Field { name, support: Refused(True, reason), note: "", bound: None }
 }
 
 /// What happens to every field of a PodSpec.
@@ -45,12 +50,17 @@ pub const GROUPS: &[Group] = &[
             refused_true(
                 "automountServiceAccountToken",
                 "a static pod has no service account whose token could be mounted",
-            ),
+            )
+            .bound_works(proof::BOUND, SERVER),
             works("containers", proof::LIFECYCLE),
             works("dnsConfig", proof::DNS),
             works("dnsPolicy", proof::DNS),
-            noted("enableServiceLinks", proof::ENV, "without an API server there are no services, hence no variables"),
-            refused("ephemeralContainers", "Forbidden: cannot be set on create"),
+            noted("enableServiceLinks", proof::ENV, "without an API server there are no services, hence no variables")
+                .bound_works(proof::SERVICES, ""),
+            Field {
+                bound: Some((Refused(Apart, "each is reported as ended, with this reason; the pod goes on: use kubectl exec"), "")),
+                ..refused("ephemeralContainers", "Forbidden: cannot be set on create")
+            },
             works("hostAliases", proof::HOSTS),
             works("hostIPC", proof::HOST_NAMESPACES),
             works("hostNetwork", "lifecycle::host_network_is_the_nodes_network"),
@@ -58,34 +68,43 @@ pub const GROUPS: &[Group] = &[
             works("hostUsers", proof::HOST_USERS),
             works("hostname", proof::HOSTNAME),
             works("hostnameOverride", proof::HOSTNAME),
-            refused("imagePullSecrets", SECRETS),
+            refused("imagePullSecrets", SECRETS).bound_works(proof::PULL_SECRETS, ""),
             works("initContainers", proof::INIT),
             noted("nodeName", proof::LIFECYCLE, "always this node's, as in the kubelet"),
             works("nodeSelector", proof::AFFINITY),
             works("os", proof::VALIDATED),
-            refused("overhead", "needs a RuntimeClass object, which only a cluster has"),
+            refused("overhead", "needs a RuntimeClass object, which only a cluster has")
+                .bound_works(proof::BOUND_AMOUNTS, "counts as requested, and widens limits"),
             noted("preemptionPolicy", proof::ACCEPTED, SCHEDULER),
-            noted("priority", proof::ACCEPTED, SCHEDULER),
+            noted("priority", proof::ACCEPTED, SCHEDULER).bound_works(
+                proof::PRIORITIES,
+                "from 2000000000 on the pod is critical; under pressure those of low priority leave first",
+            ),
             noted("priorityClassName", proof::REQUESTS, "system-node-critical protects from the OOM killer"),
             works("readinessGates", proof::GATES),
-            refused("resourceClaims", "static pods may not reference resourceclaims"),
+            refused("resourceClaims", "static pods may not reference resourceclaims").bound_refused(CLAIMS),
             works("resources", proof::POD_RESOURCES),
             works("restartPolicy", proof::RESTART),
             refused(
                 "runtimeClassName",
                 "needs a RuntimeClass object, which only a cluster has; this node has one runtime",
-            ),
+            )
+            .bound_refused("this node has one runtime, and no handlers that a RuntimeClass could choose from"),
             noted("schedulerName", proof::ACCEPTED, SCHEDULER),
-            refused("schedulingGates", NEVER_SCHEDULED),
-            refused("schedulingGroup", NEVER_SCHEDULED),
+            refused("schedulingGates", NEVER_SCHEDULED)
+                .bound_works(proof::BOUND, "a bound pod has none left, as in the kubelet"),
+            refused("schedulingGroup", NEVER_SCHEDULED).bound_works(proof::BOUND, SCHEDULER),
             works("securityContext", proof::IDENTITIES),
-            refused("serviceAccount", ACCOUNTS),
-            refused("serviceAccountName", ACCOUNTS),
+            refused("serviceAccount", ACCOUNTS).bound_works(proof::BOUND, "the old name of serviceAccountName"),
+            refused("serviceAccountName", ACCOUNTS).bound_works(proof::TOKENS, ""),
             works("setHostnameAsFQDN", proof::HOSTNAME),
             works("shareProcessNamespace", "pods::containers_of_a_pod_share_their_processes_under_our_pause"),
             works("subdomain", proof::HOSTNAME),
             works("terminationGracePeriodSeconds", proof::TERMINATION),
-            noted("tolerations", proof::ACCEPTED, "taints never refuse a static pod, as in the kubelet"),
+            noted("tolerations", proof::ACCEPTED, "taints never refuse a static pod, as in the kubelet").bound_works(
+                proof::TAINTS,
+                "a node refuses for taints of effect NoExecute only, as the kubelet",
+            ),
             noted("topologySpreadConstraints", proof::ACCEPTED, SCHEDULER),
             works("volumes", proof::EMPTY_DIR),
         ],
@@ -119,7 +138,8 @@ pub const GROUPS: &[Group] = &[
             refused(
                 "volumeDevices",
                 "needs a PersistentVolumeClaim, which only a cluster has: use a hostPath volume of type BlockDevice",
-            ),
+            )
+            .bound_refused("needs a PersistentVolumeClaim, which this node does not do: use a hostPath volume of type BlockDevice"),
             works("volumeMounts", proof::EMPTY_DIR),
             works("workingDir", proof::HOSTNAME),
         ],
@@ -257,7 +277,7 @@ pub const GROUPS: &[Group] = &[
         kind: "ResourceRequirements",
         places: &["spec.resources", "spec.containers[*].resources", "spec.initContainers[*].resources"],
         fields: &[
-            refused("claims", "static pods may not reference resourceclaims"),
+            refused("claims", "static pods may not reference resourceclaims").bound_refused(CLAIMS),
             works("limits", proof::REQUESTS),
             works("requests", proof::REQUESTS),
         ],
@@ -274,7 +294,8 @@ pub const GROUPS: &[Group] = &[
             refused(
                 "*/*",
                 "no device plugin can offer this resource on a lone node: ask for devices by their CDI names",
-            ),
+            )
+            .bound_works(proof::BOUND_AMOUNTS, "as in the kubelet: what this node does not offer the cluster as a whole does"),
             works("cpu", proof::REQUESTS),
             works("ephemeral-storage", proof::STORAGE),
             works("hugepages-*", proof::HUGE_PAGES),
@@ -698,10 +719,12 @@ pub const GROUPS: &[Group] = &[
             refused_kind("cephfs", GONE),
             refused_kind("cinder", GONE),
             works("configMap", proof::OBJECTS),
-            refused_kind("csi", "static pods may not reference csidrivers (via CSI volumes)"),
+            refused_kind("csi", "static pods may not reference csidrivers (via CSI volumes)")
+                .bound_refused("needs a CSI driver on the node, which coracle does not talk to: use hostPath on what the node mounts"),
             works("downwardAPI", proof::DOWNWARD),
             works("emptyDir", proof::EMPTY_DIR),
-            refused_kind("ephemeral", "static pods may not reference persistentvolumeclaims (via ephemeral volumes)"),
+            refused_kind("ephemeral", "static pods may not reference persistentvolumeclaims (via ephemeral volumes)")
+                .bound_refused(VOLUME_CLAIM),
             refused_kind("fc", HELPER),
             refused_kind("flexVolume", HELPER),
             refused_kind("flocker", GONE),
@@ -710,13 +733,14 @@ pub const GROUPS: &[Group] = &[
                 "gitRepo",
                 "Kubernetes has switched this type of volume off: use an init container that clones",
             ),
-            refused_kind("glusterfs", "static pods may not reference endpoints (via glusterFS volumes)"),
+            refused_kind("glusterfs", "static pods may not reference endpoints (via glusterFS volumes)").bound_refused(GONE),
             works("hostPath", proof::HOST_PATH),
             works("image", proof::IMAGE_VOLUME),
             refused_kind("iscsi", HELPER),
             works("name", proof::EMPTY_DIR),
             refused_kind("nfs", HELPER),
-            refused_kind("persistentVolumeClaim", "static pods may not reference persistentvolumeclaims"),
+            refused_kind("persistentVolumeClaim", "static pods may not reference persistentvolumeclaims")
+                .bound_refused(VOLUME_CLAIM),
             refused_kind("photonPersistentDisk", GONE),
             refused_kind("portworxVolume", GONE),
             works("projected", proof::DOWNWARD),
@@ -800,15 +824,18 @@ pub const GROUPS: &[Group] = &[
         kind: "VolumeProjection",
         places: &["spec.volumes[*].projected.sources[*]"],
         fields: &[
-            refused_kind("clusterTrustBundle", "static pods may not reference clustertrustbundles"),
+            refused_kind("clusterTrustBundle", "static pods may not reference clustertrustbundles")
+                .bound_refused("this node does not read ClusterTrustBundles: put the certificates into a ConfigMap"),
             works("configMap", proof::OBJECTS),
             works("downwardAPI", proof::DOWNWARD),
-            refused_kind("podCertificate", "static pods may not reference podcertificates"),
+            refused_kind("podCertificate", "static pods may not reference podcertificates")
+                .bound_refused("this node does not request certificates for pods: put one into a Secret"),
             works("secret", proof::OBJECTS),
             refused_kind(
                 "serviceAccountToken",
                 "static pods may not reference serviceaccounts (via projected volumes)",
-            ),
+            )
+            .bound_works(proof::TOKENS, ""),
         ],
     },
     Group {

@@ -1,5 +1,6 @@
 //! What the API server checks when a Pod is created, in its words and with its paths.
 
+mod bound;
 mod container;
 mod data;
 mod handlers;
@@ -37,6 +38,8 @@ fn name(metadata: &ObjectMeta, report: &mut Report<'_>) {
         report.required("metadata.name", "");
     }
 }
+
+pub(super) use bound::pod as bound;
 
 /// Checks a defaulted pod that has its identity.
 pub(super) fn pod(pod: &Pod, document: &Node, report: &mut Report<'_>) {

@@ -46,6 +46,14 @@ fn over_own(field: &str, mount: &VolumeMount, scope: &Scope<'_>, report: &mut Re
     }
 }
 
+/// What this node cannot mount, or must not, whoever has validated the pod.
+pub(super) fn place(path: &str, mount: &VolumeMount, privileged: bool, scope: &Scope<'_>, report: &mut Report<'_>) {
+    let field = format!("{path}.mountPath");
+    mountable(&field, &mount.mount_path, report);
+    over_dev(path, mount, privileged, scope, report);
+    over_own(&field, mount, scope, report);
+}
+
 pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report: &mut Report<'_>) {
     let privileged = container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true));
     let mut places = HashSet::new();
@@ -62,9 +70,7 @@ pub(super) fn check(container: &Container, path: &str, scope: &Scope<'_>, report
         } else if !places.insert(mount.mount_path.as_str()) {
             report.invalid(&field, &mount.mount_path, "must be unique");
         } else {
-            mountable(&field, &mount.mount_path, report);
-            over_dev(&path, mount, privileged, scope, report);
-            over_own(&field, mount, scope, report);
+            place(&path, mount, privileged, scope, report);
         }
         no_nul(&field, &mount.mount_path, report);
         sub_path(&path, mount, report);

@@ -12,10 +12,12 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | what bound pods may have, and edits of them | [`specs`] |
 
 mod api;
 mod arguments;
 pub mod plane;
 mod smoke;
+mod specs;
 
-pub use plane::{Plane, condition, on};
+pub use plane::{Namespace, Plane, condition, on};
