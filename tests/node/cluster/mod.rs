@@ -12,12 +12,16 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | static pods as the API server shows them | [`mirrors`] |
+//! | what it is told of pods, and how they end | [`statuses`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
 
 mod api;
 mod arguments;
+mod mirrors;
 pub mod plane;
 mod smoke;
 mod specs;
+mod statuses;
 
 pub use plane::{Namespace, Plane, condition, on};
