@@ -12,18 +12,22 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 //! | the Node object, its lease and its events | [`registration`] |
+//! | static pods as the API server shows them | [`mirrors`] |
+//! | what it is told of pods, and how they end | [`statuses`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
 //! | what bound pods are made from | [`supply`] |
 
 mod api;
 mod arguments;
-//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 mod join;
+mod mirrors;
 pub mod plane;
 mod registration;
 mod smoke;
 mod specs;
 mod supply;
+mod statuses;
 
 pub use plane::{Namespace, Plane, condition, on};
