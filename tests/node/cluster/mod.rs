@@ -12,9 +12,16 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | a control plane of static pods, which its own node joins | [`bootstrap`] |
+//! | a node exporter and kube-proxy; Services | [`agents`] |
+//! | no request of a node is refused | [`audit`], and every [`Plane::finish`] |
 
+mod agents;
 mod api;
 mod arguments;
+mod audit;
+mod bootstrap;
+pub mod images;
 pub mod plane;
 mod smoke;
 
