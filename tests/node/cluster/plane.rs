@@ -125,7 +125,7 @@ impl Plane {
     #[track_caller]
     fn stopped() -> Plane {
         // Fails before anything is made when it is not there.
-        PARTS.map(found);
+        PARTS.iter().for_each(|part| drop(found(part)));
         let dir =
             PathBuf::from(format!("/tmp/coracle-p{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
