@@ -9,7 +9,7 @@ pub mod nft;
 
 pub use authority::{Authority, kubeconfig, write_accounts_key, write_pair};
 pub use image::{BUSYBOX, append, busybox, docker_archive, image_archive, test_images};
-pub use network::Network;
+pub use network::{Network, where_mounts_spread};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;

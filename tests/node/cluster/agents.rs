@@ -2,7 +2,7 @@
 
 use super::plane::{SERVER, program};
 use super::{Plane, condition, images, on};
-use crate::harness::{BUSYBOX, Node, eventually, http, output, secs};
+use crate::harness::{BUSYBOX, Node, eventually, http, output, secs, where_mounts_spread};
 use serde_json::{Value, json};
 use std::process::Command;
 
@@ -99,6 +99,13 @@ fn busybox(namespace: &str, node: &Node, name: &str, page: Option<&str>) -> Valu
 
 #[test]
 fn a_node_exporter_and_kube_proxy_run_as_daemonsets_and_services_work() {
+    // Outside: it outlives this test, and would hold the test's mounts.
+    Plane::shared();
+    // The exporter wants to see mounts as they come.
+    where_mounts_spread(agents_and_services);
+}
+
+fn agents_and_services() {
     let plane = Plane::shared();
     let mut node = plane.node();
     let (archive, exporter_image) = images::node_exporter();
