@@ -287,11 +287,13 @@ impl Node {
         fs::rename(staged, self.dir.join("root/images").join(name)).expect("drop an image");
     }
 
-    /// Adds a `KubeletConfiguration` with these fields.
+    /// A `KubeletConfiguration` with these fields.
     pub fn configure(&mut self, fields: Value) {
         self.reconfigure(fields);
-        let path = self.dir.join("config.yaml");
-        self.args.extend(["--config".to_owned(), path.display().to_string()]);
+        let flag = format!("--config={}", self.dir.join("config.yaml").display());
+        if !self.args.contains(&flag) {
+            self.args.push(flag);
+        }
     }
 
     /// Other fields for the next start.
