@@ -10,6 +10,7 @@ pub mod cluster;
 mod file;
 pub mod images;
 mod layers;
+mod node;
 pub mod reserve;
 pub mod sources;
 mod value;
@@ -70,6 +71,15 @@ pub struct Flags {
     /// Labels of the Node object, as key=value,…
     #[arg(long, value_name = "LABELS")]
     pub node_labels: Option<String>,
+    /// Whether the Node object is created where there is none [default: true]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub register_node: Option<bool>,
+    /// Whether a new Node takes DaemonSets' pods only, until kubectl uncordon [default: true]
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub register_unschedulable: Option<bool>,
+    /// Taints of a new Node, as key=value:Effect,…
+    #[arg(long, value_name = "TAINTS")]
+    pub register_with_taints: Option<String>,
     /// How to reach a cluster's API server; the node stands alone while there is no such file [default: <root-dir>/kubeconfig]
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
@@ -443,7 +453,7 @@ impl Config {
         if let Some(labels) = &flags.node_labels {
             self.node_labels = value::labels(labels).map_err(|reason| Error::invalid("--node-labels", reason))?;
         }
-        Ok(())
+        node::flags(flags, &mut self.cluster)
     }
 
     /// Checks what a single value cannot tell, whichever way it came in.
@@ -473,6 +483,8 @@ impl Config {
         if self.node_ips.len() > 1 && !pair {
             return Err(Error::invalid("--node-ip", "give one address, or one IPv4 and one IPv6 address"));
         }
+        node::check_labels(&self.node_labels)
+            .map_err(|reason| Error::invalid("node labels (--node-labels, nodeLabels)", reason))?;
         let domain = self.cluster_domain.trim_end_matches('.').to_owned();
         if !domain.is_empty() {
             value::dns_subdomain(&domain).map_err(|reason| Error::invalid("cluster domain", reason))?;

@@ -2,6 +2,7 @@
 
 use super::events::Note;
 use super::node::Shared;
+use super::shown;
 use crate::cluster::{Bound, Machine};
 use crate::manifest;
 use crate::pod::{Key, Spec};
@@ -73,11 +74,15 @@ impl Machine for Shared {
     }
 
     fn node(&self) -> Node {
-        server::Node::node(self)
+        shown::node(self.own_node())
     }
 
     fn events(&self) -> Vec<Event> {
         server::Node::events(self)
+    }
+
+    fn events_after(&self, number: u64) -> Vec<Event> {
+        shown::events(self.events.after(number))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

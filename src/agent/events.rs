@@ -30,6 +30,17 @@ impl EventLog {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).1.iter().cloned().collect()
     }
 
+    /// Those that were recorded, or happened again, after the one of this number (its resourceVersion), oldest first.
+    #[must_use]
+    pub fn after(&self, number: u64) -> Vec<Event> {
+        let guard = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        // Each goes to the end when it happens again.
+        let new = guard.1.iter().rev().take_while(|event| sequence(event) > number);
+        let mut new: Vec<Event> = new.cloned().collect();
+        new.reverse();
+        new
+    }
+
     /// Record a note about an object.
     pub fn record(&self, object: ObjectReference, note: &Note, now: Timestamp) {
         let mut guard = self.events.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,6 +99,10 @@ impl EventLog {
     }
 }
 
+fn sequence(event: &Event) -> u64 {
+    event.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
 /// A pod, or one of its containers, as an event's object.
 #[must_use]
 pub fn pod_reference(pod: &Pod, container: Option<&str>) -> ObjectReference {
@@ -124,6 +139,11 @@ mod tests {
         log.record(log.node_reference(), &Note::warning("A", "a"), at(3));
         let reasons: Vec<_> = log.list().iter().map(|e| (e.reason.clone().unwrap(), e.count.unwrap())).collect();
         assert_eq!(reasons, [("B".to_owned(), 1), ("A".to_owned(), 2)]);
+        let after = |n| log.after(n).iter().filter_map(|e| e.reason.clone()).collect::<Vec<_>>().join(" ");
+        assert_eq!(
+            (after(0).as_str(), after(1).as_str(), after(2).as_str(), after(3).as_str()),
+            ("B A", "B A", "A", "")
+        );
     }
 
     #[test]

@@ -15,9 +15,11 @@ mod images;
 mod metrics;
 mod node;
 mod objects;
+mod own;
 mod prober;
 mod pulled;
 mod pulls;
+mod readiness;
 mod shown;
 mod trial;
 mod worker;
@@ -112,7 +114,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(set_up("the lock of the run directory"))?
         .ok_or_else(|| Error::Running(config.run_dir.clone()))?;
     // Pods of other file systems would fail one by one, and late.
-    if let Err(error) = crate::sys::overlay::probe(&config.root_dir) {
+    let overlays = crate::sys::overlay::probe(&config.root_dir);
+    if let Err(error) = &overlays {
         tracing::warn!("containers cannot start: {error}");
     }
     let max_backoff =
@@ -138,6 +141,9 @@ async fn serve(config: Config) -> Result<(), Error> {
         verifier,
         cluster: cluster.handle.clone(),
     }));
+    if let Err(error) = overlays {
+        tokio::spawn(readiness::watch(Arc::clone(&shared), config.root_dir.clone(), error.to_string()));
+    }
     let (shutdown, shutting_down) = watch::channel(false);
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
     let socket = config.run_dir.join("coracle.sock");

@@ -3,12 +3,13 @@
 use super::events::{EventLog, Note};
 use super::metrics::Metrics;
 use super::pulls::Pulls;
+use super::readiness::Readiness;
 use super::shown;
 use crate::cluster;
 use crate::config;
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
-use crate::pod::admission::{NodeAmounts, NodeView, huge_page_resource};
+use crate::pod::admission::NodeView;
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
 use crate::pod::{Eviction, Key, RefusedResize, is_from_api};
@@ -23,11 +24,8 @@ use crate::sys::clock;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerStatus, Event, Node as ApiNode, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo, ObjectReference,
-    Pod, PodCondition, PodSpec, PodStatus,
+    ContainerStatus, Event, Node as ApiNode, ObjectReference, Pod, PodCondition, PodSpec, PodStatus,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
@@ -76,6 +74,8 @@ pub struct Shared {
     revision: watch::Sender<u64>,
     /// The source's state, for the Node's condition: `None` is well.
     source_error: RwLock<Option<String>>,
+    /// Whether anything can start.
+    readiness: Mutex<Readiness>,
     /// Whether the node is short of something, and since when (or since when not).
     pressure: RwLock<BTreeMap<Pressure, (bool, Timestamp)>>,
     /// Pods that have to leave for what they use: uid and why.
@@ -144,6 +144,7 @@ impl Shared {
             pods: RwLock::default(),
             revision: watch::Sender::new(1),
             source_error: RwLock::default(),
+            readiness: Mutex::new(Readiness::new(clock::now())),
             pressure: RwLock::default(),
             evictions: Mutex::default(),
             departures: RwLock::default(),
@@ -342,9 +343,11 @@ impl Shared {
     #[must_use]
     pub fn view(&self) -> NodeView {
         let pressure = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
+        let api = self.api_node();
         NodeView {
             name: self.name.clone(),
-            labels: self.all_labels(),
+            labels: api.as_ref().and_then(|node| node.metadata.labels.clone()).unwrap_or_else(|| self.own_labels()),
+            taints: api.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default(),
             allocatable: self.runtime.resources().allocatable.clone(),
             unsafe_sysctls: self.runtime.unsafe_sysctls().to_vec(),
             kernel: self.runtime.machine().kernel.clone(),
@@ -352,35 +355,34 @@ impl Shared {
         }
     }
 
-    fn all_labels(&self) -> BTreeMap<String, String> {
-        let mut labels = BTreeMap::from([
-            ("kubernetes.io/arch".to_owned(), self.runtime.machine().architecture.to_owned()),
-            ("kubernetes.io/hostname".to_owned(), self.name.clone()),
-            ("kubernetes.io/os".to_owned(), "linux".to_owned()),
-        ]);
-        labels.extend(self.labels.clone());
-        labels
+    /// The Node object as the API server has it; `None`: there is no cluster, or it has none.
+    fn api_node(&self) -> Option<Arc<ApiNode>> {
+        self.cluster.node.borrow().clone()
     }
-}
 
-/// Amounts as a Node lists them.
-fn quantities(amounts: &NodeAmounts) -> BTreeMap<String, Quantity> {
-    let bytes = |n: i64| match n % 1024 {
-        0 => format!("{}Ki", n / 1024),
-        _ => n.to_string(),
-    };
-    let cpu = match amounts.cpu_milli % 1000 {
-        0 => (amounts.cpu_milli / 1000).to_string(),
-        _ => format!("{}m", amounts.cpu_milli),
-    };
-    let mut list = BTreeMap::from([
-        ("cpu".to_owned(), Quantity(cpu)),
-        ("ephemeral-storage".to_owned(), Quantity(bytes(amounts.ephemeral_storage))),
-        ("memory".to_owned(), Quantity(bytes(amounts.memory))),
-        ("pods".to_owned(), Quantity(amounts.pods.to_string())),
-    ]);
-    list.extend(amounts.huge_pages.iter().map(|(size, n)| (huge_page_resource(*size), Quantity(bytes(*n)))));
-    list
+    /// Whether the node is short of something, and since when (or since when not).
+    pub(super) fn pressure_of(&self, pressure: Pressure) -> (Pressure, bool, Timestamp) {
+        let known = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
+        let (is_bad, since) = known.get(&pressure).copied().unwrap_or((false, self.started));
+        (pressure, is_bad, since)
+    }
+
+    /// What is wrong with the manifest sources.
+    pub(super) fn source_error(&self) -> Option<String> {
+        self.source_error.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why no pod can start, and since when that is so, or not so.
+    pub(super) fn readiness(&self, now: Timestamp) -> (Option<String>, Timestamp) {
+        let mut readiness = self.readiness.lock().unwrap_or_else(PoisonError::into_inner);
+        readiness.look(self.runtime.network_problem(), now)
+    }
+
+    /// Why containers cannot start; `None`: they can.
+    pub(super) fn set_runtime_problem(&self, problem: Option<String>) {
+        self.readiness.lock().unwrap_or_else(PoisonError::into_inner).set_runtime(problem);
+        self.revision.send_modify(|r| *r += 1);
+    }
 }
 
 impl server::Node for Shared {
@@ -393,71 +395,14 @@ impl server::Node for Shared {
     }
 
     fn node(&self) -> ApiNode {
-        let facts = self.runtime.machine();
-        let now = clock::now();
-        let source = self.source_error.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let condition_since =
-            |since: Timestamp, type_: &str, status: &str, reason: &str, message: &str| NodeCondition {
-                type_: type_.into(),
-                status: status.into(),
-                reason: Some(reason.into()),
-                message: Some(message.into()),
-                last_heartbeat_time: Some(Time(now)),
-                last_transition_time: Some(Time(since)),
-            };
-        let condition = |type_: &str, status: &str, reason: &str, message: &str| {
-            condition_since(self.started, type_, status, reason, message)
-        };
-        let mut conditions = Vec::new();
-        let known = self.pressure.read().unwrap_or_else(PoisonError::into_inner);
-        for pressure in Pressure::ALL {
-            let (is_bad, since) = known.get(&pressure).copied().unwrap_or((false, self.started));
-            let (reason, message) = pressure.words(is_bad);
-            let status = if is_bad { "True" } else { "False" };
-            conditions.push(condition_since(since, pressure.as_str(), status, reason, message));
+        let mut node = self.own_node();
+        node.metadata.resource_version = Some(self.revision.borrow().to_string());
+        if let Some(api) = self.api_node() {
+            // What others made of it.
+            node.metadata.labels = api.metadata.labels.clone().or(node.metadata.labels);
+            node.spec.clone_from(&api.spec);
         }
-        drop(known);
-        if let Some(error) = source {
-            conditions.push(condition("ManifestSourceHealthy", "False", "SourceUnhealthy", &error));
-        }
-        conditions.push(condition("Ready", "True", "KubeletReady", "coracle is posting ready status"));
-        let mut addresses: Vec<NodeAddress> = self
-            .facts
-            .host_ips
-            .iter()
-            .map(|ip| NodeAddress { type_: "InternalIP".into(), address: ip.to_string() })
-            .collect();
-        addresses.push(NodeAddress { type_: "Hostname".into(), address: self.name.clone() });
-        shown::node(ApiNode {
-            metadata: ObjectMeta {
-                name: Some(self.name.clone()),
-                uid: Some(self.name.clone()),
-                labels: Some(self.all_labels()),
-                creation_timestamp: Some(Time(self.started)),
-                resource_version: Some(self.revision.borrow().to_string()),
-                ..ObjectMeta::default()
-            },
-            spec: None,
-            status: Some(NodeStatus {
-                addresses: Some(addresses),
-                allocatable: Some(quantities(&self.runtime.resources().allocatable)),
-                capacity: Some(quantities(&self.runtime.resources().capacity)),
-                conditions: Some(conditions),
-                node_info: Some(NodeSystemInfo {
-                    architecture: facts.architecture.to_owned(),
-                    boot_id: facts.boot_id.clone(),
-                    container_runtime_version: format!("coracle://{}", env!("CARGO_PKG_VERSION")),
-                    kernel_version: facts.kernel.clone(),
-                    kubelet_version: format!("v1.36.0+coracle-{}", env!("CARGO_PKG_VERSION")),
-                    machine_id: facts.machine_id.clone(),
-                    operating_system: "linux".into(),
-                    os_image: facts.os_image.clone(),
-                    system_uuid: facts.machine_id.clone(),
-                    ..NodeSystemInfo::default()
-                }),
-                ..NodeStatus::default()
-            }),
-        })
+        shown::node(node)
     }
 
     fn events(&self) -> Vec<Event> {

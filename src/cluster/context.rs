@@ -1,6 +1,6 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
-use super::{Bound, Handle, State, leave};
+use super::{Bound, Handle, State, events, leave, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
 use jiff::Timestamp;
@@ -42,6 +42,10 @@ pub(super) struct Context {
     pub(super) rests_until: Mutex<Option<Timestamp>>,
     /// How many times a new certificate could not be had.
     pub(super) renewals_failed: Arc<AtomicU64>,
+    /// Which events were sent.
+    pub(super) events: Mutex<events::Ledger>,
+    /// What was told of the node itself.
+    pub(super) told: Mutex<node::Told>,
 }
 
 impl Context {
@@ -53,7 +57,9 @@ impl Context {
         let known = alone.iter().all(|path| !path.exists());
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { known, ..Bound::default() }));
         let (supply, supply_receiver) = watch::channel(None);
-        let (node, node_receiver) = watch::channel(None);
+        let recalled = node::recalled(&records);
+        let told = node::Told::before(recalled.as_ref());
+        let (node, node_receiver) = watch::channel(recalled.map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
         let look = Arc::new(Notify::new());
         let renewals_failed = Arc::new(AtomicU64::new(0));
@@ -70,6 +76,8 @@ impl Context {
             look: Arc::clone(&look),
             rests_until: Mutex::default(),
             renewals_failed: Arc::clone(&renewals_failed),
+            events: Mutex::default(),
+            told: Mutex::new(told),
         };
         let handle = Handle {
             bound: bound_receiver,

@@ -27,6 +27,8 @@ mod leave;
 mod mirror;
 mod node;
 mod pods;
+mod rate;
+mod request;
 mod session;
 mod status;
 mod supply;
@@ -62,6 +64,8 @@ pub trait Machine: Send + Sync + 'static {
     fn node(&self) -> Node;
     /// Recent events, oldest first; a repeated one comes back with a higher count.
     fn events(&self) -> Vec<Event>;
+    /// Those that happened, or happened again, after the one of this number (its resourceVersion).
+    fn events_after(&self, number: u64) -> Vec<Event>;
     /// A number that grows with every change of reports and events.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Records an event of the node itself.

@@ -2,6 +2,7 @@
 
 use super::images;
 use super::layers::Documents;
+use super::node;
 use super::reserve::{Maps, Reserved, thresholds};
 use super::sources;
 use super::value::quantity_bytes;
@@ -79,8 +80,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "enableServer",
     "enableSystemLogHandler",
     "enableSystemLogQuery",
-    "eventBurst",
-    "eventRecordQPS",
     "failCgroupV1",
     "failSwapOn",
     "featureGates",
@@ -89,8 +88,6 @@ const KUBELET_IGNORED: &[&str] = &[
     "iptablesDropBit",
     "iptablesMasqueradeBit",
     "kernelMemcgNotification",
-    "kubeAPIBurst",
-    "kubeAPIQPS",
     "kubeReservedCgroup",
     "kubeletCgroups",
     "localStorageCapacityIsolation",
@@ -99,18 +96,11 @@ const KUBELET_IGNORED: &[&str] = &[
     "memoryManagerPolicy",
     "memoryReservationPolicy",
     "memoryThrottlingFactor",
-    "nodeLeaseDurationSeconds",
-    "nodeStatusMaxImages",
-    "nodeStatusReportFrequency",
-    "nodeStatusUpdateFrequency",
     "oomScoreAdj",
     "podsPerCore",
     "protectKernelDefaults",
-    "providerID",
     "qosReserved",
     "readOnlyPort",
-    "registerNode",
-    "registerWithTaints",
     "reservedMemory",
     "reservedSystemCPUs",
     "runOnce",
@@ -182,8 +172,10 @@ fn is_unset(value: &Value) -> bool {
 
 fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let document = Section { path: "KubeletConfiguration", map };
-    document
-        .reject_unknown(&[KUBELET_FIELDS, images::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(), KUBELET_IGNORED)?;
+    document.reject_unknown(
+        &[KUBELET_FIELDS, images::KUBELET_FIELDS, node::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(),
+        KUBELET_IGNORED,
+    )?;
     let logging = document.section("logging")?;
     let is_set = |map: &Map<String, Value>, field: &str| map.get(field).is_some_and(|value| !is_unset(value));
     let mut unsupported: Vec<String> =
@@ -249,6 +241,7 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
         config.seccomp_default = on;
     }
     resource_fields(&document, config, warnings)?;
+    node::kubelet_fields(&document, &mut config.cluster)?;
     if let Some(value) = document.get("allowedUnsafeSysctls") {
         config.allowed_unsafe_sysctls = sysctl_patterns(&document, value)?;
     }
@@ -377,13 +370,14 @@ fn logging_section(map: &Map<String, Value>, config: &mut Config) -> Result<(), 
 
 fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Error> {
     let document = Section { path: "CoracleConfiguration", map };
-    document.reject_unknown(&[OWN_FIELDS, sources::OWN_FIELDS].concat(), &[])?;
+    document.reject_unknown(&[OWN_FIELDS, node::OWN_FIELDS, sources::OWN_FIELDS].concat(), &[])?;
     document.text_into("bridge", &mut config.bridge)?;
     document.paths_into("cdiSpecDirs", &mut config.cdi_spec_dirs)?;
     if let Some(map) = document.section("images")? {
         images::own_section(map, &mut config.images)?;
     }
     sources::own_fields(&document, &mut config.sources)?;
+    node::own_fields(&document, &mut config.cluster)?;
     document.log_format_into("logFormat", &mut config.log_format)?;
     document.path_into("rootDir", &mut config.root_dir)?;
     document.path_into("runDir", &mut config.run_dir)?;

@@ -26,6 +26,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -146,11 +147,15 @@ pub enum Error {
     Netlink(#[from] netlink::Error),
 }
 
+/// For how long what was wrong with the bridge is taken for what is: a pod without a network is tried again sooner.
+const PROBLEM: Duration = Duration::from_secs(60);
+
 /// The built-in pod network.
 pub struct Network {
     config: Config,
     records: Records,
     state: Mutex<State>,
+    problem: Mutex<Option<(Instant, String)>>,
 }
 
 struct State {
@@ -193,7 +198,7 @@ impl Network {
         }
         let state =
             State { pool, translation: Translation::Stale, nft: nft::Connection::default(), forwarding_checked: false };
-        Ok(Network { config, records, state: Mutex::new(state) })
+        Ok(Network { config, records, state: Mutex::new(state), problem: Mutex::default() })
     }
 
     /// Connects a pod's network namespace to the bridge and its host ports to the pod. Idempotent: the same pod
@@ -223,7 +228,9 @@ impl Network {
                 }
             }
             let gateway = state.pool.gateway();
-            let bridge = link::ensure_bridge(&mut socket, &self.config.bridge, gateway, self.config.pod_cidr)?;
+            let bridge = link::ensure_bridge(&mut socket, &self.config.bridge, gateway, self.config.pod_cidr);
+            self.note(bridge.as_ref().err());
+            let bridge = bridge?;
             if !state.forwarding_checked {
                 enable_forwarding();
                 state.forwarding_checked = true;
@@ -319,6 +326,18 @@ impl Network {
         state.translation = Translation::Stale;
         state.forwarding_checked = false;
         Ok(())
+    }
+
+    /// The bridge is every pod's: what is wrong with it is no pod's fault.
+    fn note(&self, error: Option<&Error>) {
+        let problem = error.map(|error| (Instant::now(), chain(error)));
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// What is wrong with the bridge, if a pod met it lately: nobody looks when no pod needs it.
+    pub fn problem(&self) -> Option<String> {
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        problem.as_ref().filter(|(at, _)| at.elapsed() < PROBLEM).map(|(_, why)| why.clone())
     }
 
     /// The address a pod holds.

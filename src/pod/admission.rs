@@ -4,7 +4,7 @@
 use super::affinity;
 use super::resources::{self, HUGE_PAGES, HugePages};
 use crate::config::reserve::{Reserved, Signal, Threshold};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Taint};
 use std::collections::BTreeMap;
 
 /// Amounts that a node has, or can give to pods.
@@ -73,6 +73,8 @@ pub struct NodeView {
     pub name: String,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
+    /// Its taints, as far as a cluster says so.
+    pub taints: Vec<Taint>,
     /// What pods may request.
     pub allocatable: NodeAmounts,
     /// Sysctls beyond the safe ones that pods may set (`allowedUnsafeSysctls`).
@@ -335,9 +337,8 @@ mod tests {
                 pods: 3,
                 huge_pages: [(2 << 20, 4 << 20)].into(),
             },
-            unsafe_sysctls: Vec::new(),
             kernel: "6.12.0".into(),
-            pressure: Vec::new(),
+            ..NodeView::default()
         }
     }
 

@@ -120,7 +120,7 @@ impl Runtime {
             Version::V1 => CgroupFs::V1(cgroups.controllers()),
             Version::V2 => CgroupFs::V2,
         };
-        let machine = Machine::read(&config.node_ips);
+        let machine = Machine::read(&config.node_ips, &config.node_name);
         let resources = usage::NodeResources::read(config, &machine);
         Ok(Runtime {
             machine,
@@ -201,6 +201,12 @@ impl Runtime {
             return self.supply.read().unwrap_or_else(PoisonError::into_inner).clone();
         }
         Some(Arc::new(Supply { objects: self.served_objects()?, ..Supply::default() }))
+    }
+
+    /// What keeps all pods from the pod network, if anything did lately.
+    #[must_use]
+    pub fn network_problem(&self) -> Option<String> {
+        self.net.problem()
     }
 
     /// Facts of the machine.

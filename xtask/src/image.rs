@@ -39,8 +39,9 @@ pub fn make(which: &str) -> Result<PathBuf> {
     fs::create_dir_all(work.join("rootfs"))?;
     match which {
         "nginx" => nginx(&work, &out)?,
+        "node-exporter" => node_exporter(&work, &out)?,
         "busybox" => busybox(&work, &out)?,
-        other => bail!("no such image: {other} (there are nginx and busybox)"),
+        other => bail!("no such image: {other} (there are nginx, node-exporter and busybox)"),
     }
     fs::remove_dir_all(&work)?;
     Ok(out)
@@ -73,11 +74,24 @@ fn busybox(work: &Path, out: &Path) -> Result<()> {
     archive::write(out, "docker.io/library/busybox:latest", &rootfs, &config)
 }
 
-/// nginx-light with everything it depends on, as its packages give it.
-fn nginx(work: &Path, out: &Path) -> Result<()> {
-    debian::install(&[&[debian::DPKG]])?;
+/// Prometheus' node exporter, as its package gives it.
+fn node_exporter(work: &Path, out: &Path) -> Result<()> {
     let rootfs = work.join("rootfs");
-    let packages = closure(&["nginx-light", "nginx-common", "libc6", "base-passwd"])?;
+    unpack(work, &rootfs, &["prometheus-node-exporter", "libc6", "base-passwd"])?;
+    users(&rootfs)?;
+    let config = json!({
+        "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+        "Entrypoint": ["prometheus-node-exporter"],
+        "ExposedPorts": { "9100/tcp": {} },
+        "User": "nobody",
+    });
+    archive::write(out, "docker.io/prom/node-exporter:latest", &rootfs, &config)
+}
+
+/// Packages and the libraries that they need, without documentation, below `rootfs`.
+fn unpack(work: &Path, rootfs: &Path, packages: &[&str]) -> Result<()> {
+    debian::install(&[&[debian::DPKG]])?;
+    let packages = closure(packages)?;
     println!("packages: {}", packages.iter().map(String::as_str).collect::<Vec<_>>().join(" "));
     let mut download = Command::new("apt-get");
     download
@@ -99,7 +113,7 @@ fn nginx(work: &Path, out: &Path) -> Result<()> {
     }
     for entry in fs::read_dir(work)?.collect::<std::io::Result<Vec<_>>>()? {
         if entry.path().extension().is_some_and(|e| e == "deb") {
-            extract(&entry.path(), &rootfs)?;
+            extract(&entry.path(), rootfs)?;
         }
     }
     for dir in ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/lintian", "usr/share/bug"] {
@@ -108,16 +122,32 @@ fn nginx(work: &Path, out: &Path) -> Result<()> {
             fs::remove_dir_all(path)?;
         }
     }
-    for dir in ["dev", "proc", "sys", "run", "tmp", "var/log/nginx", "var/lib/nginx", "etc/nginx/modules-enabled"] {
+    for dir in ["dev", "proc", "sys", "run", "tmp"] {
+        fs::create_dir_all(rootfs.join(dir))?;
+    }
+    Ok(())
+}
+
+/// The users of every Debian system.
+fn users(rootfs: &Path) -> Result<()> {
+    for (file, source) in [("passwd", "passwd.master"), ("group", "group.master")] {
+        fs::copy(rootfs.join("usr/share/base-passwd").join(source), rootfs.join("etc").join(file))?;
+    }
+    Ok(())
+}
+
+/// nginx-light with everything it depends on, as its packages give it.
+fn nginx(work: &Path, out: &Path) -> Result<()> {
+    let rootfs = work.join("rootfs");
+    unpack(work, &rootfs, &["nginx-light", "nginx-common", "libc6", "base-passwd"])?;
+    for dir in ["var/log/nginx", "var/lib/nginx", "etc/nginx/modules-enabled"] {
         fs::create_dir_all(rootfs.join(dir))?;
     }
     fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     symlink("/dev/stdout", rootfs.join("var/log/nginx/access.log"))?;
     symlink("/dev/stderr", rootfs.join("var/log/nginx/error.log"))?;
     // What the packages' maintainer scripts would have done: users, default site, page.
-    for (file, source) in [("passwd", "passwd.master"), ("group", "group.master")] {
-        fs::copy(rootfs.join("usr/share/base-passwd").join(source), rootfs.join("etc").join(file))?;
-    }
+    users(&rootfs)?;
     let site = rootfs.join("etc/nginx/sites-enabled/default");
     if fs::symlink_metadata(&site).is_err() {
         fs::create_dir_all(rootfs.join("etc/nginx/sites-enabled"))?;

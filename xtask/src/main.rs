@@ -5,7 +5,7 @@ mod bench;
 mod bench_boot;
 mod bench_image;
 mod bench_probes;
-mod control_plane;
+mod cluster;
 mod debian;
 mod demo;
 mod fields;
@@ -32,8 +32,8 @@ cargo xtask <task>
   bench probes                  what 100 readiness probes a second cost
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
-  control-plane                 build Kubernetes' control plane from its Go modules, for the test that runs it
-  image nginx|busybox [--out F] make a docker-archive from Debian's packages
+  cluster build|up|down         Kubernetes' own control plane: build it from its Go modules, run it on the loopback
+  image NAME [--out F]          make a docker-archive from Debian's packages: nginx, node-exporter or busybox
 ";
 
 fn main() -> Result<()> {
@@ -45,7 +45,12 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),
-        ["control-plane"] => control_plane::run(),
+        ["cluster", "build"] => {
+            println!("CORACLE_CONTROLPLANE={}", cluster::build()?.display());
+            Ok(())
+        }
+        ["cluster", "up"] => cluster::up(),
+        ["cluster", "down"] => cluster::down(),
         ["bench", "image", rest @ ..] => bench_image::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "boot", rest @ ..] => bench_boot::run(number(rest, "--n")?.unwrap_or(5)),
         ["bench", "probes"] => bench_probes::probes(),

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands. Quick checks first, test summaries last.
 
-use crate::{debian, image, shell, tidy};
+use crate::{cluster, debian, image, shell, tidy};
 use anyhow::{Result, bail};
 
 pub fn run(filter: &[&str]) -> Result<()> {
@@ -21,10 +21,15 @@ pub fn run(filter: &[&str]) -> Result<()> {
     let threads = std::env::var("CORACLE_TEST_THREADS").unwrap_or_else(|_| (2 * cores).clamp(4, 16).to_string());
     shell::step(shell::cargo().args(["test", "--package", "xtask", "--"]).args(filter))?;
     shell::step(shell::cargo().args(["test", "--package", "coracle", "--lib", "--"]).args(filter))?;
-    let nginx = image::make("nginx")?;
+    let mut tests = shell::cargo();
+    tests.env("CORACLE_NGINX_IMAGE", image::make("nginx")?);
+    tests.env("CORACLE_NODE_EXPORTER_IMAGE", image::make("node-exporter")?);
+    // Those are found by the tests themselves.
+    if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
+        tests.env("CORACLE_CONTROLPLANE", cluster::build()?);
+    }
     shell::step(
-        shell::cargo()
-            .env("CORACLE_NGINX_IMAGE", nginx)
+        tests
             .args(["test", "--package", "coracle", "--test", "node", "--"])
             .arg(format!("--test-threads={threads}"))
             .args(filter),

@@ -13,10 +13,13 @@
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
 //! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
+//! | the Node object, its lease and its events | [`registration`] |
 
 mod api;
+mod arguments;
 mod join;
 pub mod plane;
+mod registration;
 mod smoke;
 
 pub use plane::{Plane, condition, on};

@@ -4,6 +4,7 @@
 //! `cargo xtask cluster build` has made.
 
 use super::api::{self, Client};
+use super::arguments::{AUDIT, PARTS, Place, arguments};
 use crate::harness::{
     Authority, Network, Node, Out, PATIENCE, output, secs, signal, wait_child, write_accounts_key, write_pair,
 };
@@ -24,8 +25,6 @@ pub const SERVER: &str = "https://192.168.0.1:6443";
 /// Away from all pod networks of the harness.
 const SERVICES: &str = "10.200.0.0/16";
 const SERVICE: &str = "10.200.0.1";
-/// In the order in which they are started.
-const PARTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 /// A start on a machine that has a lot to do.
 const START: Duration = Duration::from_secs(120);
 
@@ -157,16 +156,16 @@ impl Plane {
         let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"];
         let names = [&names[..], &[SERVICE, ADDRESS]].concat();
         write_pair(&dir, "apiserver", authority.issue("kube-apiserver", None, &names));
-        write_pair(&dir, "kubelet-client", authority.issue("kube-apiserver-kubelet-client", None, &[]));
+        write_pair(&dir, "apiserver-kubelet-client", authority.issue("kube-apiserver-kubelet-client", None, &[]));
         write_accounts_key(&dir);
         fs::write(dir.join("audit.yaml"), AUDIT).expect("audit policy");
-        for user in ["kube-controller-manager", "kube-scheduler"] {
-            let text = authority.kubeconfig(SERVER, &format!("system:{user}"), None);
-            fs::write(dir.join(format!("{user}.kubeconfig")), text).expect("kubeconfig");
+        for user in ["controller-manager", "scheduler"] {
+            let text = authority.kubeconfig(SERVER, &format!("system:kube-{user}"), None);
+            fs::write(dir.join(format!("{user}.conf")), text).expect("kubeconfig");
         }
         let admin = authority.issue("kubernetes-admin", Some("system:masters"), &[]);
         let text = crate::harness::kubeconfig(SERVER, &authority.pem, "kubernetes-admin", admin.clone());
-        fs::write(dir.join("admin.kubeconfig"), text).expect("kubeconfig");
+        fs::write(dir.join("admin.conf"), text).expect("kubeconfig");
         let address = format!("{ADDRESS}:6443").parse().expect("an address");
         Plane {
             admin: Client::new(address, &authority.pem, &admin),
@@ -188,38 +187,16 @@ impl Plane {
     // --- its programs
 
     fn arguments(&self, part: &str) -> Vec<String> {
-        let d = self.dir.display();
-        let text = match part {
-            "etcd" => format!(
-                "--name=etcd --data-dir={d}/etcd --log-level=warn --unsafe-no-fsync
-                --listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379
-                --listen-peer-urls=http://127.0.0.1:2380 --initial-advertise-peer-urls=http://127.0.0.1:2380
-                --initial-cluster=etcd=http://127.0.0.1:2380"
-            ),
-            "kube-apiserver" => format!(
-                "--etcd-servers=http://127.0.0.1:2379 --advertise-address={ADDRESS} --secure-port=6443
-                --service-cluster-ip-range={SERVICES} --allow-privileged=true
-                --tls-cert-file={d}/apiserver.crt --tls-private-key-file={d}/apiserver.key --client-ca-file={d}/ca.crt
-                --kubelet-client-certificate={d}/kubelet-client.crt --kubelet-client-key={d}/kubelet-client.key
-                --kubelet-preferred-address-types=InternalIP,ExternalIP,Hostname
-                --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction --enable-bootstrap-token-auth=true
-                --service-account-issuer=https://kubernetes.default.svc.cluster.local
-                --service-account-key-file={d}/sa.pub --service-account-signing-key-file={d}/sa.key
-                --audit-policy-file={d}/audit.yaml --audit-log-path={d}/audit.log"
-            ),
-            "kube-controller-manager" => format!(
-                "--kubeconfig={d}/{part}.kubeconfig --bind-address=127.0.0.1 --leader-elect=false
-                --controllers=*,bootstrapsigner,tokencleaner --use-service-account-credentials=true
-                --cluster-signing-cert-file={d}/ca.crt --cluster-signing-key-file={d}/ca.key --root-ca-file={d}/ca.crt
-                --service-account-private-key-file={d}/sa.key --kube-api-qps=200 --kube-api-burst=400"
-            ),
-            "kube-scheduler" => format!(
-                "--kubeconfig={d}/{part}.kubeconfig --bind-address=127.0.0.1 --leader-elect=false
-                --kube-api-qps=200 --kube-api-burst=400"
-            ),
-            other => panic!("{other} is no part of a control plane"),
+        let place = Place {
+            dir: &self.dir,
+            bind: ADDRESS,
+            advertise: ADDRESS,
+            port: 6443,
+            etcd: 2379,
+            controllers: 10257,
+            services: SERVICES,
         };
-        text.split_whitespace().map(str::to_owned).collect()
+        arguments(&place, part)
     }
 
     fn pid_file(&self, part: &str) -> PathBuf {
@@ -397,7 +374,7 @@ impl Plane {
     #[track_caller]
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Out {
         let mut command = program("kubectl");
-        let config = self.dir.join("admin.kubeconfig");
+        let config = self.dir.join("admin.conf");
         command.arg("--kubeconfig").arg(config).arg("--cache-dir").arg(self.dir.join("kubectl")).args(args);
         self.inside(|| output(&mut command, stdin.as_bytes(), secs(60)))
     }
@@ -674,19 +651,6 @@ fn port(node: &Node) -> String {
 }
 
 const BOOTSTRAP_GROUP: &str = "system:bootstrappers:kubeadm:default-node-token";
-
-/// Everything but what the control plane says to itself.
-const AUDIT: &str = "
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- level: None
-  users: ['system:apiserver', 'system:kube-controller-manager', 'system:kube-scheduler']
-- level: None
-  userGroups: ['system:serviceaccounts:kube-system']
-- level: Metadata
-";
 
 /// Reads until whoever holds the other end is gone, then ends what is left. What is still being written may need a second
 /// look.

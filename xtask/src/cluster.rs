@@ -1,0 +1,202 @@
+//! `cargo xtask cluster`: Kubernetes' own control plane, built from its published Go modules (`tests/controlplane`), and run
+//! on the loopback to play with. The tests start theirs themselves.
+
+use crate::shell;
+use anyhow::{Context, Result, bail};
+use arguments::{AUDIT, PARTS, Place, arguments};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+#[path = "../../tests/node/cluster/arguments.rs"]
+mod arguments;
+
+/// Of Kubernetes: 1.`VERSION`.
+pub const VERSION: &str = "36.3";
+/// Where the API server of `up` listens.
+const ENDPOINT: &str = "127.0.0.1:16443";
+
+/// The program with the whole control plane: what `CORACLE_CONTROLPLANE` names, else it is built where that is due.
+pub fn build() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("CORACLE_CONTROLPLANE") {
+        return Ok(PathBuf::from(named));
+    }
+    let source = shell::root().join("tests/controlplane");
+    let dir = shell::root().join("target/controlplane");
+    let (out, stamp) = (dir.join("controlplane"), dir.join("stamp"));
+    let flags = flags();
+    let due = digest(&source, &flags)?;
+    if out.is_file() && fs::read_to_string(&stamp).is_ok_and(|done| done == due) {
+        return Ok(out);
+    }
+    fs::create_dir_all(&dir)?;
+    let mut version = Command::new("go");
+    version.args(["env", "GOVERSION"]).current_dir(&source).stdin(Stdio::null());
+    if !version.output().is_ok_and(|out| out.status.success()) {
+        bail!(
+            "the tests' control plane is built with Go 1.26 or newer, and there is no `go` that works on the PATH\n\
+             hint: https://go.dev/dl; or name a built one: CORACLE_CONTROLPLANE=FILE, or KUBEBUILDER_ASSETS=FOLDER with\n\
+             etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubeadm and kubectl"
+        );
+    }
+    println!("Kubernetes 1.{VERSION} from its modules: ten minutes the first time");
+    let mut build = Command::new("go");
+    build.args(["build", "-trimpath", "-ldflags", &flags, "-o"]).arg(&out).arg(".").current_dir(&source);
+    shell::step(build.env("CGO_ENABLED", "0").env("GOFLAGS", ""))?;
+    fs::write(&stamp, due)?;
+    Ok(out)
+}
+
+/// What the programs say of themselves: what a release says, as kubeadm and kubectl look at it.
+fn flags() -> String {
+    let mut text = "-s -w".to_owned();
+    for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+        let minor = VERSION.split('.').next().unwrap_or_default();
+        text += &format!(" -X {package}.gitVersion=v1.{VERSION} -X {package}.gitMajor=1 -X {package}.gitMinor={minor}");
+    }
+    text
+}
+
+/// Of everything that the program is made from.
+fn digest(source: &Path, flags: &str) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(flags);
+    let mut files: Vec<PathBuf> = fs::read_dir(source)
+        .with_context(|| source.display().to_string())?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    files.sort();
+    for file in files.iter().filter(|file| file.is_file()) {
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(fs::read(file).with_context(|| file.display().to_string())?);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// One of its programs.
+pub fn program(built: &Path, name: &str) -> Command {
+    let mut command = Command::new(built);
+    command.arg(name);
+    command
+}
+
+/// Runs one of kubeadm's phases, without a word when it works.
+pub fn phase(built: &Path, arguments: &str, more: &[String]) -> Result<String> {
+    let mut command = program(built, "kubeadm");
+    command.args(["init", "phase"]).args(arguments.split_whitespace()).args(more);
+    shell::read(&mut command)
+}
+
+fn dir() -> PathBuf {
+    shell::root().join("target/cluster")
+}
+
+/// Starts a control plane on the loopback, which stays.
+pub fn up() -> Result<()> {
+    let (built, dir) = (build()?, dir());
+    if !running()?.is_empty() {
+        bail!("it is up already; KUBECONFIG={}/admin.conf\nhint: cargo xtask cluster down", dir.display());
+    }
+    if dir.exists() {
+        fs::remove_dir_all(&dir)?;
+    }
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("audit.yaml"), AUDIT)?;
+    // Of the networks for documentation: the API server does not call itself by an address of the loopback.
+    let place = Place {
+        dir: &dir,
+        bind: "127.0.0.1",
+        advertise: "192.0.2.1",
+        port: 16443,
+        etcd: 12379,
+        controllers: 11257,
+        services: "10.96.0.0/12",
+    };
+    let common = [
+        format!("--kubernetes-version=v1.{VERSION}"),
+        format!("--apiserver-advertise-address={}", place.advertise),
+        format!("--control-plane-endpoint={ENDPOINT}"),
+        format!("--cert-dir={}", dir.display()),
+    ];
+    let more = |text: &str| [&common[..], &[text.to_owned()]].concat();
+    phase(&built, "certs all", &more("--apiserver-cert-extra-sans=127.0.0.1,localhost"))?;
+    phase(&built, "kubeconfig all", &more(&format!("--kubeconfig-dir={}", dir.display())))?;
+    let config = format!("--kubeconfig={}/super-admin.conf", dir.display());
+    for part in PARTS {
+        let log = fs::File::create(dir.join(format!("{part}.log")))?;
+        let mut command = program(&built, part);
+        command.args(arguments(&place, part)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // It stays when the terminal is closed or Ctrl-C is typed.
+        let mut child = command.process_group(0).spawn().with_context(|| part.to_owned())?;
+        fs::write(dir.join(format!("{part}.pid")), child.id().to_string())?;
+        if part == "kube-apiserver" {
+            shell::wait("the API server is ready", Duration::from_secs(120), || {
+                if let Some(status) = child.try_wait()? {
+                    bail!("{part} ended: {status}\nhint: {}/{part}.log", dir.display());
+                }
+                let mut ready = program(&built, "kubectl");
+                ready.args([&config, "get", "--raw", "/readyz"]).stdout(Stdio::null()).stderr(Stdio::null());
+                Ok(ready.status()?.success())
+            })?;
+        }
+    }
+    // As kubeadm: who has the first file is a member of a group that may do everything, by a binding.
+    let admins = ["create", "clusterrolebinding", "kubeadm:cluster-admins", "--clusterrole=cluster-admin"];
+    shell::read(program(&built, "kubectl").arg(&config).args(admins).arg("--group=kubeadm:cluster-admins"))?;
+    let file = dir.join("kubeadm.yaml");
+    fs::write(&file, kubeadm_config())?;
+    phase(&built, "bootstrap-token", &[config.clone(), format!("--config={}", file.display())])?;
+    let line = ["token", "create", "--print-join-command"];
+    let line = shell::read(program(&built, "kubeadm").args(line).arg(&config))?;
+    println!("export KUBECONFIG={}/admin.conf", dir.display());
+    println!("{}", line.trim().replacen("kubeadm join", "coracle join", 1));
+    println!("(kubectl: {} kubectl; logs: {}; end: cargo xtask cluster down)", built.display(), dir.display());
+    Ok(())
+}
+
+fn kubeadm_config() -> String {
+    format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nlocalAPIEndpoint: {{ advertiseAddress: 192.0.2.1 }}\n\
+         ---\napiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.{VERSION}\n\
+         controlPlaneEndpoint: {ENDPOINT}\n"
+    )
+}
+
+/// PIDs of the parts that run, by name.
+fn running() -> Result<Vec<(&'static str, u32)>> {
+    let dir = dir();
+    let mark = format!("{}/", dir.display());
+    let mut found = Vec::new();
+    for part in PARTS {
+        let Ok(text) = fs::read_to_string(dir.join(format!("{part}.pid"))) else { continue };
+        let pid: u32 = text.trim().parse().with_context(|| format!("{part}.pid"))?;
+        // The number may be somebody else's by now.
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&mark) {
+            found.push((part, pid));
+        }
+    }
+    Ok(found)
+}
+
+/// Ends it, the database last, and forgets it.
+pub fn down() -> Result<()> {
+    for (part, _) in running()?.into_iter().rev() {
+        let gone = || Ok(!running()?.iter().any(|(name, _)| *name == part));
+        for signal in ["-TERM", "-KILL"] {
+            let Some((_, pid)) = running()?.into_iter().find(|(name, _)| *name == part) else { break };
+            Command::new("kill").args([signal, &pid.to_string()]).status()?;
+            // An API server waits for its watches.
+            if shell::wait(part, Duration::from_secs(20), gone).is_ok() {
+                break;
+            }
+        }
+    }
+    match fs::remove_dir_all(dir()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
