@@ -144,9 +144,9 @@ impl Reader {
     fn pem(&mut self, pem: &Pem) -> Result<Vec<u8>, Error> {
         match pem {
             Pem::Data(data) => Ok(data.clone()),
-            Pem::File(path) => self
-                .file(path, certificates::LIMIT)
-                .map_err(|source| Error::Read { path: path.clone(), source }),
+            Pem::File(path) => {
+                self.file(path, certificates::LIMIT).map_err(|source| Error::Read { path: path.clone(), source })
+            }
         }
     }
 
@@ -162,8 +162,8 @@ impl Reader {
         let text = String::from_utf8(text).map_err(|_| unusable("not UTF-8 text".to_owned()))?;
         let folder = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let folder = folder.parent().unwrap_or(Path::new("/"));
-        let access = Access::read(&text, folder)
-            .map_err(|source| Error::Kubeconfig { path: path.to_owned(), source })?;
+        let access =
+            Access::read(&text, folder).map_err(|source| Error::Kubeconfig { path: path.to_owned(), source })?;
         let server = server(&access).map_err(unusable)?;
         let mut digest = Sha256::new();
         digest.update(format!("{access:?}"));
@@ -263,7 +263,8 @@ mod tests {
     }
 
     const NOW: &str = "2027-06-01T00:00:00Z";
-    const BY_FILE: &str = "client-certificate: pki/kubelet-client-current.pem, client-key: pki/kubelet-client-current.pem";
+    const BY_FILE: &str =
+        "client-certificate: pki/kubelet-client-current.pem, client-key: pki/kubelet-client-current.pem";
 
     #[test]
     fn own_credentials_count_as_long_as_they_are_good() {

@@ -99,7 +99,8 @@ impl Wanted {
     /// # Errors
     /// [`Error`]; there is an end to each wait.
     pub(super) async fn obtain(&self, client: &Client, tell: impl Fn(String)) -> Result<String, Error> {
-        let asked = ask(client, Method::POST, PATH, Some(&self.object())).await.map_err(|e| Error::Ask(e.to_string()))?;
+        let asked =
+            ask(client, Method::POST, PATH, Some(&self.object())).await.map_err(|e| Error::Ask(e.to_string()))?;
         let text = |path: &str| asked.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (name, uid) = (text("/metadata/name"), text("/metadata/uid"));
         let begun = crate::sys::clock::now();

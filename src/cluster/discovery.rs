@@ -41,7 +41,9 @@ pub enum Error {
     #[error("the cluster does not know the token {0}, or it has expired")]
     Token(String),
     /// Somebody signed with another secret.
-    #[error("cluster-info is not signed with this token: its second part is wrong, or this is not the cluster that it is for")]
+    #[error(
+        "cluster-info is not signed with this token: its second part is wrong, or this is not the cluster that it is for"
+    )]
     Signature,
     /// What was signed makes no sense.
     #[error("cluster-info makes no sense: {0}")]
@@ -213,7 +215,9 @@ async fn cluster_info(endpoint: &Endpoint, tls: ClientConfig) -> Result<Value, E
     let client = transport::anonymous(&Arc::new(tls), endpoint.0.clone());
     let unreached = |why: String| Error::Unreached { server: endpoint.to_string(), why };
     transport::ask(&client, Method::GET, PATH, None).await.map_err(|error| match error.code {
-        Some(401 | 403 | 404) => unreached(format!("no cluster-info is published there, which kubeadm init does: {error}")),
+        Some(401 | 403 | 404) => {
+            unreached(format!("no cluster-info is published there, which kubeadm init does: {error}"))
+        }
         _ => unreached(error.to_string()),
     })
 }

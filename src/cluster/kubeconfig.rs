@@ -125,11 +125,8 @@ fn access(cluster: Cluster, user: User, folder: &Path) -> Result<Access, Error> 
         }
         Ok(given(file).map(|file| Pem::File(folder.join(file))))
     };
-    let authority = pem(
-        "cluster.certificate-authority",
-        cluster.certificate_authority_data,
-        cluster.certificate_authority,
-    )?;
+    let authority =
+        pem("cluster.certificate-authority", cluster.certificate_authority_data, cluster.certificate_authority)?;
     if cluster.insecure_skip_tls_verify && authority.is_some() {
         let why = "cannot be together with a certificate-authority";
         return Err(invalid("cluster.insecure-skip-tls-verify", why));
