@@ -304,7 +304,9 @@ async fn certificate(context: &Context, client: &Client, tell: impl Fn(String)) 
     let wanted = Wanted::new(&context.node_name)?;
     let chain = wanted.obtain(client, tell).await?;
     certificates::keep(&context.config.cert_dir, &chain, &wanted.key, clock::wall())?;
-    if let Some(life) = certificates::certificates(chain.as_bytes()).ok().and_then(|all| certificates::life(&all[0]).ok()) {
+    if let Some(life) =
+        certificates::certificates(chain.as_bytes()).ok().and_then(|all| certificates::life(&all[0]).ok())
+    {
         context.renewed(life.least());
     }
     tracing::info!(node = context.node_name, "the cluster issued a certificate");
@@ -375,7 +377,6 @@ fn import(config: &config::Cluster, chain: &str, key: &str) -> Result<(), certif
         Err(_) => certificates::keep(&config.cert_dir, chain, key, clock::wall()),
     }
 }
-
 
 impl Context {
     /// Whether a certificate was issued so lately that no clock can tell that it is to be renewed.

@@ -2,7 +2,7 @@
 
 use super::context::{Context, Known};
 use super::transport::ask;
-use super::{Bound, State, certificates};
+use super::{Bound, State, certificates, events, node};
 use crate::config;
 use crate::pod::Supply;
 use crate::store;
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -60,6 +60,9 @@ pub(super) async fn leave(context: &Arc<Context>, client: Option<&Client>, order
     left.problems.extend(removed.unwrap_or_else(|_| vec!["credentials are left".to_owned()]));
     context.known.send_replace(Arc::new(Known::default()));
     context.node.send_replace(None);
+    // Another cluster has been told nothing.
+    *context.told.lock().unwrap_or_else(PoisonError::into_inner) = node::Told::default();
+    *context.events.lock().unwrap_or_else(PoisonError::into_inner) = events::Ledger::default();
     context.supply.send_replace(Some(Arc::new(Supply::default())));
     context.bound.send_modify(|bound| {
         left.pods = bound.pods.len();
