@@ -20,11 +20,22 @@ fn wait(plane: &Plane, namespace: &str, name: &str, what: &str, done: impl Fn(&P
     PodView(plane.wait("Pod", namespace, name, what, |pod| done(&PodView(pod.clone()))))
 }
 
-/// A node that has one more image.
+/// A node that runs and takes pods, however full the machine's disk is.
+fn up(plane: &Plane) -> Node {
+    let mut node = plane.node();
+    node.configure(json!({ "evictionHard": { "memory.available": "1Mi" } }));
+    node.start();
+    node.wait_for_images();
+    plane.wait_node_ready(&node);
+    plane.uncordon(&node);
+    node
+}
+
+/// The same, with one more image.
 fn node(plane: &Plane) -> Node {
-    let node = plane.up();
+    let node = up(plane);
     node.drop_image(&image_archive(OTHER), "other.tar");
-    eventually("the other image", secs(30), || node.cli(&["images"]).ok().contains("other"));
+    eventually("the other image", secs(30), || node.cli(&["get", "images"]).ok().contains("other"));
     node
 }
 
@@ -111,7 +122,7 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
 #[test]
 fn a_bound_pod_ends_as_its_fields_say_or_is_refused_with_a_reason() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = up(plane);
     let namespace = plane.namespace("ends");
     let apply = |manifest: Value| plane.apply(&bound(&node, &namespace, manifest));
     let status = |name: &str, what: &str, done: &dyn Fn(&PodView) -> bool| wait(plane, &namespace, name, what, done);
