@@ -197,6 +197,9 @@ proptest! {
                 Ok(taken) => {
                     prop_assert!(is_from_api(&taken));
                     prop_assert!(Spec::new(taken.clone()).is_some(), "{:?}", taken.metadata);
+                    // What is in the record must not look like an edit of what is wanted.
+                    let recorded: Pod = serde_json::from_slice(&serde_json::to_vec(&taken).unwrap()).unwrap();
+                    prop_assert!(Spec::new(recorded).unwrap().is(&Spec::new(taken.clone()).unwrap()));
                     prop_assert_eq!(from_api(&taken), Ok(taken));
                 }
                 Err(problems) => prop_assert!(problems.iter().all(|problem| !problem.reason.is_empty())),

@@ -20,18 +20,29 @@ fn wait(plane: &Plane, namespace: &str, name: &str, what: &str, done: impl Fn(&P
     PodView(plane.wait("Pod", namespace, name, what, |pod| done(&PodView(pod.clone()))))
 }
 
-/// A node that has one more image.
+/// A node that runs and takes pods, however full the machine's disk is.
+fn up(plane: &Plane) -> Node {
+    let mut node = plane.node();
+    node.configure(json!({ "evictionHard": { "memory.available": "1Mi" } }));
+    node.start();
+    node.wait_for_images();
+    plane.wait_node_ready(&node);
+    plane.uncordon(&node);
+    node
+}
+
+/// The same, with one more image.
 fn node(plane: &Plane) -> Node {
-    let node = plane.up();
+    let node = up(plane);
     node.drop_image(&image_archive(OTHER), "other.tar");
-    eventually("the other image", secs(30), || node.cli(&["images"]).ok().contains("other"));
+    eventually("the other image", secs(30), || node.cli(&["get", "images"]).ok().contains("other"));
     node
 }
 
 #[test]
 fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     let plane = Plane::shared();
-    let node = node(plane);
+    let mut node = node(plane);
     let namespace = plane.namespace("edits");
     let mut manifest = resting("edited");
     manifest["metadata"]["labels"] = json!({ "colour": "red" });
@@ -43,17 +54,17 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     };
     manifest["spec"]["containers"] = json!([container("main"), container("beside")]);
     manifest["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "info", "mountPath": "/info" }]);
-    let labels = json!({ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } });
-    manifest["spec"]["volumes"] = json!([{ "name": "info", "downwardAPI": { "items": [labels] } }]);
+    let item = json!({ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } });
+    manifest["spec"]["volumes"] = json!([{ "name": "info", "downwardAPI": { "items": [item] } }]);
     plane.apply(&bound(&node, &namespace, manifest));
     let first = wait(plane, &namespace, "edited", "runs", PodView::up);
     assert_eq!(first.name(), "edited");
     let kubectl = |args: &[&str]| plane.kubectl(&[&["-n", &namespace], args].concat()).ok();
-    let said = |script: &str| {
-        let args = ["exec", "edited", "-n", &namespace, "-c", "main", "--", "sh", "-c", script];
+    let labels = |node: &Node| {
+        let args = ["exec", "edited", "-n", &namespace, "-c", "main", "--", "cat", "/info/labels"];
         node.cli(&args).stdout.trim().to_owned()
     };
-    assert_eq!(said("cat /info/labels"), "colour=\"red\"");
+    assert_eq!(labels(&node), "colour=\"red\"");
 
     // Labels, annotations, tolerations and the deadline: the file follows, nothing restarts.
     kubectl(&["label", "pod", "edited", "colour=blue", "--overwrite"]);
@@ -65,7 +76,7 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
         .push(json!({ "key": "example.com/x", "operator": "Exists" }));
     let patch = json!({ "spec": { "tolerations": spec["tolerations"], "activeDeadlineSeconds": 100_000 } });
     let generation = plane.patch("Pod", &namespace, "edited", &patch)["metadata"]["generation"].clone();
-    eventually("the labels in the volume", secs(30), || said("cat /info/labels") == "colour=\"blue\"");
+    eventually("the labels in the volume", secs(30), || labels(&node) == "colour=\"blue\"");
     let same = wait(plane, &namespace, "edited", "acted on", |p| p.0["status"]["observedGeneration"] == generation);
     for container in ["main", "beside"] {
         assert_eq!((same.id(container), same.restarts(container)), (first.id(container), 0));
@@ -98,11 +109,10 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     assert_eq!((debugged.id("main"), debugged.id("beside")), (other.id("main"), other.id("beside")));
 
     // All this is on the disk: another agent finds nothing to do.
-    let mut node = node;
     node.restart();
     plane.wait_node_ready(&node);
     kubectl(&["label", "pod", "edited", "colour=green", "--overwrite"]);
-    eventually("the labels in the volume", secs(30), || said("cat /info/labels") == "colour=\"green\"");
+    eventually("the labels in the volume", secs(30), || labels(&node) == "colour=\"green\"");
     let last = wait(plane, &namespace, "edited", "runs", PodView::up);
     assert_eq!((last.id("main"), last.id("beside")), (other.id("main"), other.id("beside")));
     namespace.end();
@@ -112,7 +122,7 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
 #[test]
 fn a_bound_pod_ends_as_its_fields_say_or_is_refused_with_a_reason() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = up(plane);
     let namespace = plane.namespace("ends");
     let apply = |manifest: Value| plane.apply(&bound(&node, &namespace, manifest));
     let status = |name: &str, what: &str, done: &dyn Fn(&PodView) -> bool| wait(plane, &namespace, name, what, done);
