@@ -14,10 +14,10 @@
 //! | the control plane itself | [`smoke`] |
 //! | the Node object, its lease and its events | [`registration`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
+//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 
 mod api;
 mod arguments;
-//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 mod join;
 pub mod plane;
 mod registration;
