@@ -15,6 +15,7 @@
 //! | the Node object, its lease and its events | [`registration`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
 //! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
+//! | what bound pods are made from | [`supply`] |
 
 mod api;
 mod arguments;
@@ -23,5 +24,6 @@ pub mod plane;
 mod registration;
 mod smoke;
 mod specs;
+mod supply;
 
 pub use plane::{Namespace, Plane, condition, on};
