@@ -9,7 +9,7 @@ use super::prober::{self, Prober};
 use super::pulls;
 use crate::pod::{
     Action, Eviction, Failure, Health, HookKind, HookState, Instance, Key, Observed, Present, Role, Sandbox, Spec,
-    plan, status,
+    is_from_api, plan, status,
 };
 use crate::probe;
 use crate::runtime;
@@ -277,7 +277,7 @@ impl Worker {
         if present.sandbox != Sandbox::Ready {
             return;
         }
-        let ips = Self::ips(present);
+        let ips = self.ips(present);
         let runs = present.running().filter_map(|run| {
             let container = present.spec.container(&run.container)?;
             let progress = present.progress(&run.id);
@@ -366,7 +366,7 @@ impl Worker {
         let container = present.spec.container(&run.container)?;
         Some(probe::Target {
             container: Arc::new(container.clone()),
-            ips: Self::ips(present),
+            ips: self.ips(present),
             exec: self.exec_target(present, run),
         })
     }
@@ -375,8 +375,12 @@ impl Worker {
         self.shared.runtime.exec_target(present.spec.uid(), &run.container, run.attempt, &run.id)
     }
 
-    /// The pod's own addresses; none under hostNetwork.
-    fn ips(present: &Present) -> Vec<IpAddr> {
+    /// Where the pod is asked. As kubelet: a hostNetwork pod of a cluster at the node's addresses, which its status tells;
+    /// a static one nowhere in particular, which is loopback.
+    fn ips(&self, present: &Present) -> Vec<IpAddr> {
+        if present.spec.host_network() && is_from_api(present.spec.pod()) {
+            return self.shared.runtime.machine().host_ips.clone();
+        }
         present.record.sandbox.iter().flat_map(|s| s.ips.clone()).collect()
     }
 

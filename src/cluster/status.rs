@@ -126,8 +126,8 @@ fn land(machine: &Arc<dyn Machine>, lines: &mut BTreeMap<String, Line>, landed: 
             line.succeeded(answer, report.as_deref(), now);
             if deleted {
                 machine.forget(&uid);
-                // The watch says that it is gone in a moment.
-                line.failed(true, Some(SignedDuration::from_secs(5)), now);
+                // The watch says that it is gone in a moment, or once somebody's finalizer is.
+                line.failed(true, Some(SignedDuration::from_secs(30)), now);
             }
         }
         // It is gone, or another pod has its name: the watch tells.

@@ -30,7 +30,7 @@ use std::time::Duration;
 pub struct Target {
     /// As the manifest has it: names of ports, literal variables.
     pub container: Arc<Container>,
-    /// Addresses of the pod; none under hostNetwork (as kubelet: loopback is asked then).
+    /// Addresses of the pod; none for a static one under hostNetwork (as kubelet: loopback is asked then).
     pub ips: Vec<IpAddr>,
     /// Where to exec.
     pub exec: shim::exec::Target,

@@ -1,17 +1,14 @@
-//! kubeadm's control plane from kubeadm's own manifests, for real: Debian's etcd, and the API server with all that belongs
-//! to it where `cargo xtask control-plane` has built it.
+//! kubeadm's control plane from kubeadm's own manifests, for real: Debian's etcd here, all of it in `cluster::bootstrap`.
 //!
 //! Each test has a network of its own with the address that the manifests name, so that of a manifest only the images and
 //! the folders on the machine are other ones. Debian's etcd is older than what kubeadm ships; what it does not know is
 //! replaced by what it called the same thing, see [`as_known`].
 
-use crate::harness::{
-    Authority, Node, Out, PodView, append, docker_archive, output, secs, signal, write_accounts_key, write_pair,
-};
+use crate::cluster::images::layer;
+use crate::harness::{Authority, Node, Out, docker_archive, output, secs, signal, write_accounts_key, write_pair};
 use nix::sched::{CloneFlags, unshare};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,10 +17,10 @@ use std::time::Instant;
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/kubeadm");
 /// The address of the corpus' control plane.
-const ADDRESS: &str = "192.168.10.11";
+pub const ADDRESS: &str = "192.168.10.11";
 
 /// Runs `test` on a machine with no network but its own address.
-fn in_a_network_of_its_own(test: fn()) {
+pub fn in_a_network_of_its_own(test: fn()) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
         let address = format!("{ADDRESS}/24");
@@ -56,13 +53,13 @@ fn etcd_certificates(pki: &Path) -> Authority {
 }
 
 /// A manifest of the corpus.
-fn manifest(name: &str) -> Value {
+pub fn manifest(name: &str) -> Value {
     let text = fs::read_to_string(format!("{CORPUS}/{name}.yaml")).expect("manifest");
     serde_yaml::from_str(&text).expect("YAML")
 }
 
 /// Puts the machine's folders below `machine`, and another image in place of kubeadm's.
-fn placed(mut pod: Value, machine: &Path, image: &str) -> Value {
+pub fn placed(mut pod: Value, machine: &Path, image: &str) -> Value {
     for volume in pod["spec"]["volumes"].as_array_mut().expect("volumes") {
         let path = volume["hostPath"]["path"].as_str().expect("a path").trim_start_matches('/').to_owned();
         let path = machine.join(path);
@@ -127,24 +124,9 @@ fn on_path(name: &str) -> PathBuf {
 
 /// An image of some of this machine's programs, with the libraries that they name.
 fn image(file: &str, name: &str, programs: &[PathBuf]) -> PathBuf {
-    let mut files: BTreeSet<PathBuf> = BTreeSet::new();
-    for program in programs {
-        // A static program has none, which ldd takes for an error.
-        let listed = output(Command::new("ldd").arg(program), b"", secs(10)).stdout;
-        let paths = listed.split_whitespace().filter(|word| word.starts_with('/'));
-        files.extend(paths.map(|path| PathBuf::from(path.trim_end_matches(':'))));
-    }
-    let mut builder = tar::Builder::new(Vec::new());
-    for path in files {
-        let inside = path.strip_prefix("/").expect("absolute").display().to_string();
-        append(&mut builder, &inside, &fs::read(&path).expect("library"), 0o755);
-    }
-    for program in programs {
-        let inside = format!("usr/local/bin/{}", program.file_name().expect("a name").display());
-        append(&mut builder, &inside, &fs::read(program).expect("program"), 0o755);
-    }
-    let layer = builder.into_inner().expect("layer");
-    docker_archive(file, &[(name, json!({ "Env": ["PATH=/usr/local/bin"] }))], &layer)
+    let inside = |path: &PathBuf| format!("usr/local/bin/{}", path.file_name().expect("a name").display());
+    let programs: Vec<(PathBuf, String)> = programs.iter().map(|path| (path.clone(), inside(path))).collect();
+    docker_archive(file, &[(name, json!({ "Env": ["PATH=/usr/local/bin"] }))], &layer(&programs, &[]))
 }
 
 fn wait_for_image(node: &Node, name: &str) {
@@ -158,7 +140,7 @@ fn wait_for_image(node: &Node, name: &str) {
 }
 
 /// A node that takes no notice of how full the disk is, and so keeps the record of a container's run before the present one.
-fn roomy_node() -> Node {
+pub fn roomy_node() -> Node {
     let mut node = Node::new();
     node.configure(json!({
         "imageGCHighThresholdPercent": 100,
@@ -233,7 +215,7 @@ fn etcd_runs_from_kubeadms_manifest() {
 }
 
 /// Everything that `kubeadm init` puts below `/etc/kubernetes` but the manifests.
-fn kubernetes_certificates(machine: &Path) -> Authority {
+pub fn kubernetes_certificates(machine: &Path) -> Authority {
     let etc = machine.join("etc/kubernetes");
     let pki = etc.join("pki");
     let etcd = etcd_certificates(&pki);
@@ -256,54 +238,4 @@ fn kubernetes_certificates(machine: &Path) -> Authority {
         fs::write(etc.join(file), text).expect("kubeconfig");
     }
     authority
-}
-
-#[test]
-#[ignore = "needs the programs that `cargo xtask control-plane` builds, named by CORACLE_CONTROL_PLANE"]
-fn kubeadms_control_plane_comes_up_from_its_manifests() {
-    in_a_network_of_its_own(|| {
-        let built =
-            PathBuf::from(std::env::var_os("CORACLE_CONTROL_PLANE").expect("CORACLE_CONTROL_PLANE names a folder"));
-        let mut node = roomy_node();
-        let machine = node.dir.join("share/machine");
-        kubernetes_certificates(&machine);
-        node.start();
-        let names = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
-        for name in names {
-            let programs = match name {
-                "etcd" => vec![on_path("etcd"), on_path("etcdctl")],
-                _ => vec![built.join(name)],
-            };
-            let tag = format!("{name}:built");
-            node.drop_image(&image(name, &tag, &programs), &format!("{name}.tar"));
-            wait_for_image(&node, name);
-            let pod = placed(manifest(name), &machine, &tag);
-            let pod = if name == "etcd" { as_known(pod, &programs[0]) } else { pod };
-            node.apply(&format!("{name}.yaml"), &pod);
-        }
-        // Ready is what their probes say: /livez and /readyz of the API server among them.
-        let ready = |pods: &[PodView], name: &str| {
-            pods.iter().any(|pod| pod.name() == format!("{name}-{}", node.name) && pod.condition("Ready") == "True")
-        };
-        node.wait("the control plane is ready", secs(300), |pods| names.iter().all(|name| ready(pods, name)));
-        // They work together: who leads is in the API server, and that in etcd.
-        for leader in ["kube-controller-manager", "kube-scheduler"] {
-            let key = format!("/registry/leases/kube-system/{leader}");
-            let end = Instant::now() + secs(120);
-            while etcdctl(&node, "127.0.0.1", &["get", "--keys-only", &key]).ok().trim() != key {
-                if Instant::now() > end {
-                    node.fail(&format!("{leader} has no lease"));
-                }
-                sleep(secs(1));
-            }
-        }
-        let keys = etcdctl(&node, "127.0.0.1", &["get", "--prefix", "--keys-only", "/registry/namespaces/"]).ok();
-        assert!(keys.contains("/registry/namespaces/kube-system"), "{keys}");
-        // An API server waits for its database when it stops.
-        for name in names.iter().rev() {
-            node.remove(&format!("{name}.yaml"));
-            node.wait_gone(name);
-        }
-        node.finish();
-    });
 }

@@ -9,7 +9,7 @@ pub mod nft;
 
 pub use authority::{Authority, kubeconfig, write_accounts_key, write_pair};
 pub use image::{BUSYBOX, append, busybox, docker_archive, image_archive, test_images};
-pub use network::Network;
+pub use network::{Network, where_mounts_spread};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -287,11 +287,13 @@ impl Node {
         fs::rename(staged, self.dir.join("root/images").join(name)).expect("drop an image");
     }
 
-    /// Adds a `KubeletConfiguration` with these fields.
+    /// A `KubeletConfiguration` with these fields.
     pub fn configure(&mut self, fields: Value) {
         self.reconfigure(fields);
-        let path = self.dir.join("config.yaml");
-        self.args.extend(["--config".to_owned(), path.display().to_string()]);
+        let flag = format!("--config={}", self.dir.join("config.yaml").display());
+        if !self.args.contains(&flag) {
+            self.args.push(flag);
+        }
     }
 
     /// Other fields for the next start.

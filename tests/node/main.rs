@@ -26,7 +26,7 @@
 //! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
-//! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`] |
+//! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`], [`cluster::bootstrap`] |
 //! | clusters: everything against a real control plane | [`cluster`] |
 //! | configuration and its drop-ins, `coracle run`, the systemd units | [`bootstrap`] |
 //!

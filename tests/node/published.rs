@@ -2,9 +2,8 @@
 //! and commands replaced by a resting shell and without what they need a cluster for. What is left is what a kubelet's
 //! user brings along: host folders with their propagation, namespaces of the machine, privileges, users, probes.
 
-use crate::harness::{BUSYBOX, Node, REST, secs};
+use crate::harness::{BUSYBOX, Node, REST, secs, where_mounts_spread};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -177,16 +176,7 @@ fn check(node: &Node, pod: &Value, container: &Value, id: &str) {
 
 #[test]
 fn published_pods_run_with_all_their_mounts_and_privileges() {
-    // The mount namespace of a thread is its own affair: here everything spreads, as systemd has it on a machine.
-    let thread = std::thread::spawn(|| {
-        let none: Option<&str> = None;
-        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).expect("shared mounts");
-        run_them_all();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    where_mounts_spread(run_them_all);
 }
 
 fn run_them_all() {

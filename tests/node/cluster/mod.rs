@@ -12,18 +12,30 @@
 //! | Subject | Tests |
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
+//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 //! | the Node object, its lease and its events | [`registration`] |
+//! | static pods as the API server shows them | [`mirrors`] |
+//! | what it is told of pods, and how they end | [`statuses`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
 //! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 //! | what bound pods are made from | [`supply`] |
+//! | a control plane of static pods, which its own node joins | [`bootstrap`] |
+//! | a node exporter and kube-proxy; Services | [`agents`] |
+//! | no request of a node is refused | [`audit`], and every [`Plane::finish`] |
 
+mod agents;
 mod api;
 mod arguments;
 mod join;
+mod mirrors;
+mod audit;
+mod bootstrap;
+pub mod images;
 pub mod plane;
 mod registration;
 mod smoke;
 mod specs;
 mod supply;
+mod statuses;
 
 pub use plane::{Namespace, Plane, condition, on};

@@ -1,6 +1,7 @@
-//! Network namespaces: machines of their own, as far as links, addresses and ports go.
+//! Namespaces: machines of their own, as far as links, addresses and ports go, and as far as mounts do.
 
 use super::{Out, output, secs};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -50,5 +51,19 @@ impl Network {
     /// What other processes may call it while this lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+    }
+}
+
+/// Runs `test` on a machine whose mounts spread, as systemd has it.
+pub fn where_mounts_spread(test: fn()) {
+    // The mount namespace of a thread is its own affair, and that of what it starts.
+    let thread = std::thread::spawn(move || {
+        let none: Option<&str> = None;
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SHARED, none).expect("shared mounts");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
 }
