@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 const GATHER: Duration = Duration::from_millis(200);
 /// Between attempts while the API server is not well: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long events wait for the Node, whose uid they may name.
 const NODE: Duration = Duration::from_secs(10);
 
@@ -57,6 +57,7 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
             }
         };
         sleep(Duration::try_from(rate.take(clock::now())).unwrap_or_default()).await;
+        node.mark_unchanged();
         let outcome = match next.is_known {
             true => request::patch(connection, &path(&next.event), MERGE, &patch(&next.event)).await,
             false => {
@@ -72,10 +73,16 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
         };
         if is_well {
             pause = FIRST_PAUSE;
-        } else {
-            sleep(outcome.err().and_then(|failure| failure.after()).unwrap_or(pause)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            continue;
         }
+        let failure = outcome.err();
+        let is_lost = failure.as_ref().is_some_and(|failure| failure.code() == 0);
+        tokio::select! {
+            () = sleep(failure.and_then(|failure| failure.after()).unwrap_or(pause)) => {}
+            // There is an answer again, to somebody else.
+            Ok(()) = node.changed(), if is_lost => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -183,7 +183,7 @@ fn drop_ins_configure_the_agent_and_their_faults_are_named() {
     fs::create_dir(&dir).expect("folder");
     let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
     node.configure(json!({ "maxPods": 100, "clusterDomain": "main.test", "cgroupDriver": "systemd" }));
-    fs::write(dir.join("10-a.conf"), format!("{head}maxPods: 5\nrotateCertificates: true\n")).expect("drop-in");
+    fs::write(dir.join("10-a.conf"), format!("{head}maxPods: 5\nmakeIPTablesUtilChains: true\n")).expect("drop-in");
     fs::write(dir.join("20-b.conf"), format!("{head}maxPods: 1\nclusterDomain: late.test\n")).expect("drop-in");
     fs::write(dir.join("30-c.yaml"), "no: drop-in").expect("file");
     node.args.push(format!("--config-dir={}", dir.display()));
@@ -198,7 +198,7 @@ fn drop_ins_configure_the_agent_and_their_faults_are_named() {
     let log = fs::read_to_string(node.dir.join("agent.log")).expect("log");
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("have no effect here")).collect();
     assert_eq!(lines.len(), 1, "{log}");
-    assert!(lines[0].ends_with("have no effect here: cgroupDriver, rotateCertificates"), "{}", lines[0]);
+    assert!(lines[0].ends_with("have no effect here: cgroupDriver, makeIPTablesUtilChains"), "{}", lines[0]);
     let listed = format!("drop-ins, in their order: {0}/10-a.conf, {0}/20-b.conf", dir.display());
     assert!(log.lines().any(|line| line.ends_with(&listed)), "{log}");
     node.stop();

@@ -108,7 +108,7 @@ impl Ledger {
             }
             // It expired there: it is new again.
             Err(failure) if failure.is_missing() && next.is_known => self.sent.retain(|sent| *sent != name),
-            Err(failure) if failure.is_missing() => {
+            Err(failure) if failure.is_missing() || is_of_an_ending_namespace(failure) => {
                 let waited = self.missing.get(&name.0).map_or(FIRST_WAIT, |known| (known.waited * 2).min(LONGEST_WAIT));
                 let until = now.checked_add(waited).unwrap_or(now);
                 self.missing.insert(name.0, Missing { until, waited });
@@ -148,6 +148,11 @@ impl Ledger {
 
 fn is_warning(event: &Event) -> bool {
     event.type_.as_deref() == Some("Warning")
+}
+
+/// Whether nothing can be made in a namespace because it is being deleted.
+fn is_of_an_ending_namespace(failure: &Failure) -> bool {
+    failure.code() == 403 && failure.to_string().contains("is being terminated")
 }
 
 /// The agent's number of an event's last occurrence.
@@ -291,6 +296,11 @@ mod tests {
         let next = ledger.next(at(6)).expect("it may have been made");
         ledger.done(&next, &refused(404), at(6));
         assert_eq!(ledger.next_try(), Some(at(16)), "less often");
+        // One that is being deleted will not exist.
+        let next = ledger.next(at(16)).expect("once more");
+        let message = "unable to create new content in namespace ns because it is being terminated".to_owned();
+        ledger.done(&next, &Err(Failure::Refused { code: 403, message }), at(16));
+        assert_eq!((ledger.next(at(16)), ledger.next_try()), (None, Some(at(36))));
         // In the end it matters to nobody.
         assert_eq!(ledger.next(at(2 * 86400)), None);
         assert_eq!(ledger.next_try(), None);

@@ -38,6 +38,9 @@ fn a_node_registers_cordoned_with_all_that_is_known_of_it_and_stays_what_it_is()
         "registerWithTaints": [{ "key": "edge", "value": "true", "effect": "NoExecute" }],
         "providerID": "edge://7",
         "nodeLeaseDurationSeconds": 8,
+        // As on all of the tests' machines.
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
     }));
     node.start();
     let object = plane.wait_node_ready(&node);
@@ -166,7 +169,6 @@ fn a_node_that_was_deleted_comes_back_and_labels_taints_and_cordon_are_whose_the
     });
     node.remove("early.json");
     node.wait_gone("early");
-    plane.delete("Namespace", "", &late);
     plane.patch("Node", "", &node.name, &json!({ "metadata": { "labels": { "team": "a", "site": "south" } } }));
     wait_node(plane, &node, "site is north again", |node| node["metadata"]["labels"]["site"] == "north");
     node.wait_up("picky");
@@ -230,5 +232,6 @@ fn a_node_that_was_deleted_comes_back_and_labels_taints_and_cordon_are_whose_the
 
     let refused = plane.refused(&node.name);
     assert!(refused.is_empty(), "{refused:#?}");
+    plane.delete("Namespace", "", &late);
     plane.finish(node);
 }

@@ -60,11 +60,11 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     let first = wait(plane, &namespace, "edited", "runs", PodView::up);
     assert_eq!(first.name(), "edited");
     let kubectl = |args: &[&str]| plane.kubectl(&[&["-n", &namespace], args].concat()).ok();
-    let labels = |node: &Node| {
-        let args = ["exec", "edited", "-n", &namespace, "-c", "main", "--", "cat", "/info/labels"];
+    let said = |node: &Node, script: &str| {
+        let args = ["exec", "edited", "-n", &namespace, "-c", "main", "--", "sh", "-c", script];
         node.cli(&args).stdout.trim().to_owned()
     };
-    assert_eq!(labels(&node), "colour=\"red\"");
+    assert_eq!(said(&node, "cat /info/labels"), "colour=\"red\"");
 
     // Labels, annotations, tolerations and the deadline: the file follows, nothing restarts.
     kubectl(&["label", "pod", "edited", "colour=blue", "--overwrite"]);
@@ -76,7 +76,7 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
         .push(json!({ "key": "example.com/x", "operator": "Exists" }));
     let patch = json!({ "spec": { "tolerations": spec["tolerations"], "activeDeadlineSeconds": 100_000 } });
     let generation = plane.patch("Pod", &namespace, "edited", &patch)["metadata"]["generation"].clone();
-    eventually("the labels in the volume", secs(30), || labels(&node) == "colour=\"blue\"");
+    eventually("the labels in the volume", secs(30), || said(&node, "cat /info/labels") == "colour=\"blue\"");
     let same = wait(plane, &namespace, "edited", "acted on", |p| p.0["status"]["observedGeneration"] == generation);
     for container in ["main", "beside"] {
         assert_eq!((same.id(container), same.restarts(container)), (first.id(container), 0));
@@ -112,7 +112,7 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     node.restart();
     plane.wait_node_ready(&node);
     kubectl(&["label", "pod", "edited", "colour=green", "--overwrite"]);
-    eventually("the labels in the volume", secs(30), || labels(&node) == "colour=\"green\"");
+    eventually("the labels in the volume", secs(30), || said(&node, "cat /info/labels") == "colour=\"green\"");
     let last = wait(plane, &namespace, "edited", "runs", PodView::up);
     assert_eq!((last.id("main"), last.id("beside")), (other.id("main"), other.id("beside")));
     namespace.end();
