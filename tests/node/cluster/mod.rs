@@ -13,9 +13,13 @@
 //! |---|---|
 //! | the control plane itself | [`smoke`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
+//! | what lands on a node, what leaves it, and how | [`daemonsets`] |
+//! | no API server, no network, a reboot | [`offline`] |
 
 mod api;
 mod arguments;
+mod daemonsets;
+mod offline;
 pub mod plane;
 mod smoke;
 mod specs;
