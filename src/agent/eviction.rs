@@ -112,7 +112,7 @@ async fn lighten(
             Signal::PidAvailable => runtime.group_usage(pod).map_or(0, |usage| usage.pids),
             _ => {
                 let usage = runtime.local_usage(pod);
-                usage.empty_dirs.values().chain(usage.containers.values()).fold(0, |sum, n| sum.saturating_add(*n))
+                usage.empty_dirs.values().chain(usage.containers.values()).fold(0_u64, |sum, n| sum.saturating_add(*n))
             }
         };
         let candidates: Vec<Candidate<'_>> = pods

@@ -503,7 +503,9 @@ impl Agent {
         for spec in new {
             if is_from_api(spec.pod()) && !self.gate.is_resize(&spec) {
                 run.extend(self.take_bound(spec, &node));
-            } else if self.gate.ask(&spec, &self.shared, &node, now) {
+                continue;
+            }
+            if self.gate.ask(&spec, &self.shared, &node, now) {
                 run.push(spec);
                 continue;
             }
