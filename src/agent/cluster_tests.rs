@@ -27,8 +27,7 @@ fn names(orders: &Orders) -> String {
 fn what_is_to_end_or_has_ended_does_not_run() {
     let phase = |phase: &str| json!({"status": {"phase": phase}});
     let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
-    let (a, b, c, d) =
-        (pod("a", json!({})), pod("b", phase("Failed")), pod("c", phase("Succeeded")), pod("d", going));
+    let (a, b, c, d) = (pod("a", json!({})), pod("b", phase("Failed")), pod("c", phase("Succeeded")), pod("d", going));
     let all = bound(&[&a, &b, &c, &d]);
     let with = |presence: Presence| names(&orders(&all, |_| Claim::Free, |_| presence));
     assert_eq!(with(Presence::Absent), "a|");

@@ -75,7 +75,8 @@ async fn watch_node(shared: &Arc<Shared>, thresholds: &reserve::Eviction, change
         // As kubelet: images that nothing uses go before any pod does.
         let urgent = crossed.iter().find(|signal| !is_of_disk(signal) || before.contains(signal));
         if let Some(signal) = urgent.filter(|_| !leaving.as_ref().is_some_and(|leaving| leaving.is_awaited(shared))) {
-            leaving = lighten(shared, thresholds, *signal, seen.get(signal).copied().unwrap_or_default(), changed).await;
+            leaving =
+                lighten(shared, thresholds, *signal, seen.get(signal).copied().unwrap_or_default(), changed).await;
         }
     }
 }

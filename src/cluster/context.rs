@@ -2,8 +2,8 @@
 
 use super::ended::Ended;
 use super::kept::Kept;
-use super::supply::Shelf;
 use super::rate::Rate;
+use super::supply::Shelf;
 use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
@@ -84,8 +84,14 @@ impl Context {
             events: Mutex::default(),
             told: Mutex::default(),
         };
-        let handle =
-            Handle { bound: bound_receiver, supply: supply_receiver, node: node_receiver, state: state_receiver, ended, look };
+        let handle = Handle {
+            bound: bound_receiver,
+            supply: supply_receiver,
+            node: node_receiver,
+            state: state_receiver,
+            ended,
+            look,
+        };
         (context, handle)
     }
 }

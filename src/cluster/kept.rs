@@ -83,8 +83,12 @@ impl Kept {
 fn essence(pod: &Pod) -> Pod {
     let mut pod = pod.clone();
     (pod.metadata.managed_fields, pod.metadata.resource_version) = (None, None);
-    let gates: BTreeSet<String> =
-        pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten()).map(|gate| gate.condition_type.clone()).collect();
+    let gates: BTreeSet<String> = pod
+        .spec
+        .iter()
+        .flat_map(|s| s.readiness_gates.iter().flatten())
+        .map(|gate| gate.condition_type.clone())
+        .collect();
     pod.status = pod.status.map(|status| {
         let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let conditions = status.conditions.unwrap_or_default().into_iter().filter(|c| gates.contains(&c.type_));

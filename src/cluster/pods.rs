@@ -127,17 +127,20 @@ impl Follower<'_> {
     /// First to the disk, then to all who want to know. Tells whether the disk did not take all.
     async fn tell(&self, known: Known) -> bool {
         let context = self.context;
-        let mut bound: BTreeMap<String, Arc<Pod>> =
-            known.pods.iter().filter(|(_, pod)| !is_mirror(pod)).map(|(uid, pod)| (uid.clone(), Arc::clone(pod))).collect();
+        let mut bound: BTreeMap<String, Arc<Pod>> = known
+            .pods
+            .iter()
+            .filter(|(_, pod)| !is_mirror(pod))
+            .map(|(uid, pod)| (uid.clone(), Arc::clone(pod)))
+            .collect();
         let old = Arc::clone(&context.bound.borrow());
         let new = bound.values().filter(|pod| !old.pods.iter().any(|known| known.metadata.uid == pod.metadata.uid));
         if is_doubtful(new.map(|pod| &**pod), context.node.borrow().as_deref(), &context.node_name) {
             self.look_at_node().await;
         }
         let (kept, pods) = (Arc::clone(&context.kept), bound.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            kept.lock().unwrap_or_else(PoisonError::into_inner).keep(&pods)
-        });
+        let written =
+            tokio::task::spawn_blocking(move || kept.lock().unwrap_or_else(PoisonError::into_inner).keep(&pods));
         // An error means that the agent is shutting down.
         let Ok(change) = written.await else { return false };
         bound.retain(|uid, _| !change.unwritten.contains(uid));

@@ -185,7 +185,9 @@ mod tests {
         let found = all();
         assert!(found.complete);
         assert_eq!(found.values["plain-1.a"], [6]);
-        assert!(odd.iter().enumerate().all(|(index, name)| found.values[*name] == [u32::try_from(index).expect("few")]));
+        assert!(
+            odd.iter().enumerate().all(|(index, name)| found.values[*name] == [u32::try_from(index).expect("few")])
+        );
         let path = folder.join("plain-1.a.json");
         assert_eq!(std::fs::metadata(&path).expect("file").permissions().mode() & 0o7777, 0o600);
         assert_eq!(std::fs::metadata(&folder).expect("folder").permissions().mode() & 0o7777, 0o700);
