@@ -18,13 +18,15 @@ pub struct Gate {
     /// The pod that runs, or is to run, under each name.
     taken: BTreeMap<Key, Arc<Spec>>,
     refused: BTreeMap<Key, (Arc<Spec>, Rejection)>,
+    /// Whether a bound pod waits for others that have to make room for it.
+    waiting: bool,
 }
 
 impl Gate {
     /// With the pods that are on the machine already.
     #[must_use]
     pub fn new(present: BTreeMap<Key, Arc<Spec>>) -> Gate {
-        Gate { taken: present, refused: BTreeMap::new() }
+        Gate { taken: present, refused: BTreeMap::new(), waiting: false }
     }
 
     /// Whether the node has taken this very pod.
@@ -48,7 +50,18 @@ impl Gate {
     /// Whether any pod waits for room.
     #[must_use]
     pub fn refuses_any(&self) -> bool {
-        !self.refused.is_empty()
+        !self.refused.is_empty() || self.waiting
+    }
+
+    /// Whether a bound pod waits for others to make room.
+    pub fn set_waiting(&mut self, waiting: bool) {
+        self.waiting = waiting;
+    }
+
+    /// The other pods that use what the node has.
+    #[must_use]
+    pub fn others<'a>(&'a self, key: &Key, shared: &'a Shared) -> Vec<&'a Arc<Spec>> {
+        self.active(shared).filter(|(other, _)| *other != key).map(|(_, spec)| spec).collect()
     }
 
     /// A pod is to go, or has gone: it does not count any more.

@@ -5,9 +5,9 @@ use super::events::{Note, pod_reference};
 use super::{Agent, admission};
 use crate::cluster::Bound;
 use crate::manifest;
-use crate::pod::admission::NodeView;
+use crate::pod::admission::{NodeView, admit};
 use crate::pod::status::refused;
-use crate::pod::{Key, Spec, is_from_api};
+use crate::pod::{Eviction, Key, Spec, is_from_api, preemption, resources};
 use crate::source::{Merged, SourceKind};
 use crate::sys::clock;
 use k8s_openapi::api::core::v1::Pod;
@@ -26,6 +26,16 @@ pub(super) fn removals(bound: &Bound) -> BTreeMap<String, u64> {
         Some((meta.uid.clone()?, grace.unwrap_or(GRACE_SECONDS)))
     };
     bound.pods.iter().filter_map(ends).collect()
+}
+
+/// What becomes of a pod that there is no room for.
+pub(super) enum Room {
+    /// There is some when others have left.
+    Soon,
+    /// It is critical, and still nobody leaves: why.
+    InVain(String),
+    /// Nothing changes.
+    None,
 }
 
 impl Agent {
@@ -69,10 +79,48 @@ impl Agent {
         match self.gate.judge(&spec, &self.shared, node) {
             Ok(()) => Some(spec),
             Err(rejection) => {
-                self.refuse(spec.pod(), &rejection.reason, &rejection.message);
+                match self.make_room(&spec, node) {
+                    Room::Soon => self.gate.set_waiting(true),
+                    Room::InVain(message) => self.refuse(spec.pod(), "UnexpectedAdmissionError", &message),
+                    Room::None => self.refuse(spec.pod(), &rejection.reason, &rejection.message),
+                }
                 None
             }
         }
+    }
+
+    /// Has other pods leave for a critical one, if that is all that it needs (as kubelet).
+    pub(super) fn make_room(&self, spec: &Spec, node: &NodeView) -> Room {
+        let pod = spec.pod();
+        if !resources::is_critical(pod) {
+            return Room::None;
+        }
+        let others = self.gate.others(&spec.key(), &self.shared);
+        let stays = |other: &&&Arc<Spec>| self.shared.eviction(&other.key(), other.uid()).is_none();
+        let staying: Vec<&Pod> = others.iter().filter(stays).map(|other| other.pod()).collect();
+        if admit(pod, &staying, node).is_ok() {
+            return Room::Soon;
+        }
+        let Some(victims) = preemption::victims(pod, &staying, node) else {
+            return preemption::in_vain(pod, &staying, node).map_or(Room::None, Room::InVain);
+        };
+        for victim in victims {
+            let uid = victim.metadata.uid.clone().unwrap_or_default();
+            let grace = victim.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+            let eviction = Eviction {
+                reason: preemption::REASON,
+                message: preemption::MESSAGE.to_owned(),
+                grace_seconds: grace.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(GRACE_SECONDS).max(1),
+            };
+            if self.shared.evict(&Key::of(victim), uid, eviction) {
+                let note = Note::warning(preemption::REASON, preemption::MESSAGE);
+                self.shared.note(pod_reference(victim, None), &note, clock::now());
+                if let Some(worker) = self.workers.get(&Key::of(victim)) {
+                    worker.wake.notify_one();
+                }
+            }
+        }
+        Room::Soon
     }
 
     /// A pod of the cluster that this node does not run: it has failed, for good (as kubelet). One that is on the machine

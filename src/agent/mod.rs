@@ -490,6 +490,7 @@ impl Agent {
     fn admit(&mut self) {
         let (known, new): (Vec<Arc<Spec>>, Vec<_>) = self.wanted.iter().cloned().partition(|spec| self.gate.has(spec));
         let (node, now) = (self.shared.view(), clock::now());
+        self.gate.set_waiting(false);
         for spec in &known {
             let key = spec.key();
             if self.gate.withdraw(&key, &self.shared)
@@ -502,9 +503,15 @@ impl Agent {
         for spec in new {
             if is_from_api(spec.pod()) && !self.gate.is_resize(&spec) {
                 run.extend(self.take_bound(spec, &node));
-            } else if self.gate.ask(&spec, &self.shared, &node, now) {
+                continue;
+            }
+            if self.gate.ask(&spec, &self.shared, &node, now) {
                 run.push(spec);
-            } else if let Some(worker) = self.workers.get(&spec.key()) {
+                continue;
+            }
+            // A static pod is tried again when there is room.
+            self.make_room(&spec, &node);
+            if let Some(worker) = self.workers.get(&spec.key()) {
                 // What is refused is part of what is reported.
                 worker.wake.notify_one();
             } else if !self.workers.contains_key(&spec.key()) {

@@ -185,7 +185,7 @@ fn a_pod_that_waits_for_its_image_or_volume_goes_at_once() {
 fn an_evicted_pod_has_failed_and_does_not_come_back() {
     let spec = edited(|_| ());
     let mut world = running(&spec);
-    world.seen.evict = Some(Eviction { message: "too much".into(), grace_seconds: 1 });
+    world.seen.evict = Some(Eviction { reason: "Evicted", message: "too much".into(), grace_seconds: 1 });
     world.settle(Some(&spec), at(1000), None);
     world.end_signalled(at(4000));
     for now in [5_000, 6_000, 900_000] {
@@ -222,7 +222,7 @@ fn the_report_of_a_bound_pod_says_what_runs_and_why_it_had_to_leave() {
     assert_eq!(debugger["state"]["terminated"]["reason"], "PodFeatureUnsupported");
     assert!(report(&running(&edited(|_| ())))["status"]["ephemeralContainerStatuses"].is_null());
 
-    world.seen.evict = Some(Eviction { message: "too much".into(), grace_seconds: 1 });
+    world.seen.evict = Some(Eviction { reason: "Evicted", message: "too much".into(), grace_seconds: 1 });
     for now in [1000, 4000, 8000] {
         world.settle(Some(&want), at(now), None);
         world.end_signalled(at(now));

@@ -210,6 +210,18 @@ pub struct Candidate<'a> {
     pub request: u64,
 }
 
+/// How much a pod requests of what `signal` is about, in bytes; 0 where nothing can be requested.
+#[must_use]
+pub fn request(signal: Signal, pod: &Pod) -> u64 {
+    let Ok(requests) = resources::effective(pod).map(|effective| effective.requests) else { return 0 };
+    let request = match signal {
+        Signal::MemoryAvailable | Signal::AllocatableMemoryAvailable => requests.memory,
+        Signal::NodefsAvailable | Signal::ImagefsAvailable => requests.ephemeral_storage,
+        Signal::PidAvailable | Signal::NodefsInodesFree | Signal::ImagefsInodesFree => None,
+    };
+    request.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0)
+}
+
 /// Who leaves first when the node is short of what `signal` says: those above their request, then those of low priority,
 /// then those farthest above it; for process IDs priority, then number. Critical pods never do, static ones among them.
 #[must_use]

@@ -316,6 +316,8 @@ pub struct Told {
 /// That a pod has to leave for what it uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Eviction {
+    /// `Evicted` or `Preempting`: the status' reason.
+    pub reason: &'static str,
     /// For people.
     pub message: String,
     /// Grace in seconds.

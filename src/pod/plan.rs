@@ -213,7 +213,7 @@ fn converge(
             // As kubelet: it has failed, and whoever made it makes another one, here or elsewhere.
             true => Action::Finish {
                 phase: "Failed",
-                reason: Some("Evicted".to_owned()),
+                reason: Some(evict.reason.to_owned()),
                 message: Some(evict.message.clone()),
                 grace_seconds: evict.grace_seconds,
             },

@@ -152,7 +152,7 @@ fn happen(world: &mut World, step: &Step, now: Timestamp) {
         Step::Agent => world.restart_agent(),
         Step::Evict => {
             if world.seen.present.is_some() {
-                world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+                world.seen.evict = Some(Eviction { reason: "Evicted", message: "full".into(), grace_seconds: 1 });
             }
         }
         Step::Want(_) | Step::Nothing | Step::Wait(_) | Step::Fail(_) => {}
@@ -583,7 +583,7 @@ fn a_resize_that_can_never_be_does_not_keep_its_pod_from_going() {
         world.settle(Some(&old), at(0), None);
         world.seen.failure =
             Some(Failure { reason: reason.into(), message: "no".into(), count: 1, retry_at: at(3_600_000) });
-        world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+        world.seen.evict = Some(Eviction { reason: "Evicted", message: "full".into(), grace_seconds: 1 });
         for now in [10, 20, 30] {
             for _ in 0..20 {
                 let Some(action) = world.plan(Some(&new), at(now)).actions.into_iter().next() else { break };
@@ -629,7 +629,7 @@ fn an_eviction_removes_the_pod_and_lets_it_start_anew() {
     let want = spec("u", "Always", 1, "i");
     let mut world = World::default();
     world.settle(Some(&want), at(0), None);
-    world.seen.evict = Some(Eviction { message: "full".into(), grace_seconds: 1 });
+    world.seen.evict = Some(Eviction { reason: "Evicted", message: "full".into(), grace_seconds: 1 });
     world.settle(Some(&want), at(10), None);
     assert_eq!(world.present().record.deletion.as_ref().map(|d| d.grace_seconds), Some(1));
     world.end_signalled(at(20));

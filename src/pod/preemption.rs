@@ -42,6 +42,20 @@ pub fn victims<'a>(pod: &Pod, active: &[&'a Pod], node: &NodeView) -> Option<Vec
     Some(best_effort.into_iter().chain(burstable).chain(guaranteed).collect())
 }
 
+/// Why nobody could be found (as kubelet); `None` when it is not for lack of room that the pod is not taken.
+#[must_use]
+pub fn in_vain(pod: &Pod, active: &[&Pod], node: &NodeView) -> Option<String> {
+    let lacking = shortages(pod, active, node);
+    if lacking.is_empty() {
+        return None;
+    }
+    let each: String = lacking.iter().map(|(resource, amount)| format!("(res: {resource}, q: {amount}), ")).collect();
+    Some(format!(
+        "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to \
+         preempt: no set of running pods found to reclaim resources: [{each}]"
+    ))
+}
+
 /// Whether `other` has to make room for `pod`.
 fn yields(pod: &Pod, other: &Pod) -> bool {
     let priority = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.priority);

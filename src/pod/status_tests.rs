@@ -527,7 +527,7 @@ fn a_resize_that_has_to_wait() {
 fn evicted() {
     let spec = spec("Always");
     let mut seen = seen(&spec, vec![run(0, 0, None)]);
-    seen.evict = Some(Eviction { message: "The node was low on resource".into(), grace_seconds: 1 });
+    seen.evict = Some(Eviction { reason: "Evicted", message: "The node was low on resource".into(), grace_seconds: 1 });
     seen.present.as_mut().unwrap().record.deletion = Some(Deletion { started: at(29), grace_seconds: 1 });
     check(
         &spec,

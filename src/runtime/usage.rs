@@ -6,6 +6,7 @@ use crate::config::reserve::{Reserved, Signal};
 use crate::pod::admission::NodeAmounts;
 use crate::pod::eviction::{LocalUsage, Observation, Observations};
 use crate::pod::resources::{self, CgroupSettings, Enforcement, HugePages, Qos};
+use crate::sys::cgroup::Usage;
 use crate::volume;
 use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -211,6 +212,14 @@ impl Runtime {
             seen.insert(Signal::PidAvailable, Observation { available: capacity.saturating_sub(tasks), capacity });
         }
         seen
+    }
+
+    /// Memory and processes of a pod; `None` when it has none, or they cannot be told.
+    #[must_use]
+    pub fn group_usage(&self, pod: &Pod) -> Option<Usage> {
+        let qos = resources::qos(pod).ok()?;
+        let uid = pod.metadata.uid.as_deref()?;
+        self.cgroups.usage(&resources::pod_cgroup(&self.cgroup_root, qos, uid)).ok()
     }
 
     /// What a pod takes of the disk: its emptyDir volumes there, writable layers and logs.

@@ -132,7 +132,7 @@ fn crashes_on(node: &Node, before: usize) {
 
 /// As a machine that was switched off comes up: nothing but the disk is left, and the clock has no battery. Returns when,
 /// by the clock that was right, the pods were first seen.
-fn cut_the_power(node: &mut Node) -> Timestamp {
+pub fn cut_the_power(node: &mut Node) -> Timestamp {
     node.kill_everything();
     node.forget_kernel_state();
     fs::remove_dir_all(node.dir.join("run")).expect("a reboot empties /run");

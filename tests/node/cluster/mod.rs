@@ -22,6 +22,8 @@
 //! | a control plane of static pods, which its own node joins | [`bootstrap`] |
 //! | a node exporter and kube-proxy; Services | [`agents`] |
 //! | no request of a node is refused | [`audit`], and every [`Plane::finish`] |
+//! | what lands on a node, what leaves it, and how | [`daemonsets`] |
+//! | no API server, no network, a reboot | [`offline`] |
 
 mod agents;
 mod api;
@@ -31,6 +33,8 @@ mod mirrors;
 mod audit;
 mod bootstrap;
 pub mod images;
+mod daemonsets;
+mod offline;
 pub mod plane;
 mod registration;
 mod smoke;

@@ -1,0 +1,121 @@
+//! Nobody answers: bound pods are managed all the same, across restarts and reboots, and nothing of it shows afterwards.
+
+use super::{Plane, on};
+use crate::harness::{Node, PATIENCE, PodView, eventually, pod, resting, secs, signal};
+use crate::power::cut_the_power;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+const SERVER: &str = "kube-apiserver";
+
+/// The pods of the cluster on the machine, as `name uid container-ID restarts`.
+fn runs(node: &Node) -> Vec<String> {
+    let mut all: Vec<String> = node
+        .pods()
+        .iter()
+        .map(|p| format!("{} {} {} {}", p.name(), p.uid(), p.id("main"), p.restarts("main")))
+        .collect();
+    all.sort();
+    all
+}
+
+/// Waits until the API server has what the node reports, and nothing else of it.
+#[track_caller]
+fn reconciled(plane: &Plane, node: &Node, namespace: &str) {
+    eventually("the API server knows how things are", 4 * PATIENCE, || {
+        let mut told: Vec<String> = plane
+            .list("Pod", namespace, "")
+            .into_iter()
+            .map(PodView)
+            .filter(|p| p.up() && p.condition("Ready") == "True")
+            .map(|p| format!("{} {} {} {}", p.name(), p.uid(), p.id("main"), p.restarts("main")))
+            .collect();
+        told.sort();
+        let pods = node.pods();
+        let here: Vec<&PodView> = pods.iter().filter(|p| p.0["metadata"]["namespace"] == namespace).collect();
+        let mut here: Vec<String> =
+            here.iter().map(|p| format!("{} {} {} {}", p.name(), p.uid(), p.id("main"), p.restarts("main"))).collect();
+        here.sort();
+        told == here && told.len() == 2
+    });
+}
+
+#[test]
+fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
+    let plane = Plane::own();
+    let mut node = plane.up();
+    let namespace = plane.namespace("offline");
+    node.run(&resting("fixed"));
+    let mut spec = resting("x")["spec"].clone();
+    spec["automountServiceAccountToken"] = json!(false);
+    spec["nodeSelector"] = on(&node);
+    plane.apply(&json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "daemon", "namespace": *namespace },
+        "spec": {
+            "selector": { "matchLabels": { "app": "daemon" } },
+            "template": { "metadata": { "labels": { "app": "daemon" } }, "spec": spec },
+        },
+    }));
+    let mut lone = pod("lone", "trap 'exit 0' TERM; echo $COLOUR > /dev/null; while :; do sleep 3600 & wait $!; done");
+    lone["metadata"]["namespace"] = json!(*namespace);
+    lone["spec"]["nodeName"] = json!(node.name);
+    lone["spec"]["automountServiceAccountToken"] = json!(false);
+    lone["spec"]["containers"][0]["env"] = json!([{ "name": "COLOUR", "valueFrom":
+        { "configMapKeyRef": { "name": "colours", "key": "colour" } } }]);
+    plane.apply(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "colours", "namespace": *namespace },
+        "data": { "colour": "blue" },
+    }));
+    plane.apply(&lone);
+    plane.wait_pod_ready(&namespace, "lone");
+    reconciled(&plane, &node, &namespace);
+    let before = runs(&node);
+    assert_eq!(before.len(), 3, "{before:?}");
+
+    // The agent starts again and finds nobody: the same runs, and what ends is started again.
+    plane.kill(SERVER);
+    node.kill9();
+    node.start();
+    assert_eq!(runs(&node), before);
+    let was = node.pod("lone").expect("lone");
+    signal(node.init_pid(&was.id("main")), Signal::KILL);
+    let again = node.wait_pod("lone", "a restart", |p| p.up() && p.restarts("main") == 1);
+    assert_eq!(again.uid(), was.uid());
+    let before = runs(&node);
+    plane.start(SERVER);
+    plane.wait_ready();
+    reconciled(&plane, &node, &namespace);
+    assert_eq!(runs(&node), before, "nothing was touched");
+
+    // A reboot, still without an API server.
+    plane.kill(SERVER);
+    cut_the_power(&mut node);
+    node.start();
+    let name = |run: &String| run.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
+    let same = |runs: &[String]| runs.iter().map(name).collect::<Vec<_>>();
+    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 3 && pods.iter().all(PodView::up));
+    let rebooted = runs(&node);
+    assert_eq!(same(&rebooted), same(&before), "the same pods");
+    plane.start(SERVER);
+    plane.wait_ready();
+    reconciled(&plane, &node, &namespace);
+    assert_eq!(runs(&node), rebooted, "nothing was touched");
+
+    // Packets are lost without a word, and a pod is deleted meanwhile.
+    plane.lose(&node, 100);
+    plane.kubectl(&["delete", "pod", "lone", "-n", &namespace, "--wait=false"]).ok();
+    node.kill9();
+    node.start();
+    assert_eq!(runs(&node), rebooted);
+    plane.lose(&node, 0);
+    plane.wait("Pod", &namespace, "lone", "gone", Value::is_null);
+    node.wait_gone("lone");
+    let left: Vec<String> = rebooted.iter().filter(|run| !run.starts_with("lone ")).cloned().collect();
+    eventually("the others run on", secs(10), || runs(&node) == left);
+    let pods = plane.list("Pod", &namespace, "");
+    assert_eq!(pods.len(), 1, "no duplicate");
+
+    assert_eq!(plane.refused(&node.name), Vec::<String>::new());
+    namespace.end();
+    plane.finish(node);
+}
