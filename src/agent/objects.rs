@@ -71,7 +71,8 @@ impl Follower {
         actions: &mut Vec<Action>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let needs = |action: &Action| matches!(action, Action::CreateSandbox | Action::Run { .. } | Action::Pull { .. });
+        let needs =
+            |action: &Action| matches!(action, Action::CreateSandbox | Action::Run { .. } | Action::Pull { .. });
         if !actions.iter().any(needs) || runtime.is_settled(spec.pod()) {
             self.waits = None;
             return None;
@@ -92,7 +93,8 @@ impl Follower {
     /// [`AGAIN`] without being asked to.
     pub async fn sync(&mut self, runtime: &Arc<Runtime>, spec: &Spec) -> (Option<Note>, bool) {
         // Files must not go because nobody has said yet what is in them.
-        let Some(now) = runtime.supply(spec.pod()).filter(|supply| supply.whole || supply.is_settled(spec.pod())) else {
+        let Some(now) = runtime.supply(spec.pod()).filter(|supply| supply.whole || supply.is_settled(spec.pod()))
+        else {
             return (None, false);
         };
         let (objects, tokens) = (volume::objects(spec.pod()), supply::tokens(spec.pod()));

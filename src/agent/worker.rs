@@ -154,8 +154,7 @@ impl Worker {
             self.publish(desired.as_deref(), &seen, now);
             let mut plan = plan(desired.as_deref(), &seen, self.shared.facts.max_backoff, now);
             if let Some(spec) = seen.present.as_ref().map(|present| &present.spec).or(desired.as_deref())
-                && let Some(until) =
-                    self.follower.hold_back(&self.shared.runtime, spec, &mut plan.actions, now)
+                && let Some(until) = self.follower.hold_back(&self.shared.runtime, spec, &mut plan.actions, now)
             {
                 plan.wake_at = Some(plan.wake_at.map_or(until, |wake| wake.min(until)));
             }

@@ -68,9 +68,8 @@ impl Supply {
     /// Whether everything that the pod refers to was asked about, whatever the answer was.
     #[must_use]
     pub fn is_settled(&self, pod: &Pod) -> bool {
-        let asked = |id: &ObjectId| {
-            self.objects.get(id).is_some() || self.absent.contains(id) || self.refused.contains_key(id)
-        };
+        let asked =
+            |id: &ObjectId| self.objects.get(id).is_some() || self.absent.contains(id) || self.refused.contains_key(id);
         let issued = |id: &TokenId| self.tokens.contains_key(id) || self.unissued.contains_key(id);
         self.whole || (self.services.is_some() && objects(pod).iter().all(asked) && tokens(pod).iter().all(issued))
     }
@@ -231,7 +230,11 @@ mod tests {
     fn a_pod_refers_to_these() {
         let all: Vec<String> = objects(&pod()).iter().map(ToString::to_string).collect();
         assert_eq!(all, ["ConfigMap n/root", "Secret n/pull", "Secret n/s"]);
-        let id = |audience: &str, expiration_seconds| TokenId { pod: "u".into(), audience: audience.into(), expiration_seconds };
+        let id = |audience: &str, expiration_seconds| TokenId {
+            pod: "u".into(),
+            audience: audience.into(),
+            expiration_seconds,
+        };
         assert_eq!(tokens(&pod()), [id("", 3607), id("vault", 3600)]);
     }
 
@@ -262,7 +265,9 @@ mod tests {
         assert_eq!(step(&supply), (true, false), "nothing of this pod");
         assert_eq!(supply.find(&secret("s")), Answer::NotThere);
         assert_eq!(supply.find(&secret("pull")), Answer::Unread("no".into()));
-        assert!(matches!(supply.find(&secret("unknown")), Answer::Unread(why) if why.starts_with("failed to sync secret")));
+        assert!(
+            matches!(supply.find(&secret("unknown")), Answer::Unread(why) if why.starts_with("failed to sync secret"))
+        );
         assert_eq!(supply.token(&ids[0]), Ok(&Token("secret".into())));
         assert_eq!(supply.token(&ids[1]), Err("failed to fetch token: no".into()));
         assert!(!format!("{supply:?}").contains("\"secret\""), "{supply:?}");

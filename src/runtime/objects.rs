@@ -2,8 +2,8 @@
 
 use super::{Error, Runtime, credentials};
 use crate::manifest::{Object, ObjectId};
-use crate::pod::supply::{self, Answer, Supply};
 use crate::pod::is_from_api;
+use crate::pod::supply::{self, Answer, Supply};
 use crate::volume::{self, Given};
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use std::borrow::Cow;

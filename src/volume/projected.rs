@@ -124,7 +124,8 @@ pub(super) fn payload(pod: &Pod, volume: &Volume, given: &Given) -> Result<Paylo
                 payload.add(&source.path, File { bytes: token.0.clone().into_bytes(), mode, owner })?;
             }
             Part::Unknown => {
-                let what = "a projected source other than configMap, secret, downwardAPI or serviceAccountToken".to_owned();
+                let what =
+                    "a projected source other than configMap, secret, downwardAPI or serviceAccountToken".to_owned();
                 return Err(Error::Unsupported { name: volume.name.clone(), what });
             }
         }
@@ -159,7 +160,8 @@ fn add(
     default_mode: i32,
     optional: bool,
 ) -> Result<Result<(), Error>, String> {
-    let file = |bytes: Vec<u8>, mode: i32| File { bytes, mode: u32::try_from(mode).unwrap_or_default() & 0o777, owner: None };
+    let file =
+        |bytes: Vec<u8>, mode: i32| File { bytes, mode: u32::try_from(mode).unwrap_or_default() & 0o777, owner: None };
     let mut put = |path: &str, bytes: Vec<u8>, mode: i32| payload.add(path, file(bytes, mode)).map_err(Error::from);
     let mut values = object.data();
     if items.is_empty() {
@@ -348,7 +350,10 @@ mod tests {
         assert_eq!(of(json!({"containers": [user(7), user(8)]})), (0o644, None));
         assert_eq!(of(json!({"containers": [user(7), {"name": "c"}]})), (0o644, None));
         assert_eq!(of(json!({"containers": [user(7)], "initContainers": [user(8)]})), (0o644, None));
-        assert_eq!(of(json!({"securityContext": {"runAsUser": 7}, "containers": [{"name": "c"}, user(7)]})), (0o600, Some(7)));
+        assert_eq!(
+            of(json!({"securityContext": {"runAsUser": 7}, "containers": [{"name": "c"}, user(7)]})),
+            (0o600, Some(7))
+        );
         assert_eq!(of(json!({"securityContext": {"runAsUser": 7}, "containers": [user(8)]})), (0o600, Some(8)));
         assert_eq!(of(json!({"securityContext": {"fsGroup": 9}, "containers": [{"name": "c"}]})), (0o600, None));
     }

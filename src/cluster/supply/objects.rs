@@ -214,7 +214,10 @@ mod tests {
         assert_eq!(read_json(ObjectKind::Secret, object("2", "MQ==")).unwrap(), one);
         assert_ne!(read_json(ObjectKind::Secret, object("1", "Mg==")).unwrap(), one);
         let Object::Secret(secret) = &one else { panic!("a Secret") };
-        assert_eq!((secret.type_.as_deref(), secret.metadata.uid.as_deref()), (Some("kubernetes.io/dockercfg"), Some("u")));
+        assert_eq!(
+            (secret.type_.as_deref(), secret.metadata.uid.as_deref()),
+            (Some("kubernetes.io/dockercfg"), Some("u"))
+        );
         assert!(one.is_immutable());
         assert_eq!(one.id(), id(ObjectKind::Secret));
     }
@@ -224,7 +227,9 @@ mod tests {
         let meta = json!({"name": "x", "namespace": "n"});
         let bad = |kind, data: Value| read_json(kind, json!({"metadata": meta, "data": data})).unwrap_err();
         assert_eq!(bad(ObjectKind::Secret, json!({"k": "p4ssw*rd"})), "Secret n/x cannot be understood");
-        assert!(bad(ObjectKind::ConfigMap, json!({"k": 1})).starts_with("ConfigMap n/x cannot be understood: invalid type"));
+        assert!(
+            bad(ObjectKind::ConfigMap, json!({"k": 1})).starts_with("ConfigMap n/x cannot be understood: invalid type")
+        );
         let other = json!({"metadata": {"name": "y", "namespace": "n"}});
         let why = "the API server gave another object for ConfigMap n/x";
         assert_eq!(read_json(ObjectKind::ConfigMap, other), Err(why.into()));

@@ -59,12 +59,28 @@ pub struct Kept {
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum Entry {
     /// Without an object: the API server has none.
-    ConfigMap { namespace: String, name: String, object: Option<Box<ConfigMap>> },
-    Secret { namespace: String, name: String, object: Option<Box<Secret>> },
-    Token { id: TokenId, token: Token, life: Life },
-    Services { services: Vec<Service> },
+    ConfigMap {
+        namespace: String,
+        name: String,
+        object: Option<Box<ConfigMap>>,
+    },
+    Secret {
+        namespace: String,
+        name: String,
+        object: Option<Box<Secret>>,
+    },
+    Token {
+        id: TokenId,
+        token: Token,
+        life: Life,
+    },
+    Services {
+        services: Vec<Service>,
+    },
     /// Another entry as JSON, sealed under the name of its record, in Base64.
-    Sealed { sealed: String },
+    Sealed {
+        sealed: String,
+    },
 }
 
 /// The name of an object's record.
@@ -227,7 +243,10 @@ impl Shelf {
 /// How many records are there that nothing came of.
 fn closed_records(kept: &Kept) -> usize {
     let open = kept.supply.as_ref().map_or(0, |supply| {
-        supply.objects.iter().count() + supply.absent.len() + supply.tokens.len() + usize::from(supply.services.is_some())
+        supply.objects.iter().count()
+            + supply.absent.len()
+            + supply.tokens.len()
+            + usize::from(supply.services.is_some())
     });
     kept.names.len().saturating_sub(open)
 }
@@ -317,7 +336,8 @@ mod tests {
         let secret = Object::Secret(Arc::new(serde_json::from_value(secret).expect("Secret")));
         let token = TokenId { pod: "u".into(), audience: "https://vault".into(), expiration_seconds: 600 };
         let life = Life { begun: jiff::Timestamp::UNIX_EPOCH, seconds: 600 };
-        let service = Service { namespace: "n".into(), name: "web".into(), cluster_ip: "10.0.0.1".into(), ports: vec![] };
+        let service =
+            Service { namespace: "n".into(), name: "web".into(), cluster_ip: "10.0.0.1".into(), ports: vec![] };
         vec![
             Update::Object(id(ObjectKind::ConfigMap, "m"), Ok(Some(map))),
             Update::Object(id(ObjectKind::Secret, "s"), Ok(Some(secret))),
@@ -348,7 +368,8 @@ mod tests {
         let kept = shelf.load();
         assert_eq!(kept.held.values().next().expect("a token").life.seconds, 600);
         assert_eq!(kept.names.len(), 5);
-        let wanted = Wanted { objects: [supply().objects.iter().next().expect("one").id()].into(), ..Wanted::default() };
+        let wanted =
+            Wanted { objects: [supply().objects.iter().next().expect("one").id()].into(), ..Wanted::default() };
         let gone = unwanted(kept.names, &wanted);
         assert_eq!(gone, ["secret.n.none", "secret.n.s", "token.u.600.https://vault"]);
         shelf.remove(&gone);

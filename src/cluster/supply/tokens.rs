@@ -188,7 +188,9 @@ mod tests {
         let held = read(&answer, &id, begun).unwrap();
         assert_eq!((held.token, held.life.seconds), (Token("t".into()), 3607));
         assert_eq!(read(&json!({"status": {"token": "t"}}), &id, begun).unwrap().life.seconds, 600);
-        for bad in [json!(null), json!({}), json!({"status": {"token": ""}}), json!({"status": {"token": 7}}), json!([])] {
+        for bad in
+            [json!(null), json!({}), json!({"status": {"token": ""}}), json!({"status": {"token": 7}}), json!([])]
+        {
             assert_eq!(read(&bad, &id, begun).unwrap_err(), "the API server's answer holds no token");
         }
     }

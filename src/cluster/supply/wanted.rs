@@ -34,8 +34,11 @@ impl Wanted {
             wanted.objects.extend(supply::objects(pod));
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
             let account = text(&pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()));
-            let claim =
-                || Claim { namespace: text(&pod.metadata.namespace), pod: text(&pod.metadata.name), account: account.clone() };
+            let claim = || Claim {
+                namespace: text(&pod.metadata.namespace),
+                pod: text(&pod.metadata.name),
+                account: account.clone(),
+            };
             wanted.tokens.extend(supply::tokens(pod).into_iter().map(|id| (id, claim())));
         }
         wanted
@@ -78,7 +81,8 @@ mod tests {
 
     #[test]
     fn what_ended_pods_had_is_not_wanted() {
-        let bound = Bound { pods: vec![pod("a", "Running"), pod("b", "Failed"), pod("c", "Pending")], ..Bound::default() };
+        let bound =
+            Bound { pods: vec![pod("a", "Running"), pod("b", "Failed"), pod("c", "Pending")], ..Bound::default() };
         let wanted = Wanted::of(&bound);
         let objects: Vec<String> = wanted.objects.iter().map(ToString::to_string).collect();
         assert_eq!(objects, ["ConfigMap n/shared", "Secret n/a", "Secret n/c"]);
