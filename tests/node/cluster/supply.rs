@@ -9,6 +9,28 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// A node that is Ready, with these fields of ours. That the machine's disk is nearly full is not what it is about.
+#[track_caller]
+fn up(plane: &Plane, own: &Value) -> Node {
+    let mut node = plane.node();
+    let kubelet = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
+        "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98,
+    });
+    let mut ours = own.clone();
+    ours["apiVersion"] = json!("coracle.dev/v1alpha1");
+    ours["kind"] = json!("CoracleConfiguration");
+    let path = node.dir.join("config.yaml");
+    fs::write(&path, format!("{kubelet}\n---\n{ours}")).expect("config");
+    node.args.extend(["--config".to_owned(), path.display().to_string()]);
+    node.start();
+    node.wait_for_images();
+    plane.wait_node_ready(&node);
+    plane.uncordon(&node);
+    node
+}
+
 /// A pod that the test binds itself.
 fn bound(node: &Node, namespace: &str, name: &str, mut spec: Value) -> Value {
     spec["nodeName"] = json!(node.name);
@@ -58,6 +80,15 @@ fn has(env: &str, line: &str) -> bool {
     env.lines().any(|other| other == line)
 }
 
+/// Goes with the test.
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 /// All that is on the disk of what pods are made from.
 fn kept(node: &Node) -> String {
     let files = fs::read_dir(node.dir.join("root/cluster/objects")).into_iter().flatten().flatten();
@@ -76,7 +107,7 @@ fn a_bound_pod_is_made_from_what_the_api_server_has() {
     }));
     let ip = plane.get("Service", &ns, "my-web")["spec"]["clusterIP"].as_str().expect("an address").to_owned();
     // After the service: what of it a pod sees is decided when its container starts.
-    let node = plane.up();
+    let node = up(plane, &json!({}));
     // A static pod of the same namespace sees nothing of it, and the bound one nothing of the node's own objects.
     node.apply(
         "local.yaml",
@@ -201,23 +232,16 @@ fn a_bound_pod_is_made_from_what_the_api_server_has() {
 #[test]
 fn a_pod_starts_again_without_an_api_server_from_secrets_that_are_sealed() {
     let plane = Plane::shared();
-    let mut node = plane.node();
-    let key = node.dir.join("seal.key");
+    let folder = Scratch(std::env::temp_dir().join(format!("coracle-seal-{}", std::process::id())));
+    fs::create_dir_all(&folder.0).expect("folder");
+    let key = folder.0.join("seal.key");
     let secret = |path: &Path, byte: u8| {
         let mut file =
             fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).expect("key");
         std::io::Write::write_all(&mut file, &[byte; 32]).expect("key");
     };
     secret(&key, 7);
-    let config = json!({
-        "apiVersion": "coracle.dev/v1alpha1", "kind": "CoracleConfiguration", "cluster": { "sealingKeyFile": key },
-    });
-    fs::write(node.dir.join("config.yaml"), config.to_string()).expect("config");
-    node.args.extend(["--config".to_owned(), node.dir.join("config.yaml").display().to_string()]);
-    node.start();
-    node.wait_for_images();
-    plane.wait_node_ready(&node);
-    plane.uncordon(&node);
+    let mut node = up(plane, &json!({ "cluster": { "sealingKeyFile": key } }));
     let ns = plane.namespace("sealed");
     plane.apply(&object("ConfigMap", &ns, "open", &json!({ "k": "in-the-open" })));
     plane.apply(&object("Secret", &ns, "login", &json!({ "password": "s3aled" })));
@@ -268,7 +292,7 @@ fn a_pod_starts_again_without_an_api_server_from_secrets_that_are_sealed() {
 #[test]
 fn images_are_pulled_with_the_secrets_of_the_pod_alone() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = up(plane, &json!({}));
     // In the node's network.
     let registry = node.inside(|| Registry::start(Auth::Basic));
     let archive = image_archive("private:1");
@@ -332,7 +356,7 @@ fn images_are_pulled_with_the_secrets_of_the_pod_alone() {
 #[test]
 fn many_pods_share_one_large_object() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = up(plane, &json!({}));
     let ns = plane.namespace("shared");
     let large = "x".repeat(1_000_000);
     plane.apply(&object("ConfigMap", &ns, "large", &json!({ "version": "1", "ballast": large })));
