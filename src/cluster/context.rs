@@ -1,8 +1,8 @@
 //! What all tasks of a session share. It outlives sessions: what was learned holds while nobody answers.
 
 use super::kept::Kept;
-use super::supply::Shelf;
 use super::rate::Rate;
+use super::supply::Shelf;
 use super::{Bound, Handle, State, events, node};
 use crate::config::{Cluster, Config};
 use crate::pod::Supply;
