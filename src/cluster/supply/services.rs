@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Changes within this long are told at once: only containers that start later see them.
+/// Between two times that changes are told: only containers that start later see them.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Tells of them and their changes, until it is dropped.
@@ -30,12 +30,13 @@ pub async fn follow(client: Client, updates: mpsc::Sender<Update>) {
     let config = watcher::Config::default().fields("spec.clusterIP!=None").streaming_lists();
     let mut events = std::pin::pin!(watcher(api, config).default_backoff());
     let (mut all, mut listed) = (BTreeMap::new(), BTreeMap::new());
-    let mut due: Option<Instant> = None;
+    let (mut due, mut told): (Option<Instant>, Option<Instant>) = (None, None);
+    let soon = |told: Option<Instant>| told.map_or_else(Instant::now, |told| told + PAUSE);
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                due = None;
+                (due, told) = (None, Some(Instant::now()));
                 let services: Vec<Service> = BTreeMap::values(&all).cloned().collect();
                 if updates.send(Update::Services(services)).await.is_err() {
                     return;
@@ -53,11 +54,11 @@ pub async fn follow(client: Client, updates: mpsc::Sender<Update>) {
             }
             Some(Ok(watcher::Event::Apply(object))) => {
                 put(&mut all, &object);
-                due.get_or_insert_with(|| Instant::now() + PAUSE);
+                due.get_or_insert_with(|| soon(told));
             }
             Some(Ok(watcher::Event::Delete(object))) => {
                 all.remove(&name(&object));
-                due.get_or_insert_with(|| Instant::now() + PAUSE);
+                due.get_or_insert_with(|| soon(told));
             }
             Some(Err(error)) => tracing::debug!(error = chain(&error), "the watch on services broke off"),
         }

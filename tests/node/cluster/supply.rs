@@ -9,6 +9,28 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// A node that is Ready, with these fields of ours. That the machine's disk is nearly full is not what it is about.
+#[track_caller]
+fn up(plane: &Plane, own: &Value) -> Node {
+    let mut node = plane.node();
+    let kubelet = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+        "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
+        "imageGCHighThresholdPercent": 99, "imageGCLowThresholdPercent": 98,
+    });
+    let mut ours = own.clone();
+    ours["apiVersion"] = json!("coracle.dev/v1alpha1");
+    ours["kind"] = json!("CoracleConfiguration");
+    let path = node.dir.join("config.yaml");
+    fs::write(&path, format!("{kubelet}\n---\n{ours}")).expect("config");
+    node.args.extend(["--config".to_owned(), path.display().to_string()]);
+    node.start();
+    node.wait_for_images();
+    plane.wait_node_ready(&node);
+    plane.uncordon(&node);
+    node
+}
+
 /// A pod that the test binds itself.
 fn bound(node: &Node, namespace: &str, name: &str, mut spec: Value) -> Value {
     spec["nodeName"] = json!(node.name);
@@ -41,9 +63,30 @@ fn wait_up(node: &Node, namespace: &str, name: &str) {
     node.wait(&format!("{namespace}/{name} runs"), 2 * PATIENCE, up);
 }
 
+/// What its variables are, once it runs anew.
+#[track_caller]
+fn variables(node: &Node, namespace: &str, pod: &str) -> String {
+    let mut env = String::new();
+    eventually(&format!("{namespace}/{pod} runs"), 2 * PATIENCE, || {
+        let out = node.cli(&["exec", "-n", namespace, pod, "--", "env"]);
+        env = out.stdout;
+        out.code == Some(0)
+    });
+    env
+}
+
 /// A line of what `env` says.
 fn has(env: &str, line: &str) -> bool {
     env.lines().any(|other| other == line)
+}
+
+/// Goes with the test.
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// All that is on the disk of what pods are made from.
@@ -55,7 +98,6 @@ fn kept(node: &Node) -> String {
 #[test]
 fn a_bound_pod_is_made_from_what_the_api_server_has() {
     let plane = Plane::shared();
-    let node = plane.up();
     let ns = plane.namespace("supply");
     plane.apply(&object("ConfigMap", &ns, "settings", &json!({ "color": "blue", "shape": "round" })));
     plane.apply(&object("Secret", &ns, "login", &json!({ "password": "s3cret" })));
@@ -64,14 +106,19 @@ fn a_bound_pod_is_made_from_what_the_api_server_has() {
         "spec": { "selector": { "app": "none" }, "ports": [{ "name": "http", "port": 80 }, { "name": "dns", "port": 53, "protocol": "UDP" }] },
     }));
     let ip = plane.get("Service", &ns, "my-web")["spec"]["clusterIP"].as_str().expect("an address").to_owned();
+    // After the service: what of it a pod sees is decided when its container starts.
+    let node = up(plane, &json!({}));
     // A static pod of the same namespace sees nothing of it, and the bound one nothing of the node's own objects.
-    node.apply("local.yaml", format!("{}\n---\n{}", object("ConfigMap", &ns, "local", &json!({ "color": "red" })), {
-        let mut pod = crate::harness::resting("lone");
-        pod["metadata"]["namespace"] = json!(&*ns);
-        pod["spec"]["containers"][0]["envFrom"] = json!([
+    node.apply(
+        "local.yaml",
+        format!("{}\n---\n{}", object("ConfigMap", &ns, "local", &json!({ "color": "red" })), {
+            let mut pod = crate::harness::resting("lone");
+            pod["metadata"]["namespace"] = json!(&*ns);
+            pod["spec"]["containers"][0]["envFrom"] = json!([
             { "configMapRef": { "name": "settings", "optional": true } }, { "configMapRef": { "name": "local" } }]);
-        pod
-    }));
+            pod
+        }),
+    );
     let user = json!({ "runAsUser": 1234, "fsGroup": 4242 });
     plane.apply(&bound(&node, &ns, "full", json!({
         "securityContext": user,
@@ -143,14 +190,19 @@ fn a_bound_pod_is_made_from_what_the_api_server_has() {
     assert!(run("env").contains("MAP_color=blue"));
 
     // What is not there yet: told in the kubelet's words, and the pod starts when it comes.
-    plane.apply(&bound(&node, &ns, "early", json!({
-        "enableServiceLinks": false,
-        "containers": [{
-            "envFrom": [{ "configMapRef": { "name": "later" } }],
-            "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
-        }],
-        "volumes": [{ "name": "v", "secret": { "secretName": "gone", "optional": true } }],
-    })));
+    plane.apply(&bound(
+        &node,
+        &ns,
+        "early",
+        json!({
+            "enableServiceLinks": false,
+            "containers": [{
+                "envFrom": [{ "configMapRef": { "name": "later" } }],
+                "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+            }],
+            "volumes": [{ "name": "v", "secret": { "secretName": "gone", "optional": true } }],
+        }),
+    ));
     node.wait("it waits", PATIENCE, |pods| {
         let early = pods.iter().find(|pod| pod.name() == "early");
         early.is_some_and(|pod| {
@@ -180,22 +232,16 @@ fn a_bound_pod_is_made_from_what_the_api_server_has() {
 #[test]
 fn a_pod_starts_again_without_an_api_server_from_secrets_that_are_sealed() {
     let plane = Plane::shared();
-    let mut node = plane.node();
-    let key = node.dir.join("seal.key");
+    let folder = Scratch(std::env::temp_dir().join(format!("coracle-seal-{}", std::process::id())));
+    fs::create_dir_all(&folder.0).expect("folder");
+    let key = folder.0.join("seal.key");
     let secret = |path: &Path, byte: u8| {
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).expect("key");
+        let mut file =
+            fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).expect("key");
         std::io::Write::write_all(&mut file, &[byte; 32]).expect("key");
     };
     secret(&key, 7);
-    let config = json!({
-        "apiVersion": "coracle.dev/v1alpha1", "kind": "CoracleConfiguration", "cluster": { "sealingKeyFile": key },
-    });
-    fs::write(node.dir.join("config.yaml"), config.to_string()).expect("config");
-    node.args.extend(["--config".to_owned(), node.dir.join("config.yaml").display().to_string()]);
-    node.start();
-    node.wait_for_images();
-    plane.wait_node_ready(&node);
-    plane.uncordon(&node);
+    let mut node = up(plane, &json!({ "cluster": { "sealingKeyFile": key } }));
     let ns = plane.namespace("sealed");
     plane.apply(&object("ConfigMap", &ns, "open", &json!({ "k": "in-the-open" })));
     plane.apply(&object("Secret", &ns, "login", &json!({ "password": "s3aled" })));
@@ -224,8 +270,7 @@ fn a_pod_starts_again_without_an_api_server_from_secrets_that_are_sealed() {
     node.kill_everything();
     node.forget_kernel_state();
     node.start();
-    wait_up(&node, &ns, "app");
-    let env = sh(&node, &ns, "app", "env");
+    let env = variables(&node, &ns, "app");
     assert!(has(&env, "PASSWORD=s3aled") && has(&env, "k=in-the-open"), "{env}");
     assert!(has(&env, "KUBERNETES_SERVICE_PORT=443"), "{env}");
     assert_eq!(sh(&node, &ns, "app", &format!("cat {folder}/token")), token);
@@ -239,8 +284,7 @@ fn a_pod_starts_again_without_an_api_server_from_secrets_that_are_sealed() {
     node.wait_event("what is not there is told", |_, text| text.contains("failed to "));
     assert!(kept(&node).contains("in-the-open"));
     plane.plug(&node);
-    wait_up(&node, &ns, "app");
-    assert!(has(&sh(&node, &ns, "app", "env"), "PASSWORD=s3aled"));
+    assert!(has(&variables(&node, &ns, "app"), "PASSWORD=s3aled"));
     ns.end();
     plane.finish(node);
 }
@@ -248,7 +292,7 @@ fn a_pod_starts_again_without_an_api_server_from_secrets_that_are_sealed() {
 #[test]
 fn images_are_pulled_with_the_secrets_of_the_pod_alone() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = up(plane, &json!({}));
     // In the node's network.
     let registry = node.inside(|| Registry::start(Auth::Basic));
     let archive = image_archive("private:1");
@@ -268,9 +312,14 @@ fn images_are_pulled_with_the_secrets_of_the_pod_alone() {
     secret("bad", "guess");
     let pod = |name: &str, secrets: &[&str]| {
         let secrets: Vec<Value> = secrets.iter().map(|name| json!({ "name": name })).collect();
-        plane.apply(&bound(&node, &ns, name, json!({
-            "imagePullSecrets": secrets, "containers": [{ "image": image, "imagePullPolicy": "IfNotPresent" }],
-        })));
+        plane.apply(&bound(
+            &node,
+            &ns,
+            name,
+            json!({
+                "imagePullSecrets": secrets, "containers": [{ "image": image, "imagePullPolicy": "IfNotPresent" }],
+            }),
+        ));
     };
     let waits = |name: &str| {
         node.wait(&format!("{name} is refused"), 2 * PATIENCE, |pods| {
@@ -287,7 +336,8 @@ fn images_are_pulled_with_the_secrets_of_the_pod_alone() {
     waits("with-none");
     node.wait_event("the missing one is told", |reason, text| {
         reason == "FailedToRetrieveImagePullSecret"
-            && text == "Unable to retrieve some image pull secrets (gone); attempting to pull the image may not succeed."
+            && text
+                == "Unable to retrieve some image pull secrets (gone); attempting to pull the image may not succeed."
     });
     // It is here, and still nobody's but of who shows the same.
     pod("after-none", &[]);
@@ -306,7 +356,7 @@ fn images_are_pulled_with_the_secrets_of_the_pod_alone() {
 #[test]
 fn many_pods_share_one_large_object() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = up(plane, &json!({}));
     let ns = plane.namespace("shared");
     let large = "x".repeat(1_000_000);
     plane.apply(&object("ConfigMap", &ns, "large", &json!({ "version": "1", "ballast": large })));
