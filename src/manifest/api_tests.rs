@@ -33,7 +33,10 @@ fn what_an_api_server_adds_to_a_pod_passes() {
     assert_eq!(taken.metadata.uid, given.metadata.uid);
     assert_eq!(taken.metadata.owner_references, given.metadata.owner_references);
     assert_eq!(taken.metadata.generation, Some(1));
-    assert_eq!((&taken.status, &taken.metadata.managed_fields, &taken.metadata.resource_version), (&None, &None, &None));
+    assert_eq!(
+        (&taken.status, &taken.metadata.managed_fields, &taken.metadata.resource_version),
+        (&None, &None, &None)
+    );
     assert_eq!(taken.spec, given.spec, "nothing is left to default");
     assert!(is_from_api(&taken) && Spec::new(taken.clone()).is_some());
     assert_eq!(from_api(&taken).unwrap(), taken, "once more changes nothing");
@@ -48,7 +51,8 @@ fn what_an_api_server_adds_to_a_pod_passes() {
         for list in ["limits", "requests"] {
             pod["spec"]["containers"][0]["resources"][list]["example.com/widget"] = json!("1");
         }
-        pod["spec"]["ephemeralContainers"] = json!([{"name": "debugger", "image": "busybox", "targetContainerName": "x"}]);
+        pod["spec"]["ephemeralContainers"] =
+            json!([{"name": "debugger", "image": "busybox", "targetContainerName": "x"}]);
     });
     assert!(from_api(&more) == Ok(super::marked(&more)), "{:?}", from_api(&more).err());
 }

@@ -38,12 +38,11 @@ mod update;
 
 pub use observed::{
     Deletion, Eviction, Failure, Finished, Health, HookKind, HookState, ImageState, Instance, Observed, Present,
-    Progress, Record, RefusedResize, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Told, Unhealthy,
-    User,
+    Progress, Record, RefusedResize, Sandbox, SandboxRecord, StopCause, Stopping, Termination, Told, Unhealthy, User,
 };
 pub use plan::{Action, Plan, plan};
 pub use resize::is_resize;
 pub use rules::restarts_failed;
 pub use spec::{Key, RestartPolicy, Role, Spec};
-pub use update::adopted;
 pub use supply::{Supply, Token, TokenId, is_from_api};
+pub use update::adopted;

@@ -142,8 +142,7 @@ pub fn plan(desired: Option<&Spec>, seen: &Observed, max_backoff: SignedDuration
     };
     let resized = desired.filter(|want| have.record.finished.is_none() && resize::is_resize(&have.spec, want));
     let same = |want: &Spec| {
-        update::is_one(&have.spec, want)
-            || want.uid() == have.spec.uid() && want.revision() == have.spec.revision()
+        update::is_one(&have.spec, want) || want.uid() == have.spec.uid() && want.revision() == have.spec.revision()
     };
     let stays = have.record.deletion.is_none() && (resized.is_some() || desired.is_some_and(same));
     // A resize that has to wait keeps nothing else from going on, least of all the pod's end.

@@ -57,8 +57,18 @@ pub fn report(
     let phase = phase::of(present, &sidecars.chain(&app).cloned().collect::<Vec<_>>());
     let ips = pod_ips(spec, present, node);
     let (reason, message) = why(seen, phase, resized.is_some());
-    let conditions =
-        Conditions { spec, seen, init: &init, app: &app, phase, resizing: resized.is_some(), previous, copy, start, now };
+    let conditions = Conditions {
+        spec,
+        seen,
+        init: &init,
+        app: &app,
+        phase,
+        resizing: resized.is_some(),
+        previous,
+        copy,
+        start,
+        now,
+    };
     pod.status = Some(PodStatus {
         conditions: Some(conditions.all()),
         observed_generation: seen.generation,

@@ -26,11 +26,7 @@ pub const CLUSTER_GROUPS: &[Group] = &[
             bound("path", proof::TOKENS),
         ],
     },
-    Group {
-        kind: "PodSchedulingGate",
-        places: &["spec.schedulingGates[*]"],
-        fields: &[bound("name", proof::BOUND)],
-    },
+    Group { kind: "PodSchedulingGate", places: &["spec.schedulingGates[*]"], fields: &[bound("name", proof::BOUND)] },
     Group {
         kind: "PodSchedulingGroup",
         places: &["spec.schedulingGroup"],

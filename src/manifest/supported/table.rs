@@ -14,8 +14,7 @@ const GONE: &str = "Kubernetes has removed the driver of this type of volume: us
 /// Of a field that an API server acts on before a pod gets here.
 const SERVER: &str = "the API server acts on it: nothing is left for a node to do, as in the kubelet";
 const CLAIMS: &str = "needs a driver for dynamic resource allocation, and this node has none";
-const VOLUME_CLAIM: &str =
-    "this node does not mount PersistentVolumeClaims: use hostPath on what the node mounts, or emptyDir, image, configMap or secret";
+const VOLUME_CLAIM: &str = "this node does not mount PersistentVolumeClaims: use hostPath on what the node mounts, or emptyDir, image, configMap or secret";
 const HELPER: &str = "needs programs on the node that coracle does not start: mount it on the node and use hostPath";
 
 const fn works(name: &'static str, proof: &'static str) -> Field {
@@ -58,7 +57,10 @@ pub const GROUPS: &[Group] = &[
             noted("enableServiceLinks", proof::ENV, "without an API server there are no services, hence no variables")
                 .bound_works(proof::SERVICES, ""),
             Field {
-                bound: Some((Refused(Apart, "each is reported as ended, with this reason; the pod goes on: use kubectl exec"), "")),
+                bound: Some((
+                    Refused(Apart, "each is reported as ended, with this reason; the pod goes on: use kubectl exec"),
+                    "",
+                )),
                 ..refused("ephemeralContainers", "Forbidden: cannot be set on create")
             },
             works("hostAliases", proof::HOSTS),
@@ -101,10 +103,8 @@ pub const GROUPS: &[Group] = &[
             works("shareProcessNamespace", "pods::containers_of_a_pod_share_their_processes_under_our_pause"),
             works("subdomain", proof::HOSTNAME),
             works("terminationGracePeriodSeconds", proof::TERMINATION),
-            noted("tolerations", proof::ACCEPTED, "taints never refuse a static pod, as in the kubelet").bound_works(
-                proof::TAINTS,
-                "a node refuses for taints of effect NoExecute only, as the kubelet",
-            ),
+            noted("tolerations", proof::ACCEPTED, "taints never refuse a static pod, as in the kubelet")
+                .bound_works(proof::TAINTS, "a node refuses for taints of effect NoExecute only, as the kubelet"),
             noted("topologySpreadConstraints", proof::ACCEPTED, SCHEDULER),
             works("volumes", proof::EMPTY_DIR),
         ],
@@ -139,7 +139,9 @@ pub const GROUPS: &[Group] = &[
                 "volumeDevices",
                 "needs a PersistentVolumeClaim, which only a cluster has: use a hostPath volume of type BlockDevice",
             )
-            .bound_refused("needs a PersistentVolumeClaim, which this node does not do: use a hostPath volume of type BlockDevice"),
+            .bound_refused(
+                "needs a PersistentVolumeClaim, which this node does not do: use a hostPath volume of type BlockDevice",
+            ),
             works("volumeMounts", proof::EMPTY_DIR),
             works("workingDir", proof::HOSTNAME),
         ],
@@ -295,7 +297,10 @@ pub const GROUPS: &[Group] = &[
                 "*/*",
                 "no device plugin can offer this resource on a lone node: ask for devices by their CDI names",
             )
-            .bound_works(proof::BOUND_AMOUNTS, "as in the kubelet: what this node does not offer the cluster as a whole does"),
+            .bound_works(
+                proof::BOUND_AMOUNTS,
+                "as in the kubelet: what this node does not offer the cluster as a whole does",
+            ),
             works("cpu", proof::REQUESTS),
             works("ephemeral-storage", proof::STORAGE),
             works("hugepages-*", proof::HUGE_PAGES),
@@ -719,8 +724,9 @@ pub const GROUPS: &[Group] = &[
             refused_kind("cephfs", GONE),
             refused_kind("cinder", GONE),
             works("configMap", proof::OBJECTS),
-            refused_kind("csi", "static pods may not reference csidrivers (via CSI volumes)")
-                .bound_refused("needs a CSI driver on the node, which coracle does not talk to: use hostPath on what the node mounts"),
+            refused_kind("csi", "static pods may not reference csidrivers (via CSI volumes)").bound_refused(
+                "needs a CSI driver on the node, which coracle does not talk to: use hostPath on what the node mounts",
+            ),
             works("downwardAPI", proof::DOWNWARD),
             works("emptyDir", proof::EMPTY_DIR),
             refused_kind("ephemeral", "static pods may not reference persistentvolumeclaims (via ephemeral volumes)")
@@ -733,7 +739,8 @@ pub const GROUPS: &[Group] = &[
                 "gitRepo",
                 "Kubernetes has switched this type of volume off: use an init container that clones",
             ),
-            refused_kind("glusterfs", "static pods may not reference endpoints (via glusterFS volumes)").bound_refused(GONE),
+            refused_kind("glusterfs", "static pods may not reference endpoints (via glusterFS volumes)")
+                .bound_refused(GONE),
             works("hostPath", proof::HOST_PATH),
             works("image", proof::IMAGE_VOLUME),
             refused_kind("iscsi", HELPER),

@@ -111,10 +111,8 @@ impl<'de> MapAccess<'de> for Fields<'_> {
 
 #[test]
 fn every_field_of_the_api_has_a_row_and_every_row_a_field() {
-    let refused: BTreeSet<String> = rows()
-        .filter(|row| !row.field.works() && !row.field.works_bound())
-        .map(|row| row.path)
-        .collect();
+    let refused: BTreeSet<String> =
+        rows().filter(|row| !row.field.works() && !row.field.works_bound()).map(|row| row.path).collect();
     let found = RefCell::new(BTreeSet::new());
     let enter = |path: &str| !refused.contains(path);
     PodSpec::deserialize(Walk { path: "spec".to_owned(), found: &found, enter: &enter }).unwrap();

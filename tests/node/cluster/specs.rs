@@ -31,7 +31,7 @@ fn node(plane: &Plane) -> Node {
 #[test]
 fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     let plane = Plane::shared();
-    let node = node(plane);
+    let mut node = node(plane);
     let namespace = plane.namespace("edits");
     let mut manifest = resting("edited");
     manifest["metadata"]["labels"] = json!({ "colour": "red" });
@@ -43,26 +43,29 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     };
     manifest["spec"]["containers"] = json!([container("main"), container("beside")]);
     manifest["spec"]["containers"][0]["volumeMounts"] = json!([{ "name": "info", "mountPath": "/info" }]);
-    let labels = json!({ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } });
-    manifest["spec"]["volumes"] = json!([{ "name": "info", "downwardAPI": { "items": [labels] } }]);
+    let item = json!({ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } });
+    manifest["spec"]["volumes"] = json!([{ "name": "info", "downwardAPI": { "items": [item] } }]);
     plane.apply(&bound(&node, &namespace, manifest));
     let first = wait(plane, &namespace, "edited", "runs", PodView::up);
     assert_eq!(first.name(), "edited");
     let kubectl = |args: &[&str]| plane.kubectl(&[&["-n", &namespace], args].concat()).ok();
-    let said = |script: &str| {
-        let args = ["exec", "edited", "-n", &namespace, "-c", "main", "--", "sh", "-c", script];
+    let labels = |node: &Node| {
+        let args = ["exec", "edited", "-n", &namespace, "-c", "main", "--", "cat", "/info/labels"];
         node.cli(&args).stdout.trim().to_owned()
     };
-    assert_eq!(said("cat /info/labels"), "colour=\"red\"");
+    assert_eq!(labels(&node), "colour=\"red\"");
 
     // Labels, annotations, tolerations and the deadline: the file follows, nothing restarts.
     kubectl(&["label", "pod", "edited", "colour=blue", "--overwrite"]);
     kubectl(&["annotate", "pod", "edited", "example.com/note=x"]);
     let mut spec = plane.get("Pod", &namespace, "edited")["spec"].clone();
-    spec["tolerations"].as_array_mut().expect("tolerations").push(json!({ "key": "example.com/x", "operator": "Exists" }));
+    spec["tolerations"]
+        .as_array_mut()
+        .expect("tolerations")
+        .push(json!({ "key": "example.com/x", "operator": "Exists" }));
     let patch = json!({ "spec": { "tolerations": spec["tolerations"], "activeDeadlineSeconds": 100_000 } });
     let generation = plane.patch("Pod", &namespace, "edited", &patch)["metadata"]["generation"].clone();
-    eventually("the labels in the volume", secs(30), || said("cat /info/labels") == "colour=\"blue\"");
+    eventually("the labels in the volume", secs(30), || labels(&node) == "colour=\"blue\"");
     let same = wait(plane, &namespace, "edited", "acted on", |p| p.0["status"]["observedGeneration"] == generation);
     for container in ["main", "beside"] {
         assert_eq!((same.id(container), same.restarts(container)), (first.id(container), 0));
@@ -83,9 +86,8 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
         "requests": { "memory": "32Mi" } } }] } });
     kubectl(&["patch", "pod", "edited", "--subresource", "resize", "--patch", &resize.to_string()]);
     eventually("the new limit", secs(30), || memory(&node, &group) == (64_u64 << 20).to_string());
-    let resized = wait(plane, &namespace, "edited", "told", |p| {
-        p.container("main")["resources"]["limits"]["memory"] == "64Mi"
-    });
+    let resized =
+        wait(plane, &namespace, "edited", "told", |p| p.container("main")["resources"]["limits"]["memory"] == "64Mi");
     assert_eq!((resized.id("main"), resized.id("beside")), (other.id("main"), other.id("beside")));
 
     // A debugger is refused, and disturbs nobody.
@@ -96,11 +98,10 @@ fn an_edit_of_a_bound_pod_restarts_only_what_it_changes() {
     assert_eq!((debugged.id("main"), debugged.id("beside")), (other.id("main"), other.id("beside")));
 
     // All this is on the disk: another agent finds nothing to do.
-    let mut node = node;
     node.restart();
     plane.wait_node_ready(&node);
     kubectl(&["label", "pod", "edited", "colour=green", "--overwrite"]);
-    eventually("the labels in the volume", secs(30), || said("cat /info/labels") == "colour=\"green\"");
+    eventually("the labels in the volume", secs(30), || labels(&node) == "colour=\"green\"");
     let last = wait(plane, &namespace, "edited", "runs", PodView::up);
     assert_eq!((last.id("main"), last.id("beside")), (other.id("main"), other.id("beside")));
     namespace.end();
