@@ -11,7 +11,9 @@ pub fn changed(before: &Bound, now: &Bound) -> Vec<Key> {
         before.pods.iter().map(|pod| (pod.metadata.uid.as_deref(), &**pod)).collect();
     let differs = |pod: &Pod| {
         let uid = pod.metadata.uid.as_deref();
-        before.get(&uid).is_none_or(|old| old.metadata.generation != pod.metadata.generation || gates(old) != gates(pod))
+        before
+            .get(&uid)
+            .is_none_or(|old| old.metadata.generation != pod.metadata.generation || gates(old) != gates(pod))
     };
     now.pods.iter().filter(|pod| differs(pod)).map(|pod| Key::of(pod)).collect()
 }
@@ -46,7 +48,8 @@ mod tests {
     fn only_what_reports_depend_on_counts() {
         let bound = |pods| Bound { generation: 1, known: true, pods };
         let before = bound(vec![pod("a", 1, None), pod("b", 1, Some("False")), pod("c", 1, Some("True"))]);
-        let now = bound(vec![pod("a", 2, None), pod("b", 1, Some("True")), pod("c", 1, Some("True")), pod("d", 1, None)]);
+        let now =
+            bound(vec![pod("a", 2, None), pod("b", 1, Some("True")), pod("c", 1, Some("True")), pod("d", 1, None)]);
         let names: Vec<String> = changed(&before, &now).into_iter().map(|key| key.name).collect();
         assert_eq!(names, ["a", "b", "d"]);
         assert_eq!(changed(&now, &now), []);

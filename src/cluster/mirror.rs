@@ -43,7 +43,9 @@ pub(super) async fn run(context: &Arc<Context>, machine: &Arc<dyn Machine>, conn
         {
             let mirrors = mirrors(context, &mut names, now);
             let steps = mirror_plan::steps(&machine.reports(), &mirrors, &own, machine.sources_have_spoken());
-            names.retain(|key, name| name.busy || name.made.is_some() || name.pace.counts(now) || steps.contains_key(key));
+            names.retain(|key, name| {
+                name.busy || name.made.is_some() || name.pace.counts(now) || steps.contains_key(key)
+            });
             for (key, step) in steps {
                 let name = names.entry(key.clone()).or_default();
                 if name.busy {

@@ -1,8 +1,8 @@
 //! The copy of a static pod that the API server is given.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, EnvVar, Node, Pod, PodSpec, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 /// Which static pod it is: its UID.

@@ -31,12 +31,7 @@ pub(super) struct Step {
 
 /// What to do, by name. `reports` are all the node's reports, `mirrors` its mirror pods as the API server has them;
 /// `spoken`: no source can name any further pod.
-pub(super) fn steps(
-    reports: &[Arc<Pod>],
-    mirrors: &[Arc<Pod>],
-    node: &Node,
-    spoken: bool,
-) -> BTreeMap<Key, Step> {
+pub(super) fn steps(reports: &[Arc<Pod>], mirrors: &[Arc<Pod>], node: &Node, spoken: bool) -> BTreeMap<Key, Step> {
     let mut steps = BTreeMap::new();
     // Nothing may be made under a Node that goes, and what is there goes with it.
     if node.metadata.deletion_timestamp.is_some() {

@@ -54,7 +54,10 @@ fn each_static_pod_has_one_mirror() {
     let node = node("node");
     assert_eq!(told(&[a.clone(), b.clone()], &[], &node, false), ["create a", "create b"]);
     assert_eq!(told(&[a.clone(), b.clone()], &[mirror(&a, "u")], &node, true), ["create b"]);
-    assert_eq!(told(&[a.clone()], &[mirror(&a, "u"), mirror(&b, "v")], &node, true), ["delete v: there is no such static pod"]);
+    assert_eq!(
+        told(&[a.clone()], &[mirror(&a, "u"), mirror(&b, "v")], &node, true),
+        ["delete v: there is no such static pod"]
+    );
     // A source that has not spoken may still name it.
     assert_eq!(told(&[a.clone()], &[mirror(&a, "u"), mirror(&b, "v")], &node, false), [""; 0]);
 }
@@ -102,8 +105,7 @@ fn a_mirror_that_is_not_right_any_more_is_replaced() {
 fn a_pod_that_goes_is_shown_until_it_is_gone_but_not_anew() {
     let mut pod = report("a", "1");
     let shown = mirror(&pod, "u");
-    pod.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
+    pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
     let node = node("node");
     assert_eq!(told(&[pod.clone()], &[shown.clone()], &node, true), [""; 0]);
     assert_eq!(told(&[pod.clone()], &[], &node, true), [""; 0]);

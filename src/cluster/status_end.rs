@@ -139,7 +139,10 @@ mod tests {
         assert_eq!(reason(&status, "containerStatuses", 0), UNKNOWN);
         assert_eq!(status["containerStatuses"][1]["state"]["terminated"]["exitCode"], 137);
         let ready = &status["conditions"][0];
-        assert_eq!((&ready["type"], &ready["status"], &ready["reason"]), (&json!("Ready"), &json!("False"), &json!("PodFailed")));
+        assert_eq!(
+            (&ready["type"], &ready["status"], &ready["reason"]),
+            (&json!("Ready"), &json!("False"), &json!("PodFailed"))
+        );
         assert_eq!(ready["lastTransitionTime"], NOW);
     }
 
@@ -147,12 +150,17 @@ mod tests {
     fn what_is_known_of_an_end_is_kept() {
         let done = json!({ "terminated": { "exitCode": 0, "reason": "Completed" } });
         let of = |state: &Value| json!({ "name": "a", "image": "i", "imageID": "", "ready": true, "restartCount": 2, "state": state });
-        let pod = |state: &Value| json!({ "metadata": {}, "spec": { "containers": [{ "name": "a" }] }, "status": {
+        let pod = |state: &Value| {
+            json!({ "metadata": {}, "spec": { "containers": [{ "name": "a" }] }, "status": {
             "phase": "Running", "containerStatuses": [of(state)],
             "conditions": [{ "type": "Ready", "status": "False", "lastTransitionTime": "2026-11-21T00:00:00Z" }],
-        } });
+        } })
+        };
         let status = end(pod(&done));
-        assert_eq!((&status["phase"], reason(&status, "containerStatuses", 0)), (&json!("Succeeded"), &json!("Completed")));
+        assert_eq!(
+            (&status["phase"], reason(&status, "containerStatuses", 0)),
+            (&json!("Succeeded"), &json!("Completed"))
+        );
         assert_eq!(status["conditions"][0]["reason"], "PodCompleted");
         // It was not ready before: nothing changed then.
         assert_eq!(status["conditions"][0]["lastTransitionTime"], "2026-11-21T00:00:00Z");
@@ -180,7 +188,8 @@ mod tests {
     /// What is told at each look must be the same, or it would be told for ever.
     #[test]
     fn an_end_is_told_once() {
-        let refused = json!({ "metadata": {}, "spec": { "containers": [{ "name": "a" }] }, "status": { "phase": "Failed" } });
+        let refused =
+            json!({ "metadata": {}, "spec": { "containers": [{ "name": "a" }] }, "status": { "phase": "Failed" } });
         let refused: Pod = serde_json::from_value(refused).unwrap();
         let first = ended(&refused, &refused, NOW.parse().unwrap());
         assert_eq!(ended(&refused, &first, Timestamp::MAX), first);

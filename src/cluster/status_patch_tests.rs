@@ -115,7 +115,10 @@ fn times_and_amounts_are_told_as_the_api_server_keeps_them() {
 fn who_waits_for_nothing_waits_all_the_same() {
     let of = |container: Value| json!({ "phase": "Pending", "containerStatuses": [container] });
     let waits = of(container(json!({ "waiting": {} })));
-    assert_eq!(change(waits.clone(), json!({ "phase": "Pending" }))["containerStatuses"][0]["state"], json!({ "waiting": {} }));
+    assert_eq!(
+        change(waits.clone(), json!({ "phase": "Pending" }))["containerStatuses"][0]["state"],
+        json!({ "waiting": {} })
+    );
     assert_eq!(change(waits.clone(), waits), Value::Null);
 }
 
@@ -165,10 +168,12 @@ fn merged(theirs: &Pod, patch: &Value) -> Pod {
 
 fn any_condition() -> impl Strategy<Value = Value> {
     let types = ["Ready", "ContainersReady", "PodScheduled", "PodResizePending", "DisruptionTarget", "example.com/lb"];
-    (proptest::sample::select(types.to_vec()), any::<bool>(), proptest::option::of("[a-c]"), 0_i64..4).prop_map(|(type_, holds, reason, at)| {
-        json!({ "type": type_, "status": if holds { "True" } else { "False" }, "reason": reason,
+    (proptest::sample::select(types.to_vec()), any::<bool>(), proptest::option::of("[a-c]"), 0_i64..4).prop_map(
+        |(type_, holds, reason, at)| {
+            json!({ "type": type_, "status": if holds { "True" } else { "False" }, "reason": reason,
             "lastTransitionTime": format!("2026-11-22T10:00:0{at}Z") })
-    })
+        },
+    )
 }
 
 fn any_status() -> impl Strategy<Value = Value> {

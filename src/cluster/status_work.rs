@@ -135,7 +135,8 @@ pub(super) struct Line {
 impl Line {
     /// The newer one of what the watch shows and what was answered.
     pub(super) fn newest(&mut self, shown: &Arc<Pod>) -> Arc<Pod> {
-        let version = |pod: &Pod| pod.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
+        let version =
+            |pod: &Pod| pod.metadata.resource_version.as_ref().and_then(|version| version.parse::<u64>().ok());
         match &self.answer {
             Some(answer) if version(answer) > version(shown) => Arc::clone(answer),
             _ => {

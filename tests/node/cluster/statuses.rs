@@ -32,7 +32,9 @@ fn live_statuses_reach_the_api_server_and_others_words_stay() {
     crashing["metadata"]["namespace"] = json!(*namespace);
     node.apply("crashing.yaml", &crashing);
     let full = format!("crashing-{}", node.name);
-    let told = wait(plane, &namespace, &full, "backs off", |p| p.waiting("main") == "CrashLoopBackOff" && p.restarts("main") > 0);
+    let told = wait(plane, &namespace, &full, "backs off", |p| {
+        p.waiting("main") == "CrashLoopBackOff" && p.restarts("main") > 0
+    });
     assert_eq!((&told.last("main")["exitCode"], &told.last("main")["message"]), (&json!(3), &json!("bye\n")));
     assert_eq!((told.condition("Ready"), reason(&told, "Ready").as_str()), ("False", "ContainersNotReady"));
     assert!(told.waiting_message("main").contains(&full), "{}", told.waiting_message("main"));
@@ -67,7 +69,9 @@ fn live_statuses_reach_the_api_server_and_others_words_stay() {
     let run = node.pods().into_iter().find(|p| p.name() == "gated").expect("the pod");
     assert_eq!(run.condition("Ready"), "True", "nobody took it back");
     node.cli(&["exec", "gated", "-n", &namespace, "--", "kill", "1"]);
-    node.wait("a restart", secs(30), |pods| pods.iter().any(|p| p.name() == "gated" && p.restarts("main") == 1 && p.up()));
+    node.wait("a restart", secs(30), |pods| {
+        pods.iter().any(|p| p.name() == "gated" && p.restarts("main") == 1 && p.up())
+    });
     plane.plug(&node);
     let back = wait(plane, &namespace, "gated", "one restart, and Ready", |p| {
         p.restarts("main") == 1 && p.condition("Ready") == "True" && p.up()
