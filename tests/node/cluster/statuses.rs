@@ -1,5 +1,6 @@
 //! What the API server is told of pods, and how they end.
 
+use super::mirrors::roomy;
 use super::{Namespace, Plane, condition};
 use crate::harness::{Node, PodView, REST, eventually, pod, resting, secs};
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ fn reason(pod: &PodView, kind: &str) -> String {
 #[test]
 fn live_statuses_reach_the_api_server_and_others_words_stay() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = roomy(plane);
     let namespace = plane.namespace("statuses");
 
     // A static pod that crashes again and again.
@@ -84,7 +85,7 @@ fn live_statuses_reach_the_api_server_and_others_words_stay() {
 #[test]
 fn pods_end_in_the_order_of_the_protocol() {
     let plane = Plane::shared();
-    let mut node = plane.up();
+    let mut node = roomy(plane);
     let namespace = plane.namespace("ends");
     let gone = |name: &str| plane.wait("Pod", &namespace, name, "gone", Value::is_null);
 
