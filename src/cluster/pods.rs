@@ -171,7 +171,12 @@ impl Follower<'_> {
 
 /// By UID. What is not needed here and makes up half of a pod is left out.
 fn entry(mut pod: Pod) -> Option<(String, Arc<Pod>)> {
-    pod.metadata.managed_fields = None;
+    if is_mirror(&pod) {
+        // Who wrote to a mirror pod tells an edit of it.
+        pod.metadata.managed_fields.iter_mut().for_each(|all| all.retain(|entry| entry.subresource.is_none()));
+    } else {
+        pod.metadata.managed_fields = None;
+    }
     Some((pod.metadata.uid.clone()?, Arc::new(pod)))
 }
 

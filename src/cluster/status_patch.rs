@@ -74,6 +74,10 @@ pub(super) fn patch(report: &Pod, theirs: &Pod) -> Option<Value> {
         let theirs = listed(&known.init_container_statuses);
         list("initContainerStatuses", listed(&ours.init_container_statuses), theirs, false);
     }
+    if ours.ephemeral_container_statuses.is_some() {
+        let theirs = listed(&known.ephemeral_container_statuses);
+        list("ephemeralContainerStatuses", listed(&ours.ephemeral_container_statuses), theirs, false);
+    }
     let conditions = conditions(ours.conditions.as_deref(), known.conditions.as_deref().unwrap_or_default());
     if !conditions.is_empty() {
         change.insert("conditions".to_owned(), Value::Array(conditions));

@@ -14,6 +14,17 @@ fn uid(pod: &Value) -> String {
     text(&pod["metadata"]["uid"])
 }
 
+/// A node that runs and takes pods, however full the machine's disk is.
+pub(super) fn roomy(plane: &Plane) -> Node {
+    let mut node = plane.node();
+    node.configure(json!({ "imageGCHighThresholdPercent": 100, "evictionHard": { "memory.available": "1Mi" } }));
+    node.start();
+    node.wait_for_images();
+    plane.wait_node_ready(&node);
+    plane.uncordon(&node);
+    node
+}
+
 /// The mirror of a static pod, once it is told of as ready, and another one than `before`.
 fn mirror(plane: &Plane, namespace: &str, name: &str, before: &str) -> Value {
     plane.wait("Pod", namespace, name, "a mirror pod that is Ready", |pod| {
@@ -30,7 +41,7 @@ fn same(node: &Node, before: &PodView, name: &str) {
 #[test]
 fn a_static_pod_is_shown_and_its_containers_are_nobodys_to_touch() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = roomy(plane);
     let namespace = plane.namespace("mirrors");
     let mut manifest = resting("web");
     manifest["metadata"]["namespace"] = json!(*namespace);
@@ -115,7 +126,7 @@ fn a_static_pod_is_shown_and_its_containers_are_nobodys_to_touch() {
 #[test]
 fn what_only_the_node_knows_is_not_shown_and_what_is_refused_runs_all_the_same() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = roomy(plane);
     let namespace = plane.namespace("local");
     let config = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "level": "secret-level" },
         "metadata": { "name": "settings", "namespace": *namespace } });

@@ -1,5 +1,6 @@
 //! What the API server is told of pods, and how they end.
 
+use super::mirrors::roomy;
 use super::{Namespace, Plane, condition};
 use crate::harness::{Node, PodView, REST, eventually, pod, resting, secs};
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ fn reason(pod: &PodView, kind: &str) -> String {
 #[test]
 fn live_statuses_reach_the_api_server_and_others_words_stay() {
     let plane = Plane::shared();
-    let node = plane.up();
+    let node = roomy(plane);
     let namespace = plane.namespace("statuses");
 
     // A static pod that crashes again and again.
@@ -32,7 +33,9 @@ fn live_statuses_reach_the_api_server_and_others_words_stay() {
     crashing["metadata"]["namespace"] = json!(*namespace);
     node.apply("crashing.yaml", &crashing);
     let full = format!("crashing-{}", node.name);
-    let told = wait(plane, &namespace, &full, "backs off", |p| p.waiting("main") == "CrashLoopBackOff" && p.restarts("main") > 0);
+    let told = wait(plane, &namespace, &full, "backs off", |p| {
+        p.waiting("main") == "CrashLoopBackOff" && p.restarts("main") > 0
+    });
     assert_eq!((&told.last("main")["exitCode"], &told.last("main")["message"]), (&json!(3), &json!("bye\n")));
     assert_eq!((told.condition("Ready"), reason(&told, "Ready").as_str()), ("False", "ContainersNotReady"));
     assert!(told.waiting_message("main").contains(&full), "{}", told.waiting_message("main"));
@@ -67,7 +70,9 @@ fn live_statuses_reach_the_api_server_and_others_words_stay() {
     let run = node.pods().into_iter().find(|p| p.name() == "gated").expect("the pod");
     assert_eq!(run.condition("Ready"), "True", "nobody took it back");
     node.cli(&["exec", "gated", "-n", &namespace, "--", "kill", "1"]);
-    node.wait("a restart", secs(30), |pods| pods.iter().any(|p| p.name() == "gated" && p.restarts("main") == 1 && p.up()));
+    node.wait("a restart", secs(30), |pods| {
+        pods.iter().any(|p| p.name() == "gated" && p.restarts("main") == 1 && p.up())
+    });
     plane.plug(&node);
     let back = wait(plane, &namespace, "gated", "one restart, and Ready", |p| {
         p.restarts("main") == 1 && p.condition("Ready") == "True" && p.up()
@@ -80,7 +85,7 @@ fn live_statuses_reach_the_api_server_and_others_words_stay() {
 #[test]
 fn pods_end_in_the_order_of_the_protocol() {
     let plane = Plane::shared();
-    let mut node = plane.up();
+    let mut node = roomy(plane);
     let namespace = plane.namespace("ends");
     let gone = |name: &str| plane.wait("Pod", &namespace, name, "gone", Value::is_null);
 
