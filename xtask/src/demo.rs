@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: a node in a temporary folder, one pod, seen from all sides, and everything put away again.
 
 use crate::node::{Node, running};
-use crate::{debian, shell};
+use crate::{cluster, debian, shell};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{Read, Write};
@@ -48,6 +48,22 @@ pub fn run() -> Result<()> {
     }
     println!("\nstopped and cleaned up; {:.1} s in all", begin.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The chicken and the egg: the test of it, aloud.
+pub fn bootstrap() -> Result<()> {
+    debian::install(&[debian::BUILD, debian::TESTS])?;
+    let test = "kubeadms_control_plane_runs_as_static_pods_and_its_node_joins_it";
+    shell::step(shell::cargo().env("CORACLE_CONTROLPLANE", cluster::build()?).args([
+        "test",
+        "--package",
+        "coracle",
+        "--test",
+        "node",
+        test,
+        "--",
+        "--nocapture",
+    ]))
 }
 
 /// The page's body; the server gets two seconds to come up.

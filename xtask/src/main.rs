@@ -24,6 +24,7 @@ cargo xtask <task>
 
   test [FILTER]                 all tests: format, layers, clippy, unit tests, privileged tests (root)
   demo                          build, start a private node, run examples/hello.yaml, show it, clean up
+  demo bootstrap                a node runs the control plane of a cluster as static pods, then joins it (a test, aloud)
   tidy                          check the layers of src/ and the rules that rustc and clippy do not know
   fields                        write FIELDS.md from the table of the fields that work
   bench start [--n N]           coracle and runc side by side: start latency, memory, 50 pods, idle CPU
@@ -42,6 +43,7 @@ fn main() -> Result<()> {
     match words.as_slice() {
         ["test", filter @ ..] => test::run(filter),
         ["demo"] => demo::run(),
+        ["demo", "bootstrap"] => demo::bootstrap(),
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),

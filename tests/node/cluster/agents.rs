@@ -17,6 +17,8 @@ fn kube_proxy(node: &Node) -> Vec<Value> {
     // nf_tables by `nft`; the conntrack table's size is the whole machine's, and stays.
     let text = text
         .replace("mode: \"\"", "mode: nftables")
+        // Pods of one bridge answer each other directly: what went to a Service has to come back through the node.
+        .replace("masqueradeAll: false", "masqueradeAll: true")
         .replace("maxPerCore: null", "maxPerCore: 0")
         .replace("conntrack:\n      maxPerCore: 0\n      min: null", "conntrack:\n      maxPerCore: 0\n      min: 0");
     let documents = text.split("\n---\n").map(|text| text.trim().trim_start_matches("---"));
@@ -108,6 +110,11 @@ fn a_node_exporter_and_kube_proxy_run_as_daemonsets_and_services_work() {
 fn agents_and_services() {
     let plane = Plane::shared();
     let mut node = plane.node();
+    // How full the disk of this machine is, is of no interest.
+    node.configure(json!({
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
+    }));
     let (archive, exporter_image) = images::node_exporter();
     node.drop_image(&archive, "node-exporter.tar");
     node.drop_image(images::control_plane(), "controlplane.tar");

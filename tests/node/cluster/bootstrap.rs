@@ -89,6 +89,7 @@ fn kubeadms_control_plane_runs_as_static_pods_and_its_node_joins_it() {
             assert_eq!(told["restartCount"], 0, "{told}");
             assert_eq!(mirror["metadata"]["labels"]["component"], name);
         }
+        println!("{}{}", kubectl(&admin, &["get", "nodes"]).ok(), kubectl(&admin, &["get", "pods", "-A"]).ok());
         // Its own node watches what it serves: an API server waits for that when it stops, as long as it may.
         for name in NAMES {
             node.remove(&format!("{name}.yaml"));

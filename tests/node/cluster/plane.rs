@@ -444,11 +444,7 @@ impl Plane {
         ));
         network.ip(&format!("address add {ip}/16 dev eth0\nlink set eth0 up\nroute add default via {ADDRESS}\n"));
         node.network = Some(network);
-        // How full the disk of this machine is, is of no interest.
-        node.configure(json!({
-            "imageGCHighThresholdPercent": 100,
-            "evictionHard": { "nodefs.available": "1%", "imagefs.available": "1%" },
-        }));
+        // A machine of its own has the usual ports.
         node.args.extend([format!("--node-ip={ip}"), "--cluster-domain=cluster.local".to_owned()]);
         node
     }
