@@ -585,9 +585,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_a_usage_error() {
-        for line in
-            ["coracle", "coracle get", "coracle exec web sh", "coracle agent --pod-cidr x", "coracle delete a -f b", "coracle join a --token x.y"]
-        {
+        for line in [
+            "coracle",
+            "coracle get",
+            "coracle exec web sh",
+            "coracle agent --pod-cidr x",
+            "coracle delete a -f b",
+            "coracle join a --token x.y",
+        ] {
             let code = parse(line).map_or_else(|error| error.exit_code(), |_| 0);
             assert_eq!(code, 2, "{line}");
         }

@@ -501,6 +501,8 @@ fn kubeadms_flags_are_taken_and_said_to_change_nothing() {
     let (config, warnings) = Config::resolve(&flags, &[File::main("config.yaml", &file)], &facts).unwrap();
     assert!(!config.cluster.rotate_certificates, "flags count more");
     assert_eq!(warnings[0].field, "--container-runtime-endpoint, --fail-swap-on");
-    assert!(resolve(&format!("{KUBELET}rotateCertificates: false\n")).is_ok_and(|(c, _)| !c.cluster.rotate_certificates));
+    assert!(
+        resolve(&format!("{KUBELET}rotateCertificates: false\n")).is_ok_and(|(c, _)| !c.cluster.rotate_certificates)
+    );
     assert!(resolve(KUBELET).is_ok_and(|(c, _)| c.cluster.rotate_certificates));
 }
