@@ -139,7 +139,7 @@ pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>, mut
         let order = tokio::select! {
             // Leaving counts more than what would end anyway.
             biased;
-            order = leaves.recv() => order,
+            Some(order) = leaves.recv() => Some(order),
             () = work => None,
             () = other(&context, &survey) => None,
         };

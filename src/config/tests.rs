@@ -487,3 +487,22 @@ fn what_is_no_manifest_url_or_header_is_told_without_secrets() {
         --manifest-url-header: the value of header X holds characters that cannot be sent"#]]
     .assert_eq(&text);
 }
+
+#[test]
+fn kubeadms_flags_are_taken_and_said_to_change_nothing() {
+    let flags = Flags {
+        rotate_certificates: Some(false),
+        fail_swap_on: Some(true),
+        container_runtime_endpoint: Some("unix:///run/none.sock".to_owned()),
+        ..Flags::default()
+    };
+    let file = format!("{KUBELET}rotateCertificates: true\n");
+    let facts = Facts { hostname: "edge-1".to_owned() };
+    let (config, warnings) = Config::resolve(&flags, &[File::main("config.yaml", &file)], &facts).unwrap();
+    assert!(!config.cluster.rotate_certificates, "flags count more");
+    assert_eq!(warnings[0].field, "--container-runtime-endpoint, --fail-swap-on");
+    assert!(
+        resolve(&format!("{KUBELET}rotateCertificates: false\n")).is_ok_and(|(c, _)| !c.cluster.rotate_certificates)
+    );
+    assert!(resolve(KUBELET).is_ok_and(|(c, _)| c.cluster.rotate_certificates));
+}
