@@ -88,7 +88,9 @@ impl Conditions<'_> {
         let leaves = present.is_some_and(|p| p.record.deletion.is_some());
         let leaves_for = self.seen.evict.as_ref().filter(|_| leaves).map(|evict| evict.message.clone());
         let finished = present.and_then(|p| p.record.finished.as_ref());
-        let left_for = finished.filter(|f| matches!(f.reason.as_deref(), Some("Evicted" | "Preempting"))).and_then(|f| f.message.clone());
+        let left_for = finished
+            .filter(|f| matches!(f.reason.as_deref(), Some("Evicted" | "Preempting")))
+            .and_then(|f| f.message.clone());
         if let Some(message) = leaves_for.or(left_for) {
             let finding = Finding { message: Some(message), ..Finding::because(true, "TerminationByKubelet") };
             all.push(self.make("DisruptionTarget", finding, self.now));

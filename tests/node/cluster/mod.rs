@@ -17,7 +17,6 @@
 //! | static pods as the API server shows them | [`mirrors`] |
 //! | what it is told of pods, and how they end | [`statuses`] |
 //! | what bound pods may have, and edits of them | [`specs`] |
-//! | joining, leaving, certificates, clocks that are wrong, kubeadm | [`join`] |
 //! | what bound pods are made from | [`supply`] |
 //! | a control plane of static pods, which its own node joins | [`bootstrap`] |
 //! | a node exporter and kube-proxy; Services | [`agents`] |
