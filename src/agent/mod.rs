@@ -197,7 +197,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         bound: Arc::default(),
     };
     let adopted: Vec<Key> = found.keys().cloned().collect();
-    agent.shared.adopt(found.iter().filter_map(|(key, uid)| Some((key.clone(), uid.clone()))).collect());
+    agent.shared.adopt(found.iter().map(|(key, uid)| (key.clone(), uid.clone())).collect());
     for (key, uid) in found {
         agent.start(key, Some(uid), Wish::Keep);
     }

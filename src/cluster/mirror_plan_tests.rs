@@ -55,11 +55,11 @@ fn each_static_pod_has_one_mirror() {
     assert_eq!(told(&[a.clone(), b.clone()], &[], &node, false), ["create a", "create b"]);
     assert_eq!(told(&[a.clone(), b.clone()], &[mirror(&a, "u")], &node, true), ["create b"]);
     assert_eq!(
-        told(&[a.clone()], &[mirror(&a, "u"), mirror(&b, "v")], &node, true),
+        told(std::slice::from_ref(&a), &[mirror(&a, "u"), mirror(&b, "v")], &node, true),
         ["delete v: there is no such static pod"]
     );
     // A source that has not spoken may still name it.
-    assert_eq!(told(&[a.clone()], &[mirror(&a, "u"), mirror(&b, "v")], &node, false), [""; 0]);
+    assert_eq!(told(std::slice::from_ref(&a), &[mirror(&a, "u"), mirror(&b, "v")], &node, false), [""; 0]);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_pod_that_goes_is_shown_until_it_is_gone_but_not_anew() {
     let shown = mirror(&pod, "u");
     pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
     let node = node("node");
-    assert_eq!(told(&[pod.clone()], &[shown.clone()], &node, true), [""; 0]);
+    assert_eq!(told(std::slice::from_ref(&pod), std::slice::from_ref(&shown), &node, true), [""; 0]);
     assert_eq!(told(&[pod.clone()], &[], &node, true), [""; 0]);
     let deleted = edited(&shown, |m| m["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
     assert_eq!(told(&[pod], &[deleted], &node, true), ["delete u: it was deleted"]);
