@@ -47,7 +47,7 @@ pub fn with(name: &str, resources: Value) -> Value {
 }
 
 /// The lowest `oom_score_adj` that a child of this process can be given.
-fn lowest_oom_score_adj() -> i64 {
+pub fn lowest_oom_score_adj() -> i64 {
     let status = fs::read_to_string("/proc/self/status").expect("status");
     let capabilities = status.lines().find_map(|l| l.strip_prefix("CapEff:")).expect("CapEff");
     let sys_resource = u64::from_str_radix(capabilities.trim(), 16).expect("hex") & (1 << 24) != 0;
