@@ -216,7 +216,7 @@ async fn collect(answer: Response<Incoming>) -> Result<Bytes, Error> {
 
 /// Decodes an answer.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(bytes).map_err(|error| Error::new("the agent's answer makes no sense", error))
+    crate::store::decode(bytes).map_err(|error| Error::new("the agent's answer makes no sense", error))
 }
 
 async fn refusal(answer: Response<Incoming>) -> (Error, Status) {

@@ -251,7 +251,7 @@ impl Upkeep<'_> {
             version.unwrap_or_default()
         );
         let Ok(request) = Request::get(uri).body(Vec::new()) else { return };
-        let events = match timeout(WATCH_BEGIN, self.connection.client.request_events::<Node>(request)).await {
+        let events = match timeout(WATCH_BEGIN, self.connection.client.request_events::<Value>(request)).await {
             Ok(Ok(events)) => events,
             Ok(Err(error)) => return tracing::debug!("no watch on the Node: {}", crate::causes::chain(&error)),
             Err(_) => return,
@@ -269,6 +269,7 @@ impl Upkeep<'_> {
             tokio::select! {
                 event = events.try_next() => match event {
                     Ok(Some(WatchEvent::Added(node) | WatchEvent::Modified(node))) => {
+                        let Ok(node) = read(node) else { continue };
                         self.tell(node).await;
                         correction = correction.or_else(|| Some(Instant::now()));
                     }

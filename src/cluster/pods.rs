@@ -1,12 +1,12 @@
 //! The pods that the API server has bound to this node: listed, watched, and kept for when nobody answers.
 
 use super::context::{Context, Known};
-use super::{Bound, Connection, Machine};
+use super::{Bound, Connection, Machine, request};
 use crate::causes::chain;
 use crate::pod::affinity;
 use futures_util::{FutureExt, Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::Api;
+use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ const NODE: Duration = Duration::from_secs(5);
 /// nothing at all.
 const STREAM: Duration = Duration::from_secs(30);
 
-type Word = Result<Event<Pod>, watcher::Error>;
+type Word = Result<Event<DynamicObject>, watcher::Error>;
 type Events = Pin<Box<dyn Stream<Item = Word> + Send>>;
 
 /// Until it is dropped.
@@ -39,7 +39,8 @@ pub(super) async fn run(context: &Arc<Context>, _machine: &Arc<dyn Machine>, con
         }
         was
     });
-    let api: Api<Pod> = Api::all(connection.client.clone());
+    // Without types, see `store::decode`.
+    let api: Api<DynamicObject> = Api::all_with(connection.client.clone(), &ApiResource::erase::<Pod>(&()));
     let watch = |stream: bool| -> Events {
         let config = watcher::Config::default().fields(&format!("spec.nodeName={}", context.node_name));
         let config = if stream { config.streaming_lists() } else { config };
@@ -116,9 +117,9 @@ impl Follower<'_> {
         }
         match event {
             Event::Init => self.listed.clear(),
-            Event::InitApply(pod) => self.listed.extend(entry(pod)),
+            Event::InitApply(pod) => self.listed.extend(read(pod).and_then(entry)),
             Event::InitDone => *known = Known { synced: true, pods: std::mem::take(&mut self.listed) },
-            Event::Apply(pod) => known.pods.extend(entry(pod)),
+            Event::Apply(pod) => known.pods.extend(read(pod).and_then(entry)),
             Event::Delete(pod) => drop(pod.metadata.uid.and_then(|uid| known.pods.remove(&uid))),
         }
         true
@@ -159,14 +160,24 @@ impl Follower<'_> {
 
     /// As kubelet: labels that the scheduler went by may be newer than what is known here.
     async fn look_at_node(&self) {
-        let api: Api<Node> = Api::all(self.connection.client.clone());
-        match timeout(NODE, api.get_opt(&self.context.node_name)).await {
-            Ok(Ok(Some(node))) => drop(self.context.node.send_replace(Some(Arc::new(node)))),
-            Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::debug!(error = chain(&error), "the node cannot be read again"),
-            Err(_) => tracing::debug!("the node cannot be read again in time"),
+        let path = format!("/api/v1/nodes/{}", self.context.node_name);
+        let found = match timeout(NODE, request::get(self.connection, &path)).await {
+            Ok(Ok(node)) => serde_json::from_value::<Node>(node).map_err(|error| error.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        match found {
+            Ok(node) => drop(self.context.node.send_replace(Some(Arc::new(node)))),
+            Err(error) => tracing::debug!(error, "the node cannot be read again"),
         }
     }
+}
+
+/// A pod that is none is passed over: nothing follows from it.
+fn read(object: DynamicObject) -> Option<Pod> {
+    let name = object.metadata.name.clone();
+    let pod = serde_json::to_value(object).and_then(serde_json::from_value);
+    pod.inspect_err(|error| tracing::warn!(name, %error, "the API server sent a pod that cannot be read")).ok()
 }
 
 /// By UID. What is not needed here and makes up half of a pod is left out.

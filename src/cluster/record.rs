@@ -153,7 +153,7 @@ fn decode<T: DeserializeOwned>(content: &[u8]) -> Option<Record<String, T>> {
     let rest = content.strip_prefix(HEAD.as_bytes())?;
     let (sum, rest) = rest.split_at_checked(DIGEST)?;
     let record = rest.strip_prefix(MIDDLE.as_bytes())?.strip_suffix(b"}\n")?;
-    (digest(record).as_bytes() == sum).then(|| serde_json::from_slice(record).ok())?
+    (digest(record).as_bytes() == sum).then(|| store::decode(record).ok())?
 }
 
 #[cfg(test)]

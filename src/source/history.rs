@@ -92,7 +92,7 @@ impl Revision {
     pub fn pod(&self) -> Option<Arc<Pod>> {
         match &self.body {
             Body::Pod(pod) => Some(Arc::clone(pod)),
-            Body::Text(text) => serde_json::from_str(text.get()).map(Arc::new).ok(),
+            Body::Text(text) => store::decode(text.get().as_bytes()).map(Arc::new).ok(),
         }
     }
 
@@ -487,7 +487,7 @@ impl Shelf {
     pub(super) fn load(&self) -> (Vec<History>, Vec<Kept>) {
         let histories = load(&self.folder.join("history"), History::decode);
         let kept = load(&self.folder.join("kept"), |bytes| {
-            let record: KeptRecord<ConfigMap, Secret> = serde_json::from_slice(bytes)?;
+            let record: KeptRecord<ConfigMap, Secret> = store::decode(bytes)?;
             let map = record.config_map.map(|map| Object::ConfigMap(Arc::new(map)));
             let object = map.or_else(|| record.secret.map(|secret| Object::Secret(Arc::new(secret))));
             Ok(object.map(|object| Kept { object, origin: record.origin }))

@@ -186,7 +186,7 @@ fn read(path: &Path) -> io::Result<Record<Pod, ConfigMap, Secret>> {
     let mut bytes = Vec::new();
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     file.take(MAX_RECORD).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
+    Ok(crate::store::decode(&bytes)?)
 }
 
 fn write(path: &Path, record: &Writing<'_>) -> io::Result<()> {

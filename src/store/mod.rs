@@ -37,7 +37,16 @@ pub enum Error {
 /// [`Error::Damaged`] when the content is no `T`, [`Error::Read`] when the file cannot be read.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     let Some(content) = content(path)? else { return Ok(None) };
-    serde_json::from_slice(&content).map(Some).map_err(|source| Error::Damaged { path: path.into(), source })
+    decode(&content).map(Some).map_err(|source| Error::Damaged { path: path.into(), source })
+}
+
+/// What a JSON text holds. By way of a [`serde_json::Value`], as everything of the API's types is read: each way to read them is
+/// a third of a megabyte of code.
+///
+/// # Errors
+/// When it is no JSON, or no `T`.
+pub fn decode<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_value(serde_json::from_slice(text)?)
 }
 
 /// The bytes of the record at `path`; `None` if there is none.

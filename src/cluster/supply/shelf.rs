@@ -179,7 +179,7 @@ impl Shelf {
         let sealed = STANDARD.decode(sealed).map_err(|_| seal::Error::Form.to_string())?;
         let content = key.open(name, &sealed).map_err(|error| error.to_string())?;
         // What was in it is for no log.
-        serde_json::from_slice(&content).map_err(|_| seal::Error::Form.to_string())
+        crate::store::decode(&content).map_err(|_| seal::Error::Form.to_string())
     }
 
     /// Writes an answer down, so that it is there at the next start. What the disk does not take counts all the same: a full

@@ -94,7 +94,7 @@ impl Place {
     pub(super) fn load(&self) -> Known {
         let read = || -> io::Result<Option<Record<Pod, ConfigMap, Secret>>> {
             match sys::fs::read_limited(&self.path, LIMIT) {
-                Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+                Ok(bytes) => Ok(Some(crate::store::decode(&bytes)?)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error),
             }
