@@ -6,6 +6,10 @@ use crate::config::{self, Config, DEFAULT_FILE, Facts, File, Flags, LogFormat};
 use std::fmt;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Largest configuration file, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
@@ -71,14 +75,16 @@ fn log_to_stderr(config: &Config) {
         4..=5 => tracing::Level::DEBUG,
         _ => tracing::Level::TRACE,
     };
-    let log =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false).with_target(false);
-    // An error says that a subscriber is set already: then that one is meant.
-    let _ = match (config.log_format, std::env::var_os("JOURNAL_STREAM")) {
-        (LogFormat::Json, _) => log.json().flatten_event(true).try_init(),
-        (LogFormat::Text, Some(_)) => log.without_time().try_init(),
-        (LogFormat::Text, None) => log.try_init(),
+    let log = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(false).with_target(false);
+    let log = match (config.log_format, std::env::var_os("JOURNAL_STREAM")) {
+        (LogFormat::Json, _) => log.json().flatten_event(true).boxed(),
+        (LogFormat::Text, Some(_)) => log.without_time().boxed(),
+        (LogFormat::Text, None) => log.boxed(),
     };
+    // It would show answers that it cannot read, Secrets among them; what it has to say, its errors say.
+    let targets = Targets::new().with_default(level).with_target("kube_client", LevelFilter::OFF);
+    // An error says that a subscriber is set already: then that one is meant.
+    let _ = tracing_subscriber::registry().with(log).with(targets).try_init();
 }
 
 /// The configuration file. Only a file that nobody asked for may be missing.

@@ -222,6 +222,10 @@ impl Link {
                     refuses.send_if_modified(|refused| !std::mem::replace(refused, true));
                     trouble::refused(membership.expires, clock::for_certificates())
                 }
+                // Whoever is in front of it answers, or it does so itself while it starts or ends.
+                Ok(status @ (StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE)) => {
+                    format!("it answers {status}; is the API server behind it up?")
+                }
                 Ok(_) => {
                     refuses.send_if_modified(|refused| std::mem::replace(refused, false));
                     return context.tell(State::Joined(membership.clone()));

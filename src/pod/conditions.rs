@@ -56,16 +56,19 @@ impl Conditions<'_> {
         let containers_ready = self.containers_ready();
         let ready = self.ready(&containers_ready);
         let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|t| t.0);
-        let up = self.app.iter().filter_map(running).max().filter(|_| containers_ready.holds).unwrap_or(self.now);
+        let ended = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0);
+        // Of a pod that is over it is told since its end, by whichever agent.
+        let over = matches!(self.phase, "Succeeded" | "Failed").then(|| self.app.iter().filter_map(ended).max()).flatten();
+        let otherwise = over.unwrap_or(self.now);
+        let up = self.app.iter().filter_map(running).max().filter(|_| containers_ready.holds).unwrap_or(otherwise);
         // What keeps ready containers from a ready pod has always done so; when it let go, its condition says.
         let let_go = self.gates().filter_map(|gate| self.said(gate)?.last_transition_time.as_ref().map(|t| t.0)).max();
         let changed = if containers_ready.holds && !ready.holds { self.start } else { let_go.unwrap_or(up).max(up) };
         let initialized = self.initialized();
-        let ended = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0);
         let init = self.init.iter().filter_map(|c| ended(c).or_else(|| running(c))).max();
         let since = init.filter(|_| initialized.holds).unwrap_or(self.start);
         let mut all = vec![
-            self.make("PodReadyToStartContainers", Finding::new(sandbox), if sandbox { self.start } else { self.now }),
+            self.make("PodReadyToStartContainers", Finding::new(sandbox), if sandbox { self.start } else { otherwise }),
             self.make("Initialized", initialized, since),
             self.make("Ready", ready, changed),
             self.make("ContainersReady", containers_ready, up),
