@@ -5,10 +5,7 @@
 
 use super::api::{self, Client};
 use super::arguments::{AUDIT, PARTS, Place, arguments};
-use crate::harness::{
-    Authority, Network, Node, Out, PATIENCE, output, secs, signal, wait_child, write_accounts_key, write_pair,
-};
-use rustix::process::Signal;
+use crate::harness::{Authority, Network, Node, Out, PATIENCE, output, secs, write_accounts_key, write_pair};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -219,18 +216,6 @@ impl Plane {
         let mut child = self.take(part);
         child.kill().expect("kill");
         child.wait().expect("reap");
-    }
-
-    /// Asks a part to end, and waits for it.
-    #[track_caller]
-    pub fn stop(&self, part: &str) {
-        let mut child = self.take(part);
-        signal(child.id() as i32, Signal::TERM);
-        if wait_child(&mut child, secs(60)).is_none() {
-            let _ = child.kill();
-            let _ = child.wait();
-            self.fail(&format!("{part} did not end"));
-        }
     }
 
     /// Waits until the API server says that it is ready.
