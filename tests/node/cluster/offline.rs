@@ -99,7 +99,8 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     node.start();
     let name = |run: &String| run.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
     let same = |runs: &[String]| runs.iter().map(name).collect::<Vec<_>>();
-    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 3 && pods.iter().all(PodView::up));
+    let anew = |p: &PodView| p.up() && !before.iter().any(|run| run.contains(&p.id("main")));
+    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 3 && pods.iter().all(anew));
     let rebooted = runs(&node);
     assert_eq!(same(&rebooted), same(&before), "the same pods");
     plane.start(SERVER);

@@ -407,7 +407,8 @@ impl Plane {
             .filter(|event| !text(&event["responseStatus"]["message"]).contains("because it is being terminated"))
             .map(|event| {
                 let why = text(&event["responseStatus"]["message"]);
-                format!("{} {}: {why}", text(&event["verb"]), text(&event["requestURI"]))
+                let at = text(&event["requestReceivedTimestamp"]);
+                format!("{at} {} {}: {why}", text(&event["verb"]), text(&event["requestURI"]))
             })
             .collect()
     }
