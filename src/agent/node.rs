@@ -213,8 +213,11 @@ impl Shared {
             let mut pod = shown::pod(pod);
             if let Some((reason, message)) = displaced {
                 let status = Arc::make_mut(&mut pod).status.get_or_insert_default();
-                status.phase = Some("Failed".to_owned());
-                (status.reason, status.message) = (Some(reason.to_owned()), Some(message));
+                // What was over before has ended as it did.
+                if status.phase.as_deref() != Some("Succeeded") {
+                    status.phase = Some("Failed".to_owned());
+                    (status.reason, status.message) = (Some(reason.to_owned()), Some(message));
+                }
             }
             ended.insert(pod);
         }
@@ -224,6 +227,12 @@ impl Shared {
     pub fn displace(&self, uid: &str, reason: &'static str, message: String) -> bool {
         let mut displaced = self.displaced.lock().unwrap_or_else(PoisonError::into_inner);
         displaced.insert(uid.to_owned(), (reason, message)).is_none()
+    }
+
+    /// Why a pod of the cluster has to leave, if it has: reason and message.
+    #[must_use]
+    pub fn displaced(&self, uid: &str) -> Option<(&'static str, String)> {
+        self.displaced.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }
 
     /// The last report of a pod of the cluster that is gone, by the clock on the wall.

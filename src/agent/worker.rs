@@ -231,6 +231,7 @@ impl Worker {
         match &mut seen.present {
             Some(present) => {
                 seen.evict = self.shared.eviction(&self.key, present.spec.uid());
+                seen.displaced = self.shared.displaced(present.spec.uid());
                 seen.removal = self.shared.removal(present.spec.uid());
                 seen.refused_resize = self.shared.refused_resize(&self.key);
                 seen.short_of_disk = self.shared.is_short_of_disk();

@@ -199,6 +199,25 @@ fn an_evicted_pod_has_failed_and_does_not_come_back() {
 }
 
 #[test]
+fn a_pod_that_may_not_stay_has_failed_however_it_ended() {
+    let spec = edited(|_| ());
+    let mut world = running(&spec);
+    world.seen.displaced = Some(("UnexpectedAdmissionError", "its name is taken".into()));
+    let report = |world: &World| {
+        let pod = status::report(None, &world.seen, &status::NodeFacts::default(), None, at(20)).unwrap();
+        serde_json::to_value(pod.status).unwrap()
+    };
+    world.settle(None, at(10), None);
+    assert_eq!(report(&world)["phase"], "Running", "it still runs");
+    world.end_all(at(20), 0);
+    let told = report(&world);
+    assert_eq!((&told["phase"], &told["reason"]), (&json!("Failed"), &json!("UnexpectedAdmissionError")));
+    assert_eq!(told["message"], "its name is taken");
+    let ready = told["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("PodFailed")));
+}
+
+#[test]
 fn the_report_of_a_bound_pod_says_what_runs_and_why_it_had_to_leave() {
     let of = |image: &str| {
         edited(|pod| {

@@ -428,6 +428,9 @@ pub struct Observed {
     pub container_failures: BTreeMap<String, Failure>,
     /// Set when the pod uses more than it may.
     pub evict: Option<Eviction>,
+    /// Set when the pod of a cluster may not stay, as its name is another's, or it is not what the node can run: reason and
+    /// message.
+    pub displaced: Option<(&'static str, String)>,
     /// How long the pod may take to end, in seconds, as the API server says of one that it wants gone; it may become less
     /// while the pod stops.
     pub removal: Option<u64>,

@@ -1,19 +1,20 @@
 //! The phase of a pod.
 
-use super::{Present, Role, is_from_api, order};
+use super::{Observed, Present, Role, is_from_api, order};
 use k8s_openapi::api::core::v1::ContainerStatus;
 
 /// As kubelet (getPhase): the first that matches. A terminal phase is published only once it is recorded and no
 /// container can be running any more.
-pub(super) fn of(present: Option<&Present>, containers: &[ContainerStatus]) -> &'static str {
-    let Some(have) = present else { return "Pending" };
+pub(super) fn of(seen: &Observed, containers: &[ContainerStatus]) -> &'static str {
+    let Some(have) = &seen.present else { return "Pending" };
     if let Some(finished) = &have.record.finished
         && have.running().next().is_none()
     {
         return if finished.phase == "Succeeded" { "Succeeded" } else { "Failed" };
     }
     if let Some(phase) = deleted(have, containers) {
-        return phase;
+        // However it ended: what was refused has failed.
+        return if seen.displaced.is_some() { "Failed" } else { phase };
     }
     if is_pending(have, containers) { "Pending" } else { "Running" }
 }

@@ -54,7 +54,7 @@ pub fn report(
     let init: Vec<ContainerStatus> = spec.init_containers().iter().map(|c| view.status(c, Role::of_init(c))).collect();
     let app: Vec<ContainerStatus> = spec.containers().iter().map(|c| view.status(c, Role::App)).collect();
     let sidecars = init.iter().filter(|c| spec.role(&c.name) == Some(Role::Sidecar));
-    let phase = phase::of(present, &sidecars.chain(&app).cloned().collect::<Vec<_>>());
+    let phase = phase::of(seen, &sidecars.chain(&app).cloned().collect::<Vec<_>>());
     let ips = pod_ips(spec, present, node);
     let (reason, message) = why(seen, phase, resized.is_some());
     let conditions = Conditions {
@@ -125,6 +125,9 @@ fn why(seen: &Observed, phase: &str, resizing: bool) -> (Option<String>, Option<
     }
     if let Some(evict) = seen.evict.as_ref().filter(|_| record.is_some_and(|r| r.deletion.is_some())) {
         return (Some("Evicted".to_owned()), Some(evict.message.clone()));
+    }
+    if let Some((reason, message)) = &seen.displaced {
+        return (Some((*reason).to_owned()), Some(message.clone()));
     }
     // A resize that waits has a condition of its own.
     let failure = seen.failure.as_ref().filter(|_| !resizing || seen.refused_resize.is_some());

@@ -1,7 +1,7 @@
 //! DaemonSets and Deployments: what lands on a node, what leaves it, and how.
 
 use super::{Namespace, Plane, condition, on};
-use crate::harness::{BUSYBOX, Node, PATIENCE, REST, eventually, pod, resting, secs};
+use crate::harness::{BUSYBOX, Node, PATIENCE, PodView, REST, eventually, pod, resting, secs};
 use serde_json::{Value, json};
 use std::fs;
 use std::time::Instant;
@@ -58,12 +58,10 @@ fn a_daemon_set_is_here_exactly_when_its_rules_say_so() {
     plane.apply(&selected);
     // An affinity that names what the node has not.
     let mut affine = daemon_set(&namespace, "affine", REST, &node);
-    let site = |operator: &str| {
-        let expression = json!({ "key": "example.com/site", "operator": operator, "values": ["north"] });
-        json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
-            "nodeSelectorTerms": [{ "matchExpressions": [expression] }] } } })
-    };
-    affine["spec"]["template"]["spec"]["affinity"] = site("NotIn");
+    let elsewhere = json!({ "key": "example.com/site", "operator": "NotIn", "values": ["north"] });
+    affine["spec"]["template"]["spec"]["affinity"] = json!({ "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{ "matchExpressions": [elsewhere] }] } } });
     plane.apply(&affine);
     wait_ready(plane, &node, &namespace, "affine");
     assert!(pods(plane, &namespace, "selected").is_empty());
@@ -116,6 +114,48 @@ fn a_daemon_set_is_here_exactly_when_its_rules_say_so() {
 }
 
 #[test]
+fn what_daemons_are_made_from_follows_and_nothing_of_it_restarts_them() {
+    let plane = Plane::shared();
+    let node = plane.up();
+    let namespace = plane.namespace("live");
+    let object = |kind: &str, field: &str, value: &str| {
+        json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "live", "namespace": *namespace },
+            field: { "value": value } })
+    };
+    plane.apply(&object("ConfigMap", "data", "one"));
+    plane.apply(&object("Secret", "stringData", "two"));
+    let mut set = daemon_set(&namespace, "live", REST, &node);
+    let spec = &mut set["spec"]["template"]["spec"];
+    spec["volumes"] = json!([{ "name": "all", "projected": { "sources": [
+        { "configMap": { "name": "live", "items": [{ "key": "value", "path": "map" }] } },
+        { "secret": { "name": "live", "items": [{ "key": "value", "path": "secret" }] } },
+        { "downwardAPI": { "items": [{ "path": "label", "fieldRef": { "fieldPath": "metadata.labels['value']" } }] } },
+        { "serviceAccountToken": { "path": "token", "audience": "elsewhere" } },
+    ] } }]);
+    spec["containers"][0]["volumeMounts"] = json!([{ "name": "all", "mountPath": "/all" }]);
+    set["spec"]["template"]["metadata"]["labels"]["value"] = json!("three");
+    plane.apply(&set);
+    let before = PodView(wait_ready(plane, &node, &namespace, "live"));
+    let cat = |files: &str| node.cli(&["exec", "-n", &namespace, before.name(), "--", "sh", "-c", files]).ok();
+    let all = "cd /all; for f in map secret label; do cat $f; echo; done";
+    assert_eq!(cat(all), "one\ntwo\nthree\n");
+    let token = cat("cat /all/token");
+    assert_eq!(token.split('.').count(), 3, "a token: {token}");
+
+    plane.apply(&object("ConfigMap", "data", "1"));
+    plane.apply(&object("Secret", "stringData", "2"));
+    plane.patch("Pod", &namespace, before.name(), &json!({ "metadata": { "labels": { "value": "3" } } }));
+    eventually("the files follow", 2 * PATIENCE, || cat(all) == "1\n2\n3\n");
+    let after = PodView(wait_ready(plane, &node, &namespace, "live"));
+    let run = |pod: &PodView| (pod.uid().to_owned(), pod.id("main"), pod.restarts("main"));
+    assert_eq!(run(&after), run(&before));
+
+    assert_eq!(plane.refused(&node.name), Vec::<String>::new());
+    namespace.end();
+    plane.finish(node);
+}
+
+#[test]
 fn a_rolling_update_completes_and_an_end_is_graceful() {
     let plane = Plane::shared();
     let node = plane.up();
@@ -132,6 +172,8 @@ fn a_rolling_update_completes_and_an_end_is_graceful() {
         container["readinessProbe"] = json!({ "exec": { "command": ["true"] }, "periodSeconds": 1 });
         plane.apply(&set);
         let old = wait_ready(plane, &node, &namespace, name);
+        // Of a pod that surges while the old one is not available yet, the controller may never look again.
+        plane.wait("DaemonSet", &namespace, name, "available", |set| set["status"]["numberAvailable"] == 1);
         set["spec"]["template"]["metadata"]["annotations"] = json!({ "example.com/version": "2" });
         plane.apply(&set);
         plane.wait("DaemonSet", &namespace, name, "rolled out", |set| {
@@ -216,7 +258,7 @@ fn a_static_pod_keeps_its_name_and_what_is_refused_has_failed_for_good() {
     node.apply("taken.yaml", fixed);
     failed(&name, "UnexpectedAdmissionError");
     let uid = first["metadata"]["uid"].as_str().expect("uid").to_owned();
-    let fixed = node.wait_pod(&name, "the static one", |p| p.up() && p.uid() != uid);
+    let fixed = node.wait_pod("taken", "the static one", |p| p.up() && p.uid() != uid);
 
     // No such label: refused, also after a restart and when the label comes.
     let mut picky = bound("picky", &node);
@@ -225,14 +267,14 @@ fn a_static_pod_keeps_its_name_and_what_is_refused_has_failed_for_good() {
     failed("picky", "NodeAffinity");
     plane.patch("Node", "", &node.name, &json!({ "metadata": { "labels": { "example.com/none": "here" } } }));
     node.restart();
-    let after = node.wait_up(&name);
+    let after = node.wait_up("taken");
     assert_eq!((after.id("main"), after.uid()), (fixed.id("main"), fixed.uid()));
     plane.apply(&bound("after", &node));
     plane.wait_pod_ready(&namespace, "after");
     failed("picky", "NodeAffinity");
     plane.delete("Pod", &namespace, "picky");
     plane.wait("Pod", &namespace, "picky", "gone", Value::is_null);
-    node.wait_gone("picky");
+    assert!(!node.pods().iter().any(|p| p.name() == "picky"));
     plane.delete("Pod", &namespace, &name);
     node.remove("taken.yaml");
     eventually("the name is free", PATIENCE + secs(30), || {

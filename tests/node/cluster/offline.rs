@@ -8,7 +8,12 @@ use serde_json::{Value, json};
 
 const SERVER: &str = "kube-apiserver";
 
-/// The pods of the cluster on the machine, as `name uid container-ID restarts`.
+/// The pod of that very name: a bound one bears no node's.
+fn bound<'a>(pods: &'a [PodView], name: &str) -> Option<&'a PodView> {
+    pods.iter().find(|p| p.name() == name)
+}
+
+/// The pods on the machine, as `name uid container-ID restarts`.
 fn runs(node: &Node) -> Vec<String> {
     let mut all: Vec<String> = node
         .pods()
@@ -19,9 +24,15 @@ fn runs(node: &Node) -> Vec<String> {
     all
 }
 
+/// Once the agent has looked at all: nothing was started or stopped.
+#[track_caller]
+fn run_on(node: &Node, before: &[String]) {
+    eventually("the same runs as before", secs(10), || runs(node) == before);
+}
+
 /// Waits until the API server has what the node reports, and nothing else of it.
 #[track_caller]
-fn reconciled(plane: &Plane, node: &Node, namespace: &str) {
+fn reconciled(plane: &Plane, node: &Node, namespace: &str, count: usize) {
     eventually("the API server knows how things are", 4 * PATIENCE, || {
         let mut told: Vec<String> = plane
             .list("Pod", namespace, "")
@@ -36,7 +47,7 @@ fn reconciled(plane: &Plane, node: &Node, namespace: &str) {
         let mut here: Vec<String> =
             here.iter().map(|p| format!("{} {} {} {}", p.name(), p.uid(), p.id("main"), p.restarts("main"))).collect();
         here.sort();
-        told == here && told.len() == 2
+        told == here && told.len() == count
     });
 }
 
@@ -68,7 +79,7 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     }));
     plane.apply(&lone);
     plane.wait_pod_ready(&namespace, "lone");
-    reconciled(&plane, &node, &namespace);
+    reconciled(&plane, &node, &namespace, 2);
     let before = runs(&node);
     assert_eq!(before.len(), 3, "{before:?}");
 
@@ -76,15 +87,16 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     plane.kill(SERVER);
     node.kill9();
     node.start();
-    assert_eq!(runs(&node), before);
-    let was = node.pod("lone").expect("lone");
-    signal(node.init_pid(&was.id("main")), Signal::KILL);
-    let again = node.wait_pod("lone", "a restart", |p| p.up() && p.restarts("main") == 1);
-    assert_eq!(again.uid(), was.uid());
+    run_on(&node, &before);
+    let was = bound(&node.pods(), "lone").expect("lone").id("main");
+    signal(node.init_pid(&was), Signal::KILL);
+    node.wait("lone is started again", PATIENCE, |pods| {
+        bound(pods, "lone").is_some_and(|p| p.up() && p.restarts("main") == 1)
+    });
     let before = runs(&node);
     plane.start(SERVER);
     plane.wait_ready();
-    reconciled(&plane, &node, &namespace);
+    reconciled(&plane, &node, &namespace, 2);
     assert_eq!(runs(&node), before, "nothing was touched");
 
     // A reboot, still without an API server.
@@ -93,12 +105,13 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     node.start();
     let name = |run: &String| run.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
     let same = |runs: &[String]| runs.iter().map(name).collect::<Vec<_>>();
-    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 3 && pods.iter().all(PodView::up));
+    let anew = |p: &PodView| p.up() && !before.iter().any(|run| run.contains(&p.id("main")));
+    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 3 && pods.iter().all(anew));
     let rebooted = runs(&node);
     assert_eq!(same(&rebooted), same(&before), "the same pods");
     plane.start(SERVER);
     plane.wait_ready();
-    reconciled(&plane, &node, &namespace);
+    reconciled(&plane, &node, &namespace, 2);
     assert_eq!(runs(&node), rebooted, "nothing was touched");
 
     // Packets are lost without a word, and a pod is deleted meanwhile.
@@ -106,14 +119,33 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     plane.kubectl(&["delete", "pod", "lone", "-n", &namespace, "--wait=false"]).ok();
     node.kill9();
     node.start();
-    assert_eq!(runs(&node), rebooted);
+    run_on(&node, &rebooted);
     plane.lose(&node, 0);
     plane.wait("Pod", &namespace, "lone", "gone", Value::is_null);
-    node.wait_gone("lone");
+    node.wait("lone is gone", PATIENCE, |pods| bound(pods, "lone").is_none());
     let left: Vec<String> = rebooted.iter().filter(|run| !run.starts_with("lone ")).cloned().collect();
-    eventually("the others run on", secs(10), || runs(&node) == left);
+    run_on(&node, &left);
     let pods = plane.list("Pod", &namespace, "");
     assert_eq!(pods.len(), 1, "no duplicate");
+
+    // Every fifth packet is lost: all takes longer, and nothing else follows.
+    plane.lose(&node, 20);
+    node.kill9();
+    node.start();
+    run_on(&node, &left);
+    let daemon = pods[0]["metadata"]["name"].as_str().expect("a name").to_owned();
+    let was = bound(&node.pods(), &daemon).expect("the daemon").id("main");
+    signal(node.init_pid(&was), Signal::KILL);
+    let restarts = |run: &str| run.rsplit(' ').next().and_then(|count| count.parse::<u64>().ok());
+    eventually("it is started again", PATIENCE, || {
+        let now = runs(&node);
+        now.len() == 2 && now.iter().zip(&left).any(|(now, was)| restarts(now) > restarts(was))
+    });
+    reconciled(&plane, &node, &namespace, 1);
+    plane.lose(&node, 0);
+    reconciled(&plane, &node, &namespace, 1);
+    let uid = |pod: &Value| pod["metadata"]["uid"].clone();
+    assert_eq!(plane.list("Pod", &namespace, "").iter().map(uid).collect::<Vec<_>>(), [uid(&pods[0])]);
 
     assert_eq!(plane.refused(&node.name), Vec::<String>::new());
     namespace.end();

@@ -5,10 +5,8 @@
 
 use super::api::{self, Client};
 use super::arguments::{AUDIT, PARTS, Place, arguments};
-use crate::harness::{
-    Authority, Network, Node, Out, PATIENCE, output, secs, signal, wait_child, write_accounts_key, write_pair,
-};
-use rustix::process::Signal;
+use crate::harness::{Authority, Network, Node, Out, PATIENCE, output, secs, write_accounts_key, write_pair};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -60,6 +58,8 @@ pub struct Plane {
     parts: Mutex<BTreeMap<&'static str, Child>>,
     machines: AtomicU32,
     names: AtomicU32,
+    /// When the API server was about to start, and when it was ready.
+    starts: Mutex<Vec<(Timestamp, Timestamp)>>,
     /// Ends what is left when its input ends, even if nobody could say so any more.
     janitor: Child,
 }
@@ -167,6 +167,7 @@ impl Plane {
             parts: Mutex::default(),
             machines: AtomicU32::new(0),
             names: AtomicU32::new(0),
+            starts: Mutex::default(),
             janitor,
         }
     }
@@ -221,22 +222,10 @@ impl Plane {
         child.wait().expect("reap");
     }
 
-    /// Asks a part to end, and waits for it.
-    #[track_caller]
-    pub fn stop(&self, part: &str) {
-        let mut child = self.take(part);
-        signal(child.id() as i32, Signal::TERM);
-        if wait_child(&mut child, secs(60)).is_none() {
-            let _ = child.kill();
-            let _ = child.wait();
-            self.fail(&format!("{part} did not end"));
-        }
-    }
-
     /// Waits until the API server says that it is ready.
     #[track_caller]
     pub fn wait_ready(&self) {
-        let end = Instant::now() + START;
+        let (began, end) = (Timestamp::now(), Instant::now() + START);
         while !matches!(self.ask("GET", "/readyz", "text/plain", ""), Ok((200, _))) {
             let ended: Vec<&str> = self
                 .parts()
@@ -248,6 +237,7 @@ impl Plane {
             }
             sleep(secs(1) / 10);
         }
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner).push((began, Timestamp::now()));
     }
 
     /// Fails with what the programs said last.
@@ -412,17 +402,28 @@ impl Plane {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// What the node was refused: verb, path and why. That nothing new may come into a namespace that ends is no refusal of
-    /// the node.
+    /// What the node was refused: when, verb, path and why. That nothing new may come into a namespace that ends is no
+    /// refusal of the node, and one that an API server says before it is ready is none either: it answers before it knows
+    /// whose pods are whose.
     pub fn refused(&self, node: &str) -> Vec<String> {
         let user = format!("system:node:{node}");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let begins = |event: &Value| {
+            let at = event["requestReceivedTimestamp"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+            at.is_some_and(|at| starts.iter().any(|(began, ready)| (*began..*ready).contains(&at)))
+        };
         let all = self.audit().into_iter().filter(|event| event["user"]["username"] == *user);
         all.filter(|event| [401, 403].contains(&event["responseStatus"]["code"].as_u64().unwrap_or(0)))
             .filter(|event| !text(&event["responseStatus"]["message"]).contains("because it is being terminated"))
+            .filter(|event| {
+                let unknown = text(&event["responseStatus"]["message"]).contains("no relationship found between node");
+                !(unknown && begins(event))
+            })
             .map(|event| {
                 let why = text(&event["responseStatus"]["message"]);
-                format!("{} {}: {why}", text(&event["verb"]), text(&event["requestURI"]))
+                let at = text(&event["requestReceivedTimestamp"]);
+                format!("{at} {} {}: {why}", text(&event["verb"]), text(&event["requestURI"]))
             })
             .collect()
     }
