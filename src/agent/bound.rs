@@ -62,6 +62,11 @@ impl Agent {
         }
         let taken = self.gate.taken(&Key::of(pod)).is_some_and(|spec| spec.uid() == uid);
         let report = self.shared.pod_of(uid);
+        // It ends though the API server does not say so (any more): the node left its cluster and joined again, say. What the
+        // API server is told is its end, so it must not begin anew.
+        if report.as_ref().is_some_and(|report| report.metadata.deletion_timestamp.is_some()) {
+            return Presence::Ended;
+        }
         match report.as_ref().map(|report| report.status.as_ref().and_then(|status| status.phase.as_deref())) {
             Some(Some("Succeeded" | "Failed")) => Presence::Over,
             Some(_) => Presence::Here,

@@ -8,6 +8,7 @@ use crate::sys::fs;
 use jiff::{SignedDuration, Timestamp};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
 use std::io;
 use std::path::{Path, PathBuf};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -115,6 +116,28 @@ pub(super) fn current(dir: &Path) -> PathBuf {
     dir.join(CURRENT)
 }
 
+/// The file, in the folder `dir`, that names the kubeconfig's certificate that was taken over: by [`print`].
+pub(super) fn taken_over(dir: &Path) -> PathBuf {
+    dir.join("kubelet-client-taken-over")
+}
+
+/// What tells a certificate from all others: SHA-256 in hex.
+pub(super) fn print(certificate: &CertificateDer<'_>) -> String {
+    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Takes over a certificate that somebody gave the node, as [`keep`], until there is one of its own.
+///
+/// # Errors
+/// As [`keep`].
+pub(super) fn take_over(dir: &Path, chain: &str, key: &str, now: Timestamp) -> Result<(), Error> {
+    keep(dir, chain, key, now)?;
+    let Some(first) = certificates(chain.as_bytes()).ok().and_then(|all| all.into_iter().next()) else { return Ok(()) };
+    // After the certificate: a name alone would vouch for whatever was kept before.
+    let path = taken_over(dir);
+    fs::atomic_write(&path, print(&first).as_bytes(), 0o600).map_err(|source| Error::Write { path, source })
+}
+
 /// Keeps a certificate and its key, both PEM, as the one in use from now on. Durable when this returns.
 ///
 /// # Errors
@@ -180,7 +203,7 @@ fn is_issued(name: &str) -> bool {
 /// [`Error::Write`], after all that could be removed is.
 pub(super) fn remove_all(dir: &Path) -> Result<(), Error> {
     let mut result = Ok(());
-    let links = [current(dir), dir.join(UPDATED)];
+    let links = [current(dir), dir.join(UPDATED), taken_over(dir)];
     for path in links.into_iter().chain(issued(dir)) {
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => result = Err(Error::Write { path, source }),

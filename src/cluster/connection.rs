@@ -42,6 +42,8 @@ const LONGEST_PAUSE_OF_RENEWAL: Duration = Duration::from_mins(10);
 const PAUSE_OF_DENIED: Duration = Duration::from_mins(5);
 /// How long what somebody else gave the node is used before it gets a certificate of its own.
 const EARLY: SignedDuration = SignedDuration::from_mins(1);
+/// How long the API server has to be away for everything to be asked for anew when it is back.
+const AWAY: SignedDuration = SignedDuration::from_secs(5);
 /// Between two questions whether the API server is back.
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -258,6 +260,24 @@ async fn in_session(
         () = session::run(context, machine, connection) => {}
         never = probe(context, connection) => match never {},
         () = renew(context, machine, link, own, spare) => {}
+        () = back_again(context) => tracing::info!("the API server is back"),
+    }
+}
+
+/// Until the API server answers again after it was away: then everything is asked for anew, at once, whatever pauses its absence
+/// has led to.
+async fn back_again(context: &Context) {
+    let mut states = context.state.subscribe();
+    let mut away = None;
+    loop {
+        match &*states.borrow_and_update() {
+            State::Unreachable { since, .. } => away = Some(*since),
+            State::Joined(_) if away.is_some_and(|since| clock::now().duration_since(since) >= AWAY) => return,
+            _ => away = None,
+        }
+        if states.changed().await.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 
@@ -375,10 +395,10 @@ async fn renew(
 }
 
 fn import(config: &config::Cluster, chain: &str, key: &str) -> Result<(), certificates::Error> {
-    // One that the node got itself stays: it may be from before.
-    match std::fs::symlink_metadata(certificates::current(&config.cert_dir)) {
-        Ok(_) => Ok(()),
-        Err(_) => certificates::keep(&config.cert_dir, chain, key, clock::wall()),
+    // Once: it is kept already when the agent started again before there was another one.
+    match std::fs::read(certificates::current(&config.cert_dir)) {
+        Ok(kept) if kept.starts_with(chain.trim_end().as_bytes()) => Ok(()),
+        _ => certificates::take_over(&config.cert_dir, chain, key, clock::wall()),
     }
 }
 

@@ -177,8 +177,14 @@ impl Reader {
             let mut pair = Pair::read(&chain, &key, &what()).map_err(certificate)?;
             if let Some(store) = store {
                 let kept = self.file(&certificates::current(store), certificates::LIMIT).ok();
-                match kept.and_then(|kept| Pair::read(&kept, &kept, &what()).ok()) {
-                    Some(kept) if kept.life.begins >= pair.life.begins => pair = kept,
+                let kept = kept.and_then(|kept| Pair::read(&kept, &kept, &what()).ok());
+                let mark = self.file(&certificates::taken_over(store), LIMIT).ok();
+                let is_known = mark.is_some_and(|mark| mark == certificates::print(&pair.chain[0]).as_bytes());
+                let is_same = kept.as_ref().is_some_and(|kept| kept.chain[0] == pair.chain[0]);
+                match kept {
+                    // It was replaced by one of the node's own, whenever that begins: signers date back.
+                    Some(kept) if is_known && !is_same => pair = kept,
+                    Some(kept) if !is_known && kept.life.begins >= pair.life.begins => pair = kept,
                     _ => foreign = Some((chain, key)),
                 }
             }
@@ -309,6 +315,32 @@ mod tests {
             let own = ready(disk.survey(NOW));
             assert_eq!((begins(&own).as_str(), own.foreign.is_some()), (used, foreign));
         }
+    }
+
+    #[test]
+    fn a_certificate_that_was_taken_over_and_replaced_does_not_come_back() {
+        let disk = Disk::new("replaced");
+        let (chain, key) = certificate([2027, 2028]);
+        std::fs::write(disk.0.join("own.pem"), format!("{chain}{key}")).unwrap();
+        disk.write("kubeconfig", "client-certificate: own.pem, client-key: own.pem");
+        let now: Timestamp = NOW.parse().unwrap();
+        let used = || match disk.survey(NOW).found {
+            Found::Ready(own) => (own.life.unwrap().begins.strftime("%Y").to_string(), own.foreign.is_some()),
+            _ => panic!("not ready"),
+        };
+        assert_eq!(used(), ("2027".to_owned(), true));
+        certificates::take_over(&disk.1.cert_dir, &chain, &key, now).unwrap();
+        assert_eq!(used(), ("2027".to_owned(), true), "still to be replaced");
+        // The signer dates back.
+        let (chain, key) = certificate([2026, 2030]);
+        certificates::keep(&disk.1.cert_dir, &chain, &key, now + jiff::SignedDuration::from_secs(60)).unwrap();
+        assert_eq!(used(), ("2026".to_owned(), false));
+        // Somebody gives the node a new one.
+        let (chain, key) = certificate([2028, 2031]);
+        std::fs::write(disk.0.join("own.pem"), format!("{chain}{key}")).unwrap();
+        assert_eq!(used(), ("2028".to_owned(), true));
+        certificates::remove_all(&disk.1.cert_dir).unwrap();
+        assert_eq!(std::fs::read_dir(&disk.1.cert_dir).unwrap().count(), 0);
     }
 
     #[test]

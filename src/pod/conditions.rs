@@ -58,7 +58,8 @@ impl Conditions<'_> {
         let running = |c: &ContainerStatus| c.state.as_ref()?.running.as_ref()?.started_at.as_ref().map(|t| t.0);
         let ended = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0);
         // Of a pod that is over it is told since its end, by whichever agent.
-        let over = matches!(self.phase, "Succeeded" | "Failed").then(|| self.app.iter().filter_map(ended).max()).flatten();
+        let over =
+            matches!(self.phase, "Succeeded" | "Failed").then(|| self.app.iter().filter_map(ended).max()).flatten();
         let otherwise = over.unwrap_or(self.now);
         let up = self.app.iter().filter_map(running).max().filter(|_| containers_ready.holds).unwrap_or(otherwise);
         // What keeps ready containers from a ready pod has always done so; when it let go, its condition says.

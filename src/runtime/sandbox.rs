@@ -506,18 +506,35 @@ fn write_file(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 pub(super) fn remove_tree(path: &Path) -> Result<(), Error> {
     match fs::remove_tree(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if !cannot_exist(&error) => {
             Err(Error::File { what: "remove", path: path.to_owned(), source: error })
         }
         _ => Ok(()),
     }
 }
 
+/// Whether there is no such file: also one whose name no file can have (the log folder of a pod with a long name).
+fn cannot_exist(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidFilename)
+}
+
 pub(super) fn remove_file(path: &Path) -> Result<(), Error> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if !cannot_exist(&error) => {
             Err(Error::File { what: "remove", path: path.to_owned(), source: error })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_there_is_gone() {
+        let path = std::env::temp_dir().join("x".repeat(300));
+        assert!(remove_tree(&path).is_ok() && remove_file(&path).is_ok());
+        assert!(remove_file(Path::new("/proc/self/status")).is_err());
     }
 }
