@@ -21,6 +21,11 @@
 //! what listens on the node's loopback (as kube-proxy guards against since CVE-2020-8558). It runs before connection
 //! tracking, where the answers of translated connections still carry the bridge's address.
 //!
+//! What was translated from pod to pod, for a host port or by kube-proxy for a Service, is masqueraded: the bridge carries
+//! the answer straight to the asking pod, past connection tracking, which would not know it for an answer to its question.
+//! With the bridge's address as its source it comes back by the node. (br_netfilter would lead it through connection
+//! tracking, too; but it may not be loaded, and its switch is older kernels' for all bridges of the machine.)
+//!
 //! Nothing is accepted explicitly: an accept here would not overrule a drop in somebody else's table.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -155,16 +160,17 @@ impl Ruleset {
             }
             batch.rule("postrouting", |w| {
                 interface(w, META_OIFNAME, Is::Equal, &self.bridge);
-                network(w, IP_SOURCE, Is::Equal, pods);
-                was_dnat(w);
-                expression(w, "masq", |_| {});
-            });
-            batch.rule("postrouting", |w| {
-                interface(w, META_OIFNAME, Is::Equal, &self.bridge);
                 network(w, IP_SOURCE, Is::Equal, LOOPBACK);
                 expression(w, "masq", |_| {});
             });
         }
+        // Not only for our own host ports: a Service is somebody else's translation.
+        batch.rule("postrouting", |w| {
+            interface(w, META_OIFNAME, Is::Equal, &self.bridge);
+            network(w, IP_SOURCE, Is::Equal, pods);
+            was_dnat(w);
+            expression(w, "masq", |_| {});
+        });
         batch.rule("postrouting", |w| {
             interface(w, META_OIFNAME, Is::Different, &self.bridge);
             network(w, IP_SOURCE, Is::Equal, pods);
@@ -460,6 +466,7 @@ mod tests {
             add chain postrouting
             add rule guard | meta 1=01 2=06 | cmp 1=01 2=00 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=10 4=04 | bitwise 1=01 2=01 3=04 4=08000100ff000000 5=0800010000000000 | cmp 1=01 2=00 3=080001007f000000 | immediate 1=00 2=0c0002800800010000000000
             add rule guard | meta 1=01 2=06 | cmp 1=01 2=00 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=0c 4=04 | bitwise 1=01 2=01 3=04 4=08000100ff000000 5=0800010000000000 | cmp 1=01 2=00 3=080001007f000000 | immediate 1=00 2=0c0002800800010000000000
+            add rule postrouting | meta 1=01 2=07 | cmp 1=01 2=00 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=0c 4=04 | bitwise 1=01 2=01 3=04 4=08000100ffffff00 5=0800010000000000 | cmp 1=01 2=00 3=080001000a580000 | ct 1=01 2=02 | bitwise 1=01 2=01 3=04 4=0800010020000000 5=0800010000000000 | cmp 1=01 2=01 3=0800010000000000 | masq
             add rule postrouting | meta 1=01 2=07 | cmp 1=01 2=01 3=14000100636f7261636c65300000000000000000 | payload 1=01 2=01 3=0c 4=04 | bitwise 1=01 2=01 3=04 4=08000100ffffff00 5=0800010000000000 | cmp 1=01 2=00 3=080001000a580000 | payload 1=01 2=01 3=10 4=04 | bitwise 1=01 2=01 3=04 4=08000100ffffff00 5=0800010000000000 | cmp 1=01 2=01 3=080001000a580000 | payload 1=01 2=01 3=10 4=04 | bitwise 1=01 2=01 3=04 4=08000100f0000000 5=0800010000000000 | cmp 1=01 2=01 3=08000100e0000000 | masq
         "#]].assert_eq(&listing(&ruleset(vec![]).build()));
     }

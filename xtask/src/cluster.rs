@@ -16,35 +16,95 @@ mod arguments;
 
 /// Of Kubernetes: 1.`VERSION`.
 pub const VERSION: &str = "36.3";
+/// What the modules of that Kubernetes want: Go 1.`GO`.
+const GO: u32 = 26;
 /// Where the API server of `up` listens.
 const ENDPOINT: &str = "127.0.0.1:16443";
 
-/// The program with the whole control plane: what `CORACLE_CONTROLPLANE` names, else it is built where that is due.
-pub fn build() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os("CORACLE_CONTROLPLANE") {
-        return Ok(PathBuf::from(named));
-    }
-    let source = shell::root().join("tests/controlplane");
+/// Where the program with the whole control plane is found, or comes to be.
+enum Source {
+    /// `CORACLE_CONTROLPLANE` names it.
+    Named(PathBuf),
+    /// It was built from what is there now.
+    Cached(PathBuf),
+    /// It is to be built, and marked with this digest.
+    Due(String),
+}
+
+/// `target/controlplane`: the program, and beside it what it was made from.
+fn built() -> (PathBuf, PathBuf) {
     let dir = shell::root().join("target/controlplane");
-    let (out, stamp) = (dir.join("controlplane"), dir.join("stamp"));
-    let flags = flags();
-    let due = digest(&source, &flags)?;
-    if out.is_file() && fs::read_to_string(&stamp).is_ok_and(|done| done == due) {
-        return Ok(out);
+    (dir.join("controlplane"), dir.join("stamp"))
+}
+
+fn modules() -> PathBuf {
+    shell::root().join("tests/controlplane")
+}
+
+/// What [`build`] will do; fails, before anything else takes its time, where that cannot work.
+fn source() -> Result<Source> {
+    if let Some(named) = std::env::var_os("CORACLE_CONTROLPLANE").map(PathBuf::from) {
+        if !named.is_file() {
+            bail!("CORACLE_CONTROLPLANE: there is no file {}", named.display());
+        }
+        return Ok(Source::Named(named));
     }
-    fs::create_dir_all(&dir)?;
+    let (out, stamp) = built();
+    let due = digest(&modules(), &flags())?;
+    if out.is_file() && fs::read_to_string(stamp).is_ok_and(|done| done == due) {
+        return Ok(Source::Cached(out));
+    }
     let mut version = Command::new("go");
-    version.args(["env", "GOVERSION"]).current_dir(&source).stdin(Stdio::null());
-    if !version.output().is_ok_and(|out| out.status.success()) {
+    // There, because go.mod may have this Go fetch another one.
+    version.args(["env", "GOVERSION"]).current_dir(modules()).stdin(Stdio::null());
+    let found = version.output().ok().filter(|out| out.status.success());
+    let found = found.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
+    if !found.as_deref().is_some_and(is_new_enough) {
+        let found = found.map_or("there is no `go` that works on the PATH".to_owned(), |v| format!("this is {v}"));
         bail!(
-            "the tests' control plane is built with Go 1.26 or newer, and there is no `go` that works on the PATH\n\
+            "the tests' control plane is built with Go 1.{GO} or newer, and {found}\n\
              hint: https://go.dev/dl; or name a built one: CORACLE_CONTROLPLANE=FILE, or KUBEBUILDER_ASSETS=FOLDER with\n\
              etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubeadm and kubectl"
         );
     }
+    Ok(Source::Due(due))
+}
+
+/// Of `go env GOVERSION`: `go1.26.3`, `go1.27rc1`; a development version is taken for new.
+fn is_new_enough(version: &str) -> bool {
+    let Some(numbers) = version.strip_prefix("go1.") else { return version.starts_with("devel") };
+    let minor: String = numbers.chars().take_while(char::is_ascii_digit).collect();
+    minor.parse::<u32>().is_ok_and(|minor| minor >= GO)
+}
+
+/// Fails where tests against a control plane could not have one; builds nothing.
+pub fn check() -> Result<()> {
+    if std::env::var_os("CORACLE_CONTROLPLANE").is_none() && std::env::var_os("KUBEBUILDER_ASSETS").is_some() {
+        return Ok(());
+    }
+    source().map(drop)
+}
+
+/// Has the tests that `command` runs find a control plane, which is built where that is due.
+pub fn provide(command: &mut Command) -> Result<()> {
+    // The programs that KUBEBUILDER_ASSETS names are found by the tests themselves.
+    if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
+        command.env("CORACLE_CONTROLPLANE", build()?);
+    }
+    Ok(())
+}
+
+/// The program with the whole control plane: what `CORACLE_CONTROLPLANE` names, else it is built where that is due.
+pub fn build() -> Result<PathBuf> {
+    let due = match source()? {
+        Source::Named(path) | Source::Cached(path) => return Ok(path),
+        Source::Due(due) => due,
+    };
+    let (out, stamp) = built();
+    fs::create_dir_all(shell::root().join("target/controlplane"))?;
     println!("Kubernetes 1.{VERSION} from its modules: ten minutes the first time");
     let mut build = Command::new("go");
-    build.args(["build", "-trimpath", "-ldflags", &flags, "-o"]).arg(&out).arg(".").current_dir(&source);
+    build.args(["build", "-trimpath", "-ldflags", &flags(), "-o"]).arg(&out).arg(".").current_dir(modules());
     shell::step(build.env("CGO_ENABLED", "0").env("GOFLAGS", ""))?;
     fs::write(&stamp, due)?;
     Ok(out)
@@ -198,5 +258,20 @@ pub fn down() -> Result<()> {
     match fs::remove_dir_all(dir()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_go() {
+        for new in ["go1.26", "go1.26.3", "go1.27rc1", "go1.100.1", "devel go1.27-abc"] {
+            assert!(is_new_enough(new), "{new}");
+        }
+        for other in ["go1.25.9", "go1.4", "go1.2.26", "", "gcc"] {
+            assert!(!is_new_enough(other), "{other}");
+        }
     }
 }

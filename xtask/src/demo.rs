@@ -52,18 +52,14 @@ pub fn run() -> Result<()> {
 
 /// The chicken and the egg: the test of it, aloud.
 pub fn bootstrap() -> Result<()> {
+    if !shell::is_root() {
+        bail!("a node needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)\nhint: sudo -E cargo xtask demo bootstrap");
+    }
     debian::install(&[debian::BUILD, debian::TESTS])?;
-    let test = "kubeadms_control_plane_runs_as_static_pods_and_its_node_joins_it";
-    shell::step(shell::cargo().env("CORACLE_CONTROLPLANE", cluster::build()?).args([
-        "test",
-        "--package",
-        "coracle",
-        "--test",
-        "node",
-        test,
-        "--",
-        "--nocapture",
-    ]))
+    let test = "cluster::bootstrap::kubeadms_control_plane_runs_as_static_pods_and_its_node_joins_it";
+    let mut tests = shell::cargo();
+    cluster::provide(&mut tests)?;
+    shell::step(tests.args(["test", "--package", "coracle", "--test", "node", "--", "--exact", test, "--nocapture"]))
 }
 
 /// The page's body; the server gets two seconds to come up.

@@ -5,6 +5,8 @@ use anyhow::{Result, bail};
 
 pub fn run(filter: &[&str]) -> Result<()> {
     debian::install(&[debian::BUILD, debian::TESTS])?;
+    // Before the checks, which take minutes.
+    cluster::check()?;
     if filter.is_empty() {
         shell::step(shell::cargo().args(["fmt", "--all", "--check"]))?;
         println!("tidy: the layers and rules of src/");
@@ -24,10 +26,7 @@ pub fn run(filter: &[&str]) -> Result<()> {
     let mut tests = shell::cargo();
     tests.env("CORACLE_NGINX_IMAGE", image::make("nginx")?);
     tests.env("CORACLE_NODE_EXPORTER_IMAGE", image::make("node-exporter")?);
-    // Those are found by the tests themselves.
-    if std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
-        tests.env("CORACLE_CONTROLPLANE", cluster::build()?);
-    }
+    cluster::provide(&mut tests)?;
     shell::step(
         tests
             .args(["test", "--package", "coracle", "--test", "node", "--"])
