@@ -58,10 +58,13 @@ pub(super) async fn run(context: &Arc<Context>, _machine: &Arc<dyn Machine>, con
     };
     let mut bound = context.bound.subscribe();
     bound.mark_changed();
+    let (mut known, mut listed) = (context.known.subscribe(), false);
     loop {
         // Cancel-safe: each arm waits on a channel, or for a task, and loses nothing that it has not handed out.
         tokio::select! {
-            Ok(()) = bound.changed() => {
+            // What the disk says of pods may be old: of what no pod refers to any more the API server tells nothing.
+            true = async { known.wait_for(|known| known.synced).await.is_ok() }, if !listed => listed = true,
+            Ok(()) = bound.changed(), if listed => {
                 let now = Arc::clone(&bound.borrow_and_update());
                 session.want(&now, &mut tasks).await;
             }

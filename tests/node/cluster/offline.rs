@@ -67,21 +67,24 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
             "template": { "metadata": { "labels": { "app": "daemon" } }, "spec": spec },
         },
     }));
-    let mut lone = pod("lone", "trap 'exit 0' TERM; echo $COLOUR > /dev/null; while :; do sleep 3600 & wait $!; done");
-    lone["metadata"]["namespace"] = json!(*namespace);
-    lone["spec"]["nodeName"] = json!(node.name);
-    lone["spec"]["automountServiceAccountToken"] = json!(false);
-    lone["spec"]["containers"][0]["env"] = json!([{ "name": "COLOUR", "valueFrom":
-        { "configMapKeyRef": { "name": "colours", "key": "colour" } } }]);
-    plane.apply(&json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "colours", "namespace": *namespace },
-        "data": { "colour": "blue" },
-    }));
-    plane.apply(&lone);
-    plane.wait_pod_ready(&namespace, "lone");
-    reconciled(&plane, &node, &namespace, 2);
+    let script = "trap 'exit 0' TERM; echo $COLOUR > /dev/null; while :; do sleep 3600 & wait $!; done";
+    for name in ["lone", "forced"] {
+        plane.apply(&json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name, "namespace": *namespace },
+            "data": { "colour": "blue" },
+        }));
+        let mut lone = pod(name, script);
+        lone["metadata"]["namespace"] = json!(*namespace);
+        lone["spec"]["nodeName"] = json!(node.name);
+        lone["spec"]["automountServiceAccountToken"] = json!(false);
+        lone["spec"]["containers"][0]["env"] = json!([{ "name": "COLOUR", "valueFrom":
+            { "configMapKeyRef": { "name": name, "key": "colour" } } }]);
+        plane.apply(&lone);
+        plane.wait_pod_ready(&namespace, name);
+    }
+    reconciled(&plane, &node, &namespace, 3);
     let before = runs(&node);
-    assert_eq!(before.len(), 3, "{before:?}");
+    assert_eq!(before.len(), 4, "{before:?}");
 
     // The agent starts again and finds nobody: the same runs, and what ends is started again.
     plane.kill(SERVER);
@@ -96,7 +99,7 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     let before = runs(&node);
     plane.start(SERVER);
     plane.wait_ready();
-    reconciled(&plane, &node, &namespace, 2);
+    reconciled(&plane, &node, &namespace, 3);
     assert_eq!(runs(&node), before, "nothing was touched");
 
     // A reboot, still without an API server.
@@ -106,24 +109,27 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     let name = |run: &String| run.split(' ').take(2).map(str::to_owned).collect::<Vec<_>>();
     let same = |runs: &[String]| runs.iter().map(name).collect::<Vec<_>>();
     let anew = |p: &PodView| p.up() && !before.iter().any(|run| run.contains(&p.id("main")));
-    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 3 && pods.iter().all(anew));
+    node.wait("all run again", 2 * PATIENCE, |pods| pods.len() == 4 && pods.iter().all(anew));
     let rebooted = runs(&node);
     assert_eq!(same(&rebooted), same(&before), "the same pods");
     plane.start(SERVER);
     plane.wait_ready();
-    reconciled(&plane, &node, &namespace, 2);
+    reconciled(&plane, &node, &namespace, 3);
     assert_eq!(runs(&node), rebooted, "nothing was touched");
 
-    // Packets are lost without a word, and a pod is deleted meanwhile.
+    // Packets are lost without a word, and pods are deleted meanwhile, one of them by force: nothing is asked any more of what
+    // it was made from, which would be refused.
     plane.lose(&node, 100);
     plane.kubectl(&["delete", "pod", "lone", "-n", &namespace, "--wait=false"]).ok();
     node.kill9();
+    plane.kubectl(&["delete", "pod", "forced", "-n", &namespace, "--force", "--grace-period=0"]).ok();
     node.start();
     run_on(&node, &rebooted);
     plane.lose(&node, 0);
     plane.wait("Pod", &namespace, "lone", "gone", Value::is_null);
-    node.wait("lone is gone", PATIENCE, |pods| bound(pods, "lone").is_none());
-    let left: Vec<String> = rebooted.iter().filter(|run| !run.starts_with("lone ")).cloned().collect();
+    node.wait("both are gone", PATIENCE, |pods| ["lone", "forced"].iter().all(|name| bound(pods, name).is_none()));
+    let deleted = |run: &&String| run.starts_with("lone ") || run.starts_with("forced ");
+    let left: Vec<String> = rebooted.iter().filter(|run| !deleted(run)).cloned().collect();
     run_on(&node, &left);
     let pods = plane.list("Pod", &namespace, "");
     assert_eq!(pods.len(), 1, "no duplicate");
