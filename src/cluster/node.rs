@@ -242,13 +242,13 @@ impl Upkeep<'_> {
 
     /// Follows the Node until it is gone or the watch ends, and corrects labels.
     async fn watch(&self) {
-        let version = self.context.node.borrow().as_ref().and_then(|node| node.metadata.resource_version.clone());
+        // From whatever the API server has: it may not know any more what became of the Node since its last change, which may be
+        // long ago (410 Gone), and what it says first is read above.
         let uri = format!(
             "/api/v1/nodes?watch=true&allowWatchBookmarks=true&timeoutSeconds={}&fieldSelector=metadata.name%3D{}\
-             &resourceVersion={}",
+             &resourceVersion=0",
             WATCH.as_secs(),
             self.context.node_name,
-            version.unwrap_or_default()
         );
         let Ok(request) = Request::get(uri).body(Vec::new()) else { return };
         let events = match timeout(WATCH_BEGIN, self.connection.client.request_events::<Value>(request)).await {
