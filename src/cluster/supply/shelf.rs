@@ -38,7 +38,7 @@ enum Sealing {
     /// As they are: nobody has asked for more.
     Open,
     /// With this key.
-    With(Key),
+    With(Box<Key>),
     /// Not at all: there should be a key, but it cannot be used.
     Never,
 }
@@ -112,7 +112,7 @@ impl Shelf {
         let key = match key_file.map(Path::to_owned).or_else(of_manager) {
             None => Sealing::Open,
             Some(path) => match read_key(&path) {
-                Ok(key) => Sealing::With(key),
+                Ok(key) => Sealing::With(Box::new(key)),
                 Err(why) => {
                     tracing::warn!(
                         key = %path.display(), why,
