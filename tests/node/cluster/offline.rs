@@ -118,10 +118,11 @@ fn bound_pods_are_managed_without_an_api_server_and_across_reboots() {
     assert_eq!(runs(&node), rebooted, "nothing was touched");
 
     // Packets are lost without a word, and pods are deleted meanwhile, one of them by force: nothing is asked any more of what
-    // it was made from, which would be refused.
+    // it was made from, which would be refused. What the agent before had said would still arrive, long after its end, so
+    // that one ends first.
+    node.kill9();
     plane.lose(&node, 100);
     plane.kubectl(&["delete", "pod", "lone", "-n", &namespace, "--wait=false"]).ok();
-    node.kill9();
     plane.kubectl(&["delete", "pod", "forced", "-n", &namespace, "--force", "--grace-period=0"]).ok();
     node.start();
     run_on(&node, &rebooted);
