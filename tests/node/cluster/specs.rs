@@ -10,14 +10,15 @@ use std::fs;
 const OTHER: &str = "other:1";
 
 /// A pod that is bound already, without what admission would add to it.
-fn bound(node: &Node, namespace: &Namespace<'_>, mut pod: Value) -> Value {
+pub fn bound(node: &Node, namespace: &Namespace<'_>, mut pod: Value) -> Value {
     pod["metadata"]["namespace"] = json!(**namespace);
     pod["spec"]["nodeName"] = json!(node.name);
     pod["spec"]["automountServiceAccountToken"] = json!(false);
     pod
 }
 
-fn wait(plane: &Plane, namespace: &str, name: &str, what: &str, done: impl Fn(&PodView) -> bool) -> PodView {
+/// The pod, once it is `done`.
+pub fn wait(plane: &Plane, namespace: &str, name: &str, what: &str, done: impl Fn(&PodView) -> bool) -> PodView {
     PodView(plane.wait("Pod", namespace, name, what, |pod| done(&PodView(pod.clone()))))
 }
 

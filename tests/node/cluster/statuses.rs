@@ -1,20 +1,10 @@
 //! What the API server is told of pods, and how they end.
 
 use super::mirrors::roomy;
-use super::{Namespace, Plane, condition};
+use super::specs::{bound, wait};
+use super::{Plane, condition};
 use crate::harness::{Node, PodView, REST, eventually, pod, resting, secs};
 use serde_json::{Value, json};
-
-fn bound(node: &Node, namespace: &Namespace<'_>, mut pod: Value) -> Value {
-    pod["metadata"]["namespace"] = json!(**namespace);
-    pod["spec"]["nodeName"] = json!(node.name);
-    pod["spec"]["automountServiceAccountToken"] = json!(false);
-    pod
-}
-
-fn wait(plane: &Plane, namespace: &str, name: &str, what: &str, done: impl Fn(&PodView) -> bool) -> PodView {
-    PodView(plane.wait("Pod", namespace, name, what, |pod| done(&PodView(pod.clone()))))
-}
 
 fn reason(pod: &PodView, kind: &str) -> String {
     let all = pod.0["status"]["conditions"].as_array().cloned().unwrap_or_default();
