@@ -12,6 +12,7 @@ pub mod images;
 mod layers;
 mod node;
 pub mod reserve;
+pub mod server;
 pub mod sources;
 mod value;
 
@@ -20,6 +21,7 @@ pub use cluster::Cluster;
 pub use file::{KUBELET_API_VERSION, OWN_API_VERSION};
 pub use images::{CredentialsVerification, Images};
 pub use layers::File;
+pub use server::Server;
 pub use sources::{ManifestUrl, Sources};
 pub use value::{PodCidr, SysctlGroup, quantity_bytes, sysctl_group};
 
@@ -238,6 +240,8 @@ pub struct Config {
     pub sources: Sources,
     /// How the node stands to a cluster.
     pub cluster: Cluster,
+    /// Who is served what.
+    pub server: Server,
     /// Sysctls beyond the safe ones that pods may set; a trailing `*` matches any rest.
     pub allowed_unsafe_sysctls: Vec<String>,
     /// Log verbosity, klog's scale.
@@ -359,6 +363,7 @@ impl Default for Config {
             images: Images::default(),
             sources: Sources::default(),
             cluster: Cluster::default(),
+            server: Server::default(),
             allowed_unsafe_sysctls: Vec::new(),
             verbosity: 0,
             log_format: LogFormat::Text,

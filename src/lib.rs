@@ -31,10 +31,13 @@
 //! | [`volume`] | blocking | emptyDir · hostPath · files made from objects · stages of a container's start |
 //! | [`shim`] | blocking | one process per pod: libcontainer, stdio, logs, exits |
 //! | [`runtime`] | blocking | executes actions, reports observations |
+//! | [`stats`] | blocking | what pods, containers and the node use: CPU, memory, network, file systems |
 //! | [`probe`] | async | probes and lifecycle hooks: HTTP, TCP, gRPC, exec |
 //! | [`source`] | async | directories and URLs → desired pods and objects: last known good, merged, with history |
 //! | [`cluster`] | async | the API server: credentials, Node, mirror pods, bound pods and what they need, statuses, events |
-//! | [`server`] | async | local API on a unix socket, healthz, metrics |
+//! | [`stream`] | async | exec, attach and port-forward over SPDY and WebSocket |
+//! | [`server`] | async | node API · local Kubernetes API · healthz, metrics · status page |
+//! | [`cri`] | async | CRI v1 on `cri.sock`, for crictl |
 //! | [`agent`] | async | the event loop: one worker per pod; the only place that wires layers |
 //! | [`cli`] | async | what a person types |
 
@@ -52,9 +55,12 @@ pub mod net;
 pub mod volume;
 pub mod shim;
 pub mod runtime;
+pub mod stats;
 pub mod probe;
 pub mod source;
 pub mod cluster;
+pub mod stream;
 pub mod server;
+pub mod cri;
 pub mod agent;
 pub mod cli;

@@ -14,6 +14,7 @@ mod hooks;
 mod hotplug;
 mod eviction;
 mod images;
+mod listeners;
 mod metrics;
 mod node;
 mod objects;
@@ -104,6 +105,7 @@ pub fn run(config: Config) -> Result<(), Error> {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
+    let config = Arc::new(config);
     let set_up = |what| move |source| Error::SetUp { what, source };
     let mut terminate = signal(SignalKind::terminate()).map_err(set_up("the SIGTERM handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(set_up("the SIGINT handler"))?;
@@ -136,6 +138,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         name: config.node_name.clone(),
         facts: NodeFacts { host_ips: runtime.machine().host_ips.clone(), max_backoff },
         runtime: Arc::clone(&runtime),
+        config: Arc::clone(&config),
         labels: config.node_labels.clone(),
         manifest_dir: config.manifest_dir.clone(),
         sources,
@@ -149,22 +152,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let api: Arc<dyn server::Node> = Arc::clone(&shared) as Arc<dyn server::Node>;
     let socket = config.run_dir.join("coracle.sock");
     let listener = server::Listener::bind(&socket)?;
-    if config.healthz_port != 0 {
-        let (api, end) = (Arc::clone(&api), shutting_down.clone());
-        let (address, port) = (config.healthz_bind_address, config.healthz_port);
-        match server::bind_healthz(address, port).await {
-            Ok(health) => drop(tokio::spawn(server::serve_healthz(api, health, end))),
-            // Pods do not wait for the network.
-            Err(error) if error.is_no_address() => {
-                tracing::warn!(%address, "no such address yet: the health endpoint waits for it");
-                tokio::spawn(async move {
-                    let health = server::await_healthz(address, port).await;
-                    server::serve_healthz(api, health, end).await;
-                });
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    listeners::open(&config, &api, &shutting_down).await?;
     tokio::spawn(images::watch(Arc::clone(&shared), config.root_dir.join("images"), Arc::clone(&images_changed)));
 
     let registries = Arc::clone(runtime.registries());

@@ -6,7 +6,7 @@ use super::pulls::Pulls;
 use super::readiness::Readiness;
 use super::shown;
 use crate::cluster;
-use crate::config;
+use crate::config::{self, Config};
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
 use crate::pod::admission::NodeView;
@@ -20,6 +20,7 @@ use crate::shim::exec::Target;
 use crate::source::history::History;
 use crate::source::sources::{Control, Refusal, Rolled};
 use crate::source::{Standing, Verifier};
+use crate::stats::Snapshot;
 use crate::sys::clock;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub events: EventLog,
     /// Counters.
     pub metrics: Metrics,
+    /// What the node was told.
+    pub config: Arc<Config>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// When the agent started.
@@ -112,6 +115,8 @@ pub struct Parts {
     pub images: config::Images,
     /// Told when images came in.
     pub images_changed: Arc<Notify>,
+    /// What the node was told.
+    pub config: Arc<Config>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// The manifest directory.
@@ -138,6 +143,7 @@ impl Shared {
             runtime: parts.runtime,
             collector: parts.collector,
             metrics,
+            config: parts.config,
             labels: parts.labels,
             started: clock::now(),
             manifest_dir: parts.manifest_dir,
@@ -523,6 +529,24 @@ impl server::Node for Shared {
         let id = id.trim_start_matches("coracle://");
         let attempt = u32::try_from(attempt).unwrap_or(0);
         Ok(self.runtime.exec_target(pod.metadata.uid.as_deref().unwrap_or_default(), container, attempt, id))
+    }
+
+    fn network(&self, namespace: &str, pod: &str) -> Result<Option<PathBuf>, String> {
+        let key = self.named(namespace, pod).ok_or_else(|| format!("pods \"{pod}\" not found"))?;
+        let pod = self.pod(&key).ok_or_else(|| format!("pods \"{pod}\" not found"))?;
+        if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
+            return Ok(None);
+        }
+        let netns = self.runtime.network_namespace(pod.metadata.uid.as_deref().unwrap_or_default());
+        netns.map(Some).ok_or_else(|| format!("pod \"{}\" has no sandbox", name_of(&pod)))
+    }
+
+    fn stats(&self, _max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
+        Box::pin(std::future::ready(Arc::default()))
+    }
+
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config)
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {

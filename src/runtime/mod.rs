@@ -263,6 +263,13 @@ impl Runtime {
         }
     }
 
+    /// The network namespace of a pod that has a sandbox with a network of its own.
+    #[must_use]
+    pub fn network_namespace(&self, uid: &str) -> Option<PathBuf> {
+        let path = self.layout.namespaces(uid).join("net");
+        path.exists().then_some(path)
+    }
+
     /// Execute one action on a pod: `spec` is the pod that is there, or the wanted one when nothing is there yet.
     /// Returns what is worth telling.
     ///

@@ -27,6 +27,7 @@ pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
 use crate::cluster::Handle;
+use crate::config::Config;
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
 use crate::pod::Key;
@@ -34,10 +35,12 @@ use crate::shim::exec::Target;
 use crate::source::history::History;
 use crate::source::sources::{Refusal, Rolled};
 use crate::source::{Standing, Verifier};
+use crate::stats::Snapshot;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 /// What the server needs of the node; the agent implements it. Calls are quick and never block on I/O.
@@ -69,6 +72,13 @@ pub trait Node: Send + Sync + 'static {
     fn log_file(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Result<PathBuf, String>;
     /// Where to exec; `Err` says why not (kubelet's wording: `container not found ("x")`).
     fn exec_target(&self, namespace: &str, pod: &str, container: &str) -> Result<Target, String>;
+    /// The network namespace of a pod, for its ports; `None`: the machine's. `Err` says why there is none.
+    fn network(&self, namespace: &str, pod: &str) -> Result<Option<PathBuf>, String>;
+    /// What pods and the node use, from a pass that is at most that old (metrics are scraped by several; one pass serves
+    /// them all).
+    fn stats(&self, max_age: Duration) -> BoxFuture<'static, Arc<Snapshot>>;
+    /// What the node was told.
+    fn config(&self) -> Arc<Config>;
     /// Metrics in the Prometheus text format.
     fn metrics(&self) -> String;
     /// Ask every source to look again now (after `apply` and `delete`).

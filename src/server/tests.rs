@@ -83,6 +83,15 @@ impl Node for Fake {
     fn exec_target(&self, _: &str, _: &str, container: &str) -> Result<Target, String> {
         Err(format!("container not found ({container:?})"))
     }
+    fn network(&self, _: &str, _: &str) -> Result<Option<PathBuf>, String> {
+        Ok(None)
+    }
+    fn stats(&self, _: Duration) -> BoxFuture<'static, Arc<crate::stats::Snapshot>> {
+        Box::pin(std::future::ready(Arc::default()))
+    }
+    fn config(&self) -> Arc<crate::config::Config> {
+        Arc::default()
+    }
     fn metrics(&self) -> String {
         "# EOF\n".to_owned()
     }

@@ -1,0 +1,38 @@
+//! Opens what is served besides `coracle.sock`: health, the node API, the local Kubernetes API, the status page, CRI.
+
+use crate::config::Config;
+use crate::server::{self, Node};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Opens what is configured; each is served in a task of its own until `end` turns true.
+///
+/// # Errors
+/// When an address is taken. One that the machine does not have yet is waited for: pods do not wait for the network.
+pub(super) async fn open(
+    config: &Arc<Config>,
+    api: &Arc<dyn Node>,
+    end: &watch::Receiver<bool>,
+) -> Result<(), server::Error> {
+    health(config, api, end).await
+}
+
+async fn health(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {
+    if config.healthz_port == 0 {
+        return Ok(());
+    }
+    let (api, end) = (Arc::clone(api), end.clone());
+    let (address, port) = (config.healthz_bind_address, config.healthz_port);
+    match server::bind_healthz(address, port).await {
+        Ok(health) => drop(tokio::spawn(server::serve_healthz(api, health, end))),
+        Err(error) if error.is_no_address() => {
+            tracing::warn!(%address, "no such address yet: the health endpoint waits for it");
+            tokio::spawn(async move {
+                let health = server::await_healthz(address, port).await;
+                server::serve_healthz(api, health, end).await;
+            });
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
