@@ -226,11 +226,12 @@ func (c *client) forward(size int64, connections int, up bool) (float64, error) 
 	return float64(share*int64(connections)) / time.Since(begin).Seconds(), nil
 }
 
-// serve is the server: it takes all and says how much it was, or gives all.
+// serve is the server: it takes its share and says that it has it, or gives it. It waits for no end: not every node passes on half
+// of one.
 func serve(connection net.Conn, share int64, up bool) {
 	defer connection.Close()
 	if up {
-		n, _ := io.Copy(io.Discard, connection)
+		n, _ := io.CopyN(io.Discard, connection, share)
 		fmt.Fprintln(connection, n)
 		return
 	}
@@ -258,16 +259,13 @@ func through(session httpstream.Connection, port, id string, share int64, up boo
 		if _, err := io.CopyBuffer(struct{ io.Writer }{data}, struct{ io.Reader }{&zeros{share}}, make([]byte, piece)); err != nil {
 			return err
 		}
-		data.Close()
 		if _, err := fmt.Fscanln(bufio.NewReader(data), &got); err != nil {
 			return err
 		}
-	} else {
-		if got, err = io.Copy(io.Discard, data); err != nil {
-			return err
-		}
-		data.Close()
+	} else if got, err = io.Copy(io.Discard, data); err != nil {
+		return err
 	}
+	data.Close()
 	if text, err := io.ReadAll(failure); err != nil || len(text) > 0 {
 		return fmt.Errorf("port %s: %q (%v)", port, text, err)
 	}
