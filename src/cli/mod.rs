@@ -2,6 +2,7 @@
 //! its socket.
 
 mod age;
+mod attach;
 mod client;
 mod cluster;
 mod columns;
@@ -18,6 +19,7 @@ mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod session;
 mod signature;
 mod start;
 mod status;
@@ -98,6 +100,13 @@ enum Command {
     Exec {
         #[command(flatten)]
         options: exec::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// See what a container writes from now on, and type into it
+    Attach {
+        #[command(flatten)]
+        options: attach::Options,
         #[command(flatten)]
         scope: Scope,
     },
@@ -466,6 +475,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Attach { options, scope } => {
+            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
+        }
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -568,6 +580,7 @@ mod tests {
             "coracle logs -f --tail=5 --since 5m web -c c",
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
+            "coracle attach -it web -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",
