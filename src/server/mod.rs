@@ -18,6 +18,7 @@ mod objects;
 mod reply;
 mod route;
 mod selector;
+mod tls;
 pub mod types;
 mod verify;
 
