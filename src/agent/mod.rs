@@ -25,6 +25,7 @@ mod pulls;
 mod readiness;
 mod shown;
 mod trial;
+mod usage;
 mod worker;
 
 use crate::cluster as api;
