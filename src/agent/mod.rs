@@ -42,7 +42,7 @@ use jiff::SignedDuration;
 use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -253,6 +253,7 @@ async fn serve(config: Config) -> Result<(), Error> {
             () = images_changed.notified() => agent.wake_all(),
             () = evicted.notified() => agent.wake_all(),
             _ = housekeeping.tick() => {
+                *agent.shared.alive.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
                 // A pod may have finished, or the pressure be over.
                 agent.admit_again();
                 agent.share_burstable();

@@ -103,7 +103,7 @@ fn ready(node: &dyn Node) -> Reply {
     }
 }
 
-fn metrics(text: String) -> Reply {
+pub(super) fn metrics(text: String) -> Reply {
     // Scrapers choose the parser by the type; the end mark is what tells OpenMetrics from the older format.
     let content_type = if text.ends_with("# EOF\n") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

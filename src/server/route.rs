@@ -155,6 +155,24 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
+    /// Whether a key is there, with or without a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.all(key).next().is_some()
+    }
+
+    /// The same with one value of a key, in place of all that it had.
+    pub(super) fn with(self, key: &str, value: &str) -> Query {
+        let mut query = self.without(key);
+        query.0.push((key.to_owned(), value.to_owned()));
+        query
+    }
+
+    /// The same without a key.
+    pub(super) fn without(mut self, key: &str) -> Query {
+        self.0.retain(|(k, _)| k != key);
+        self
+    }
+
     /// As the API server reads booleans: absent is false, present without a value is true.
     pub(super) fn flag(&self, key: &str) -> Result<bool, Failure> {
         match self.all(key).next() {
@@ -174,7 +192,7 @@ impl Query {
 }
 
 /// Percent-decodes; `None` when it is no UTF-8 or a `%` is not followed by two hex digits.
-fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
+pub(super) fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
