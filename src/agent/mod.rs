@@ -19,6 +19,7 @@ mod metrics;
 mod node;
 mod objects;
 mod own;
+mod probed;
 mod prober;
 mod pulled;
 mod pulls;

@@ -576,6 +576,10 @@ impl server::Node for Shared {
         self.metrics.render(&server::Node::pods(self))
     }
 
+    fn probe_metrics(&self) -> String {
+        self.metrics.probes.render()
+    }
+
     fn rescan(&self) {
         self.sources.rescan();
     }

@@ -4,15 +4,19 @@
 //! Cumulative values are counters of the kernel; rates come from two passes. A value that the machine cannot tell is
 //! `None`, never 0.
 
+mod cadvisor;
 mod cgroup;
 mod disk;
+mod objects;
 mod pass;
 mod proc;
 mod resource;
 mod summary;
 pub mod text;
 
+pub use cadvisor::cadvisor;
 pub use disk::Disk;
+pub use objects::{list as metrics_list, node_metrics, pod_metrics};
 pub use pass::{Meter, Subject, trees};
 pub use resource::resource;
 pub use summary::summary;
