@@ -25,6 +25,7 @@ mod start;
 mod status;
 mod table;
 mod terminal;
+mod top;
 mod validate;
 mod verify;
 
@@ -110,6 +111,9 @@ enum Command {
         #[command(flatten)]
         scope: Scope,
     },
+    /// Show what pods, containers and the node use
+    #[command(subcommand)]
+    Top(top::Top),
     /// Write manifests to the manifest directory, once they are found valid
     Apply {
         /// Manifest: a file, a URL, or - for standard input
@@ -478,6 +482,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Attach { options, scope } => {
             attach::attach(&scope.agent.client(), &scope.namespace, &options).await
         }
+        Command::Top(asked) => top::top(asked).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -581,6 +586,9 @@ mod tests {
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
             "coracle attach -it web -c c",
+            "coracle top pod -A --containers --sort-by=memory",
+            "coracle top po web --no-headers",
+            "coracle top nodes --show-capacity",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

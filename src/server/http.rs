@@ -5,7 +5,7 @@ use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
 use super::exec::{self, Named};
-use super::{Node, apply, cluster, history, images, lists, log, verify};
+use super::{Node, apply, cluster, history, images, lists, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -67,6 +67,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Cluster => cluster::show(node.as_ref()),
         Route::LookForCluster => cluster::look(node.as_ref()),
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
+        Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
     }
 }
 
@@ -105,7 +106,7 @@ fn ready(node: &dyn Node) -> Reply {
     }
 }
 
-fn metrics(text: String) -> Reply {
+pub(super) fn metrics(text: String) -> Reply {
     // Scrapers choose the parser by the type; the end mark is what tells OpenMetrics from the older format.
     let content_type = if text.ends_with("# EOF\n") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

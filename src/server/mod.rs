@@ -5,11 +5,13 @@
 //! of a log never holds a thread.
 
 mod apply;
+mod auth;
 mod cluster;
 mod exec;
 mod history;
 mod http;
 mod images;
+mod kubelet;
 mod listen;
 mod lists;
 mod log;
@@ -18,7 +20,9 @@ mod objects;
 mod reply;
 mod route;
 mod selector;
+mod tls;
 pub mod types;
+mod usage;
 mod verify;
 
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
@@ -36,6 +40,7 @@ use crate::source::sources::{Refusal, Rolled};
 use crate::source::{Standing, Verifier};
 use crate::stats::Snapshot;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +85,10 @@ pub trait Node: Send + Sync + 'static {
     fn config(&self) -> Arc<Config>;
     /// Metrics in the Prometheus text format.
     fn metrics(&self) -> String;
+    /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.
+    fn probe_metrics(&self) -> String {
+        String::new()
+    }
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
     /// What is known of a pod name, given with or without the node's suffix.
@@ -95,6 +104,10 @@ pub trait Node: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
+    /// When the agent started, by its own time.
+    fn started(&self) -> Timestamp;
+    /// How long the agent's loop has given no sign of life: seconds, unless something is wrong.
+    fn quiet_for(&self) -> Duration;
     /// How the node stands to a cluster; `None`: it never can be in one.
     fn cluster(&self) -> Option<Handle>;
 }
