@@ -6,6 +6,7 @@ mod attach;
 mod client;
 mod cluster;
 mod columns;
+mod cp;
 mod describe;
 mod error;
 mod exec;
@@ -107,6 +108,16 @@ enum Command {
     Attach {
         #[command(flatten)]
         options: attach::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Copy files and folders to and from containers
+    ///
+    /// The image needs no tar. What is copied out of a container gets no owner, link or special mode that the container chose.
+    #[command(after_help = CP_EXAMPLES)]
+    Cp {
+        #[command(flatten)]
+        options: cp::Options,
         #[command(flatten)]
         scope: Scope,
     },
@@ -241,6 +252,11 @@ Examples:
   coracle history pod web              all revisions
   coracle history web --revision 3     the third one, as YAML
   coracle rollback web                 back to the one before";
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  coracle cp web:/etc/nginx ./nginx          a folder out of pod web
+  coracle cp ./app.conf kube-system/etcd:/   a file into a pod of another namespace";
 
 const JOIN_EXAMPLES: &str = "\
 Examples:
@@ -478,6 +494,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Attach { options, scope } => {
             attach::attach(&scope.agent.client(), &scope.namespace, &options).await
         }
+        Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -581,6 +598,7 @@ mod tests {
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
             "coracle attach -it web -c c",
+            "coracle cp kube-system/web:/etc/hosts . -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

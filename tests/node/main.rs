@@ -49,6 +49,7 @@
 //! | what hostile containers and servers try | [`hostile`] |
 
 mod airgap;
+mod attach;
 mod bootstrap;
 mod cli;
 mod cluster;
@@ -56,6 +57,7 @@ mod collect;
 mod containers;
 mod control_plane;
 mod damage;
+mod copy;
 mod crash;
 mod devices;
 mod faults;
