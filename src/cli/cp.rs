@@ -8,7 +8,7 @@ use crate::causes::chain;
 use crate::server::encode;
 use crate::shim::copy::{self, Belief};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Pieces of an archive that may wait.

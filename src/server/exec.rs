@@ -1,6 +1,6 @@
 //! Commands in containers: `exec`, `attach` and `run`, for the local API and the node API alike.
 
-use super::log::{containers, find_container};
+use super::log::{container_name, containers};
 use super::reply::{self, Failure, Reply};
 use super::route::Query;
 use super::{Node, find_pod};
@@ -17,53 +17,27 @@ const MAX_COMMAND: (usize, usize) = (1024, 128 * 1024);
 /// Most output of a command that is answered as a whole, in bytes (as a CRI runtime: 16 MiB).
 const MAX_OUTPUT: usize = 16 << 20;
 
-/// A container that a request names.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Named<'a> {
-    /// Namespace.
-    pub(super) namespace: &'a str,
-    /// Pod, with or without the node's suffix.
-    pub(super) pod: &'a str,
-    /// What the pod's uid has to be.
-    pub(super) uid: Option<&'a str>,
-    /// Container; `None`: the only one.
-    pub(super) container: Option<&'a str>,
-}
-
-impl<'a> Named<'a> {
-    /// As the API server: the container is named by the query.
-    pub(super) fn of(namespace: &'a str, pod: &'a str, query: &'a Query) -> Named<'a> {
-        Named { namespace, pod, uid: None, container: query.get("container") }
-    }
-
-    /// The pod.
-    pub(super) fn pod(&self, node: &dyn Node) -> Result<Arc<Pod>, Failure> {
-        let pod = find_pod(node, self.namespace, self.pod);
-        pod.filter(|pod| self.uid.is_none_or(|uid| pod.metadata.uid.as_deref() == Some(uid)))
-            .ok_or_else(|| Failure::not_found(format!("pods {:?} not found", self.pod)))
-    }
-
-    /// The container, which has to run.
-    fn target(&self, node: &dyn Node) -> Result<(Arc<Pod>, String, Target), Failure> {
-        let pod = self.pod(node)?;
-        let container = find_container(&pod, self.container)?;
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let target = node.exec_target(self.namespace, name, &container).map_err(Failure::not_found)?;
-        Ok((pod, container, target))
-    }
+/// The container that a request means, which has to run.
+fn target(node: &dyn Node, namespace: &str, name: &str, query: &Query) -> Result<(Arc<Pod>, String, Target), Failure> {
+    let pod = find_pod(node, namespace, name).ok_or_else(|| Failure::not_found(format!("pods {name:?} not found")))?;
+    let container = container_name(&pod, query.get("container"))?;
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let target = node.exec_target(namespace, name, &container).map_err(Failure::not_found)?;
+    Ok((pod, container, target))
 }
 
 /// Answers a request for a command's streams; the session is left to the streams' thread.
 pub(super) fn exec(
     node: &Arc<dyn Node>,
-    named: &Named<'_>,
+    namespace: &str,
+    name: &str,
     query: &Query,
     mut request: Request<Incoming>,
 ) -> Result<Reply, Failure> {
     let wanted = wanted(query)?;
     let argv = argv(query.all("command").map(str::to_owned).collect())?;
-    let (.., target) = named.target(node.as_ref())?;
-    let options = Options { argv, env_add: Vec::new(), tty: wanted.tty, stdin: wanted.stdin, size: None };
+    let (.., target) = target(node.as_ref(), namespace, name, query)?;
+    let options = Options { argv, tty: wanted.tty, stdin: wanted.stdin, ..Options::default() };
     switch(node, wanted, &mut request, |client| async move {
         match client.session().await {
             Ok(session) => command::exec(target, options, session).await,
@@ -72,15 +46,42 @@ pub(super) fn exec(
     })
 }
 
+/// Answers a request for an archive of files of a container, or to a container: ours, for `coracle cp`. This program runs in
+/// the container for it, as the container's user.
+pub(super) fn copy(
+    node: &Arc<dyn Node>,
+    namespace: &str,
+    name: &str,
+    query: &Query,
+    mut request: Request<Incoming>,
+) -> Result<Reply, Failure> {
+    let (role, path, stdin) = match (query.get("from"), query.get("to")) {
+        (Some(path), None) => ("pack", path, false),
+        (None, Some(path)) => ("unpack", path, true),
+        _ => return Err(Failure::bad_request("want one of from and to")),
+    };
+    let argv = argv(vec![role.to_owned(), path.to_owned()])?;
+    let (.., target) = target(node.as_ref(), namespace, name, query)?;
+    let options = Options { argv, own: true, stdin, ..Options::default() };
+    let wanted = Wanted { stdin, stdout: true, stderr: true, tty: false };
+    switch(node, wanted, &mut request, |client| async move {
+        match client.session().await {
+            Ok(session) => command::exec(target, options, session).await,
+            Err(error) => tracing::debug!(error = crate::causes::chain(&error), "copy: there is no session"),
+        }
+    })
+}
+
 /// Answers a request for a container's own streams.
 pub(super) fn attach(
     node: &Arc<dyn Node>,
-    named: &Named<'_>,
+    namespace: &str,
+    name: &str,
     query: &Query,
     mut request: Request<Incoming>,
 ) -> Result<Reply, Failure> {
     let wanted = wanted(query)?;
-    let (pod, container, target) = named.target(node.as_ref())?;
+    let (pod, container, target) = target(node.as_ref(), namespace, name, query)?;
     // As kubelet: whether there is a terminal was decided when the container was made.
     let has_terminal = containers(&pod).any(|c| c.name == container && c.tty == Some(true));
     if wanted.tty && !has_terminal {
@@ -96,9 +97,9 @@ pub(super) fn attach(
 
 /// Runs a command without input, and answers with all it says (`/run` of the kubelet). As there, the command's words are in
 /// `cmd`, between blanks.
-pub(super) async fn run(node: &Arc<dyn Node>, named: &Named<'_>, query: &Query) -> Result<Reply, Failure> {
+pub(super) async fn run(node: &Arc<dyn Node>, namespace: &str, name: &str, query: &Query) -> Result<Reply, Failure> {
     let argv = argv(query.get("cmd").unwrap_or_default().split(' ').map(str::to_owned).collect())?;
-    let (.., target) = named.target(node.as_ref())?;
+    let (.., target) = target(node.as_ref(), namespace, name, query)?;
     // Whoever asks and goes away takes the command along.
     let running = AbortOnDrop(stream::spawn(command::output(target, argv, MAX_OUTPUT, None)));
     let output = running.await.map_err(|error| Failure::internal(format!("worker failed: {error}")))?;
@@ -106,7 +107,11 @@ pub(super) async fn run(node: &Arc<dyn Node>, named: &Named<'_>, query: &Query) 
     let said = [output.stdout, output.stderr].concat();
     if output.code != 0 {
         let said = String::from_utf8_lossy(&said);
-        return Err(Failure::internal(format!("command terminated with exit code {}: {}", output.code, said.trim_end())));
+        return Err(Failure::internal(format!(
+            "command terminated with exit code {}: {}",
+            output.code,
+            said.trim_end()
+        )));
     }
     Ok(reply::text(said))
 }

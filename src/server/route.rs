@@ -16,6 +16,7 @@ pub(super) enum Route {
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
     Attach { namespace: String, pod: String },
+    Copy { namespace: String, pod: String },
     Apply,
     Delete,
     Images,
@@ -95,6 +96,9 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "images", "verify"] => (Route::VerifyImages, &[Method::POST]),
         ["coracle", "v1", "namespaces", namespace, "pods", pod, "history"] => {
             (Route::History { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+        }
+        ["coracle", "v1", "namespaces", namespace, "pods", pod, "copy"] => {
+            (Route::Copy { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
         ["coracle", "v1", "namespaces", namespace, "pods", pod, "rollback"] => {
             (Route::Rollback { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::POST])

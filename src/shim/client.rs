@@ -197,11 +197,7 @@ impl Client {
         self.answer_with_descriptors(connection, timeout).map(|(reply, _)| reply)
     }
 
-    fn answer_with_descriptors(
-        &self,
-        connection: &OwnedFd,
-        timeout: Duration,
-    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+    fn answer_with_descriptors(&self, connection: &OwnedFd, timeout: Duration) -> Result<(Reply, Vec<OwnedFd>), Error> {
         let (packet, fds) =
             socket::receive(connection, MAX_PACKET).map_err(|e| lost(e, timeout, "receive the answer"))?;
         if packet.is_empty() {

@@ -12,6 +12,7 @@ mod cgroup;
 mod client;
 mod console;
 mod container;
+pub mod copy;
 mod devices;
 pub mod exec;
 mod exec_process;

@@ -1,12 +1,15 @@
 //! The shim's process: one thread that waits for requests, output, exits and deadlines.
 
-use super::container::{Attached, Container, Phase, Site};
+mod attached;
+
+use super::container::{Container, Phase, Site};
 use super::hotplug::{self, Change, Seen};
 use super::pause::Pause;
 use super::protocol::{MAX_PACKET, Reply, Request, Run};
 use super::{IDENTITY, Identity, SOCKET, STATE, cgroup, record, socket};
 use crate::sys::process::{self, Exit};
 use crate::sys::{clock, mount};
+use attached::Session;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -78,14 +81,6 @@ struct Connection {
     /// ID of the container whose start this connection waits for.
     waits_for: Option<String>,
     attached: Option<Session>,
-}
-
-/// An attached client.
-struct Session {
-    number: u64,
-    /// ID of the container.
-    id: String,
-    with_input: bool,
 }
 
 struct Shim {
@@ -553,44 +548,6 @@ impl Shim {
             },
         };
         answer(&change.asked_by, &reply);
-    }
-
-    /// Attaches whoever is connected there; `Ok`: it is answered.
-    fn attach(&mut self, id: String, stdin: bool, connection: usize) -> Result<(), String> {
-        let number = self.next_session;
-        self.next_session += 1;
-        let container = self.container(&id)?;
-        match container.phase {
-            Phase::Running => {}
-            Phase::Starting { .. } => return Err(format!("container {id} has not started")),
-            Phase::Draining { .. } | Phase::Ended => return Err(format!("container {id} has ended")),
-        }
-        let given = container.attach(number, stdin).map_err(|e| format!("cannot attach: {e}"))?;
-        let Attached { terminal, stdin: takes, stdin_once, .. } = given;
-        let fds: Vec<BorrowedFd<'_>> = given.outputs.iter().chain(&given.input).map(AsFd::as_fd).collect();
-        let reply = serde_json::to_vec(&Reply::Attached { terminal, stdin: takes, stdin_once });
-        let connection = &mut self.connections[connection];
-        connection.attached = Some(Session { number, id, with_input: stdin });
-        let sent = reply.map_err(io::Error::from).and_then(|packet| socket::try_send(&connection.fd, &packet, &fds));
-        sent.map_err(|e| format!("cannot answer: {e}"))
-    }
-
-    fn end_input(&mut self, connection: usize) {
-        if let Some(Session { id, with_input: true, .. }) = &self.connections[connection].attached
-            && let Some(container) = self.containers.iter_mut().find(|container| container.instance.id == *id)
-        {
-            container.end_input();
-        }
-    }
-
-    /// A connection is closed: who was attached over it is not any more.
-    fn disconnected(&mut self, index: usize) {
-        self.end_input(index);
-        if let Some(Session { number, .. }) = self.connections.remove(index).attached {
-            for container in &mut self.containers {
-                container.taps.retain(|tap| tap.session != number);
-            }
-        }
     }
 
     fn delete(&mut self, id: &str) -> Result<(), String> {

@@ -72,7 +72,12 @@ pub enum Error {
 ///
 /// # Errors
 /// When it cannot be run, or has not ended after `timeout`.
-pub async fn output(target: Target, argv: Vec<String>, limit: usize, timeout: Option<Duration>) -> Result<Output, Error> {
+pub async fn output(
+    target: Target,
+    argv: Vec<String>,
+    limit: usize,
+    timeout: Option<Duration>,
+) -> Result<Output, Error> {
     let (stdout, out) = mpsc::channel(QUEUE);
     let (stderr, err) = mpsc::channel(QUEUE);
     let (outcome, ended) = oneshot::channel();

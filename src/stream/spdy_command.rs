@@ -192,3 +192,7 @@ async fn follow(from: Option<Reader>, told: watch::Sender<Option<Size>>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "spdy_command_tests.rs"]
+mod tests;

@@ -84,23 +84,19 @@ enum Transport {
 ///
 /// # Errors
 /// When the request is malformed, or offers no protocol that is spoken here.
-pub fn upgrade<B>(
-    request: &mut Request<B>,
-    wanted: Wanted,
-    idle: Duration,
-) -> Result<(Response<()>, Client), Refused> {
+pub fn upgrade<B>(request: &mut Request<B>, wanted: Wanted, idle: Duration) -> Result<(Response<()>, Client), Refused> {
     let (answer, transport) = if wants_websocket(request.headers()) {
         if request.method() != Method::GET {
             return Err(Refused::BadRequest(format!("a WebSocket begins with GET, not {}", request.method())));
         }
         let opening = websocket::opening(request.headers(), &Protocol::names())?;
-        let protocol = Protocol::named(opening.protocol)
-            .ok_or_else(|| Refused::BadRequest("no common subprotocol".to_owned()))?;
+        let protocol =
+            Protocol::named(opening.protocol).ok_or_else(|| Refused::BadRequest("no common subprotocol".to_owned()))?;
         (websocket_answer(opening), Transport::WebSocket(protocol))
     } else {
         let (answer, name) = spdy_opening(request.headers(), &spdy_command::PROTOCOLS)?;
-        let protocol = spdy_command::Protocol::named(name)
-            .ok_or_else(|| Refused::BadRequest("no common protocol".to_owned()))?;
+        let protocol =
+            spdy_command::Protocol::named(name).ok_or_else(|| Refused::BadRequest("no common protocol".to_owned()))?;
         (answer, Transport::Spdy(protocol))
     };
     Ok((answer, Client { connection: hyper::upgrade::on(request), transport, wanted, idle }))
@@ -127,10 +123,7 @@ pub fn websocket_answer(opening: websocket::Opening) -> Response<()> {
 ///
 /// # Errors
 /// When the request is malformed, or offers none of them.
-pub fn spdy_opening(
-    headers: &HeaderMap,
-    spoken: &[&'static str],
-) -> Result<(Response<()>, &'static str), Refused> {
+pub fn spdy_opening(headers: &HeaderMap, spoken: &[&'static str]) -> Result<(Response<()>, &'static str), Refused> {
     if !has(headers, CONNECTION.as_str(), "upgrade") || !has(headers, UPGRADE.as_str(), "spdy/3.1") {
         let text = "unable to upgrade: want the headers Connection: Upgrade and Upgrade: SPDY/3.1 or websocket";
         return Err(Refused::BadRequest(text.to_owned()));
@@ -227,7 +220,10 @@ mod tests {
             pairs.extend(protocols.iter().map(|protocol| ("sec-websocket-protocol", *protocol)));
             answer(Method::GET, &pairs)
         };
-        assert_eq!(websocket(&["v9.channel.k8s.io, base64.channel.k8s.io", "v5.channel.k8s.io"]).1, "base64.channel.k8s.io");
+        assert_eq!(
+            websocket(&["v9.channel.k8s.io, base64.channel.k8s.io", "v5.channel.k8s.io"]).1,
+            "base64.channel.k8s.io"
+        );
         assert_eq!(websocket(&["v5.channel.k8s.io"]), (101, "v5.channel.k8s.io".to_owned()));
         assert_eq!(websocket(&[]), (101, String::new()));
         assert_eq!(websocket(&["v9.channel.k8s.io"]).0, 400);

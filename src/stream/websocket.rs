@@ -146,8 +146,8 @@ pub fn opening(headers: &HeaderMap, known: &[&'static str]) -> Result<Opening, R
     if key.is_empty() {
         return Err(bad("Sec-WebSocket-Key is missing"));
     }
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
-        .map_err(|_| bad("Sec-WebSocket-Key is malformed"))?;
+    let accept =
+        HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| bad("Sec-WebSocket-Key is malformed"))?;
     let offered = super::upgrade::listed(headers, "sec-websocket-protocol");
     let protocol = offered.iter().find_map(|offer| known.iter().find(|known| *known == offer).copied());
     if protocol.is_none() && !offered.is_empty() {
@@ -229,7 +229,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> To<'_, S> {
             }
         }
         // As the reference server: an empty message first tells the client that the streams are there.
-        let first = if stdout.is_some() { STDOUT } else if stderr.is_some() { STDERR } else { RESULT };
+        let first = if stdout.is_some() {
+            STDOUT
+        } else if stderr.is_some() {
+            STDERR
+        } else {
+            RESULT
+        };
         self.send(self.protocol.message(first, &[])).await?;
         let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
         let mut outcome = std::pin::pin!(outcome);

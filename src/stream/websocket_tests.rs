@@ -59,7 +59,12 @@ fn all_variants_carry_all_streams() {
         Message::Binary(bytes.into())
     };
     let size = br#"{"Width":80,"Height":24}"#;
-    let plain = vec![binary(RESIZE, std::str::from_utf8(size).unwrap()), binary(9, "?"), binary(STDIN, ""), binary(STDIN, "hi")];
+    let plain = vec![
+        binary(RESIZE, std::str::from_utf8(size).unwrap()),
+        binary(9, "?"),
+        binary(STDIN, ""),
+        binary(STDIN, "hi"),
+    ];
     let coded = vec![
         Message::Text(format!("4{}", BASE64_STANDARD.encode(size)).into()),
         Message::Text("0!".into()),

@@ -50,6 +50,7 @@
 //! | what hostile containers and servers try | [`hostile`] |
 
 mod airgap;
+mod attach;
 mod bootstrap;
 mod cli;
 mod cluster;
@@ -57,6 +58,7 @@ mod collect;
 mod containers;
 mod control_plane;
 mod damage;
+mod copy;
 mod crash;
 mod devices;
 mod faults;

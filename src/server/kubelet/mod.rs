@@ -119,7 +119,15 @@ async fn serve(
             let (pod, query) = of_container(node.as_ref(), &place, query)?;
             exec::exec(&node, &place.namespace, &pod, &query, request)
         }
-        Route::Attach(_) | Route::PortForward(_) | Route::Run(_) => Err(Failure::not_found("404 page not found")),
+        Route::Attach(place) => {
+            let (pod, query) = of_container(node.as_ref(), &place, query)?;
+            exec::attach(&node, &place.namespace, &pod, &query, request)
+        }
+        Route::Run(place) => {
+            let (pod, query) = of_container(node.as_ref(), &place, query)?;
+            exec::run(&node, &place.namespace, &pod, &query).await
+        }
+        Route::PortForward(_) => Err(Failure::not_found("404 page not found")),
     }
 }
 
