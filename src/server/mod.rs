@@ -19,6 +19,7 @@ mod logfile;
 mod objects;
 mod reply;
 mod route;
+mod secure;
 mod selector;
 mod tls;
 pub mod types;
@@ -26,8 +27,9 @@ mod usage;
 mod verify;
 
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
-pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_read_only};
 pub use logfile::{Line, Tag};
+pub use secure::{bind_read_only, serve_node_api};
 pub(crate) use route::encode;
 
 use crate::cluster::Handle;
