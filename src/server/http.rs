@@ -53,6 +53,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Get { resource, namespace, name } => lists::get(&node, resource, namespace.as_deref(), &name),
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
         Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
+        Route::Attach { namespace, pod } => exec::attach(&node, &namespace, &pod, &query, request),
+        Route::Copy { namespace, pod } => exec::copy(&node, &namespace, &pod, &query, request),
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await

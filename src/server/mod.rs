@@ -26,11 +26,10 @@ pub mod types;
 mod usage;
 mod verify;
 
-pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_read_only};
 pub use logfile::{Line, Tag};
-pub use secure::{bind_read_only, serve_node_api};
 pub(crate) use route::encode;
+pub use secure::{bind_read_only, serve_node_api};
 
 use crate::cluster::Handle;
 use crate::config::Config;

@@ -25,8 +25,13 @@ pub fn summary(snapshot: &Snapshot, node_name: &str, only_cpu_and_memory: bool) 
                 ..sum
             })
         });
-        put(&mut out, "runtime", Some(json!({ "imageFs": node.image_fs.map(fs), "containerFs": container_fs.map(fs) })));
-        let rlimit = json!({ "time": node.usage.time.map(time), "maxpid": node.max_processes, "curproc": node.usage.processes });
+        put(
+            &mut out,
+            "runtime",
+            Some(json!({ "imageFs": node.image_fs.map(fs), "containerFs": container_fs.map(fs) })),
+        );
+        let rlimit =
+            json!({ "time": node.usage.time.map(time), "maxpid": node.max_processes, "curproc": node.usage.processes });
         put(&mut out, "rlimit", Some(rlimit));
     }
     json!({ "node": out, "pods": snapshot.pods.iter().map(|each| pod(each, all)).collect::<Vec<Value>>() })
