@@ -122,7 +122,8 @@ mod tests {
             text.family("a", "A.", Kind::Gauge).sample(&[("x", &value)], Some(1.0), None);
             let text = text.finish();
             prop_assert_eq!(text.split('\n').count(), 4);
-            prop_assert!(text.ends_with("\"} 1\n"), "{}", text);
+            let is_closed = text.ends_with("\"} 1\n");
+            prop_assert!(is_closed, "{}", text);
         }
     }
 }
