@@ -30,6 +30,7 @@ pub(super) async fn handle(
     door: Door,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<Body>, Infallible> {
+    let _counted = node.requests().begin(request.method(), request.uri().path(), false);
     Ok(answer(node, door, request).await.unwrap_or_else(Failure::into_reply))
 }
 

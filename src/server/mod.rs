@@ -16,6 +16,7 @@ mod log;
 mod logfile;
 mod objects;
 mod reply;
+mod requests;
 mod route;
 mod selector;
 pub mod types;
@@ -25,6 +26,7 @@ mod verify;
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
+pub use requests::Requests;
 pub(crate) use route::encode;
 
 use crate::cluster::Handle;
@@ -85,6 +87,10 @@ pub trait Node: Send + Sync + 'static {
     /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.
     fn probe_metrics(&self) -> String {
         String::new()
+    }
+    /// Where requests are counted.
+    fn requests(&self) -> Requests {
+        Requests::default()
     }
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
