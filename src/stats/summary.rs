@@ -25,8 +25,13 @@ pub fn summary(snapshot: &Snapshot, node_name: &str, only_cpu_and_memory: bool) 
                 ..sum
             })
         });
-        put(&mut out, "runtime", Some(json!({ "imageFs": node.image_fs.map(fs), "containerFs": container_fs.map(fs) })));
-        let rlimit = json!({ "time": node.usage.time.map(time), "maxpid": node.max_processes, "curproc": node.usage.processes });
+        put(
+            &mut out,
+            "runtime",
+            Some(json!({ "imageFs": node.image_fs.map(fs), "containerFs": container_fs.map(fs) })),
+        );
+        let rlimit =
+            json!({ "time": node.usage.time.map(time), "maxpid": node.max_processes, "curproc": node.usage.processes });
         put(&mut out, "rlimit", Some(rlimit));
     }
     json!({ "node": out, "pods": snapshot.pods.iter().map(|each| pod(each, all)).collect::<Vec<Value>>() })
@@ -188,7 +193,10 @@ mod tests {
         let stall = Stall { some: Waited { total_us: 3, avg10: 1.5, ..Waited::default() }, ..Stall::default() };
         snapshot.node.usage.pressure = Some(Pressure { io: stall, ..Pressure::default() });
         let node = &summary(&snapshot, "n1", false)["node"];
-        assert_eq!((&node["io"]["psi"]["some"]["total"], &node["io"]["psi"]["some"]["avg10"]), (&json!(3000), &json!(1.5)));
+        assert_eq!(
+            (&node["io"]["psi"]["some"]["total"], &node["io"]["psi"]["some"]["avg10"]),
+            (&json!(3000), &json!(1.5))
+        );
         assert!(node["cpu"]["psi"].is_object());
     }
 }
