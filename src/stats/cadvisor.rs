@@ -39,10 +39,6 @@ impl Row<'_> {
 pub fn cadvisor(snapshot: &Snapshot) -> String {
     let mut text = Text::default();
     let node = &snapshot.node;
-    let about = "A metric with a constant '1' value labeled by kernel version, OS version, docker version, cadvisor version & \
-                 cadvisor revision.";
-    let labels = [("cadvisorVersion", ""), ("dockerVersion", ""), ("kernelVersion", ""), ("osVersion", "")];
-    text.family("cadvisor_version_info", about, Kind::Gauge).sample(&labels, Some(1.0), None);
     let rows = rows(snapshot);
     for (name, help, kind, value) in USAGE {
         text.family(name, help, *kind);
