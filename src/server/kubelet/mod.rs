@@ -35,6 +35,7 @@ pub(super) async fn answer(
     peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Reply {
+    let _counted = node.requests().begin(request.method(), request.uri().path(), false);
     let (mut head, body) = request.into_parts();
     let Asked { needs, route } = route::route(&head.method, head.uri.path());
     if let Err(refusal) = guard.admit(&peer, &head.method, &mut head.headers, needs).await {
