@@ -105,6 +105,9 @@ enum Command {
         #[command(flatten)]
         scope: Scope,
     },
+    /// Show what pods, containers and the node use
+    #[command(subcommand)]
+    Top(top::Top),
     /// See what a container writes from now on, and type into it
     Attach {
         #[command(flatten)]
@@ -112,9 +115,6 @@ enum Command {
         #[command(flatten)]
         scope: Scope,
     },
-    /// Show what pods, containers and the node use
-    #[command(subcommand)]
-    Top(top::Top),
     /// Copy files and folders to and from containers
     ///
     /// The image needs no tar. What is copied out of a container gets no owner, link or special mode that the container chose.
@@ -495,10 +495,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
-        Command::Attach { options, scope } => {
-            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
-        }
         Command::Top(asked) => top::top(asked).await,
+        Command::Attach { options, scope } => attach::attach(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
@@ -602,10 +600,10 @@ mod tests {
             "coracle logs -f --tail=5 --since 5m web -c c",
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
-            "coracle attach -it web -c c",
             "coracle top pod -A --containers --sort-by=memory",
             "coracle top po web --no-headers",
             "coracle top nodes --show-capacity",
+            "coracle attach -it web -c c",
             "coracle cp kube-system/web:/etc/hosts . -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
