@@ -8,11 +8,14 @@ use prometheus_client::registry::Registry;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+/// Durations, by verb and host.
+type Durations = Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>;
+
 /// What is counted: code, method and host of all, verb and host of how long they took.
 #[derive(Debug)]
 pub struct Calls {
     all: Family<[(&'static str, String); 3], Counter>,
-    durations: Family<[(&'static str, String); 2], Histogram, fn() -> Histogram>,
+    durations: Durations,
 }
 
 /// Bounds of the histogram (as client-go), in seconds.

@@ -161,3 +161,81 @@ fn operation(action: &Action) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn text(work: impl FnOnce(&Work)) -> String {
+        let mut registry = Registry::default();
+        work(&Work::register(&mut registry));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        text
+    }
+
+    #[track_caller]
+    fn has(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|found| found == *line), "{line}\nin\n{text}");
+        }
+    }
+
+    #[test]
+    fn actions_count_as_the_runtime_s_operations() {
+        let run = Action::Run { container: "c".to_owned(), attempt: 0, backoff_ms: 0 };
+        let took = Duration::from_millis(20);
+        let text = text(|work| {
+            work.done(&Action::CreateSandbox, None, took, Some("FailedCreatePodSandBox"));
+            work.done(&run, Some(Role::Sidecar), took, None);
+            work.done(&run, Some(Role::App), took, Some("CreateContainerError"));
+            work.done(&Action::Update, None, took, None);
+            work.evicted("memory.available");
+            work.preempted();
+            work.rejected("OutOfcpu");
+        });
+        has(
+            &text,
+            &[
+                "kubelet_started_pods_total 1",
+                "kubelet_started_pods_errors_total 1",
+                "kubelet_started_containers_total{container_type=\"init_container\"} 1",
+                "kubelet_started_containers_errors_total{container_type=\"container\",code=\"CreateContainerError\"} 1",
+                "kubelet_runtime_operations_total{operation_type=\"start_container\"} 2",
+                "kubelet_runtime_operations_errors_total{operation_type=\"run_podsandbox\"} 1",
+                "kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"} 2",
+                "kubelet_evictions{eviction_signal=\"memory.available\"} 1",
+                "kubelet_preemptions{preemption_signal=\"\"} 1",
+                "kubelet_admission_rejections_total{reason=\"OutOfcpu\"} 1",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_start_is_measured_once() {
+        let pod = |phase: &str, started: bool, restarts: i32| -> Pod {
+            let status: Value = json!({
+                "phase": phase, "startTime": "2026-11-22T00:00:00Z",
+                "containerStatuses": [{ "name": "c", "image": "i", "imageID": "", "ready": started, "started": started,
+                    "restartCount": restarts }],
+            });
+            serde_json::from_value(json!({ "metadata": { "name": "p", "uid": "u" }, "status": status })).expect("a pod")
+        };
+        let now = "2026-11-22T00:00:03Z".parse().expect("a time");
+        let text = text(|work| {
+            work.told(&pod("Pending", false, 0), &pod("Running", false, 0), now);
+            work.told(&pod("Running", false, 0), &pod("Running", true, 0), now);
+            work.told(&pod("Running", true, 0), &pod("Running", false, 1), now);
+            work.told(&pod("Running", false, 1), &pod("Running", true, 1), now);
+        });
+        has(
+            &text,
+            &[
+                "kubelet_pod_start_duration_seconds_count 1",
+                "kubelet_pod_start_duration_seconds_sum 3.0",
+                "kubelet_pod_start_total_duration_seconds_count 1",
+            ],
+        );
+    }
+}
