@@ -141,6 +141,7 @@ async fn lighten(
     let since = Instant::now();
     let eviction = Eviction { reason: "Evicted", message: message.clone(), grace_seconds };
     if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
+        shared.metrics.work.evicted(&signal.to_string());
         shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), clock::now());
         changed.notify_one();
     }
@@ -170,10 +171,20 @@ async fn watch_pods(shared: &Arc<Shared>, changed: &Notify) {
             let Some(message) = found else { continue };
             let eviction = Eviction { reason: "Evicted", message: message.clone(), grace_seconds: GRACE_SECONDS };
             if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
+                shared.metrics.work.evicted(local_signal(&message));
                 shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), clock::now());
                 changed.notify_one();
             }
         }
+    }
+}
+
+/// The kubelet's name of the limit of local storage that a message is about.
+fn local_signal(message: &str) -> &'static str {
+    match message.split(' ').next() {
+        Some("Usage") => "emptydirfs.limit",
+        Some("Pod") => "ephemeralpodfs.limit",
+        _ => "ephemeralcontainerfs.limit",
     }
 }
 
@@ -214,6 +225,34 @@ fn is_active(pod: &Pod) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_local_storage_has_the_kubelet_s_name() {
+        let pod = |spec: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({ "metadata": { "uid": "u" }, "spec": spec })).expect("a pod")
+        };
+        let limited = serde_json::json!({ "limits": { "ephemeral-storage": "1" } });
+        let volume = serde_json::json!({ "name": "v", "emptyDir": { "sizeLimit": "1" } });
+        let with = |resources: serde_json::Value, volumes: serde_json::Value| {
+            pod(serde_json::json!({ "containers": [{ "name": "c", "resources": resources }], "volumes": volumes }))
+        };
+        let used = |volume: u64, container: u64| crate::pod::eviction::LocalUsage {
+            empty_dirs: BTreeMap::from([("v".to_owned(), volume)]),
+            containers: BTreeMap::from([("c".to_owned(), container)]),
+        };
+        let none = serde_json::json!({});
+        for (pod, usage, signal) in [
+            (with(none, serde_json::json!([volume])), used(2, 0), "emptydirfs.limit"),
+            (with(limited, serde_json::json!([])), used(2, 0), "ephemeralpodfs.limit"),
+        ] {
+            let message = local_storage(&pod, &usage).expect("it has to leave");
+            assert_eq!(local_signal(&message), signal, "{message}");
+        }
+        assert_eq!(
+            local_signal("Container c exceeded its local ephemeral storage limit"),
+            "ephemeralcontainerfs.limit"
+        );
+    }
 
     #[test]
     fn a_pod_that_takes_long_to_count_is_counted_less_often() {

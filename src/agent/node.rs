@@ -1,10 +1,11 @@
 //! What all workers share, and what the server sees of the node.
 
 use super::events::{EventLog, Note};
-use super::metrics::Metrics;
+use super::metrics::{About, Metrics};
 use super::pulls::Pulls;
 use super::readiness::Readiness;
 use super::shown;
+use super::usage::Usage;
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::image::{Collector, ImageStore};
@@ -55,12 +56,16 @@ pub struct Shared {
     pub events: EventLog,
     /// Counters.
     pub metrics: Metrics,
+    /// What is used.
+    usage: Arc<Usage>,
     /// What the node was told.
     pub config: Arc<Config>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// When the agent started.
     pub started: Timestamp,
+    /// When its loop went round last, of those rounds that come by themselves.
+    pub alive: Mutex<Timestamp>,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
     /// Talks to the sources.
@@ -133,9 +138,15 @@ impl Shared {
     /// Of a node that starts now.
     #[must_use]
     pub fn new(parts: Parts) -> Shared {
-        let metrics = Metrics::default();
+        let metrics = Metrics::of(&About {
+            node: &parts.name,
+            kubelet_version: super::own::KUBELET_VERSION,
+            architecture: parts.runtime.machine().architecture,
+            cgroup_version: parts.runtime.cgroups().version().number(),
+        });
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
+            usage: Arc::new(Usage::new(&parts.runtime)),
             pulls: Arc::new(pulls),
             events: EventLog::new(&parts.name),
             name: parts.name,
@@ -146,6 +157,7 @@ impl Shared {
             config: parts.config,
             labels: parts.labels,
             started: clock::now(),
+            alive: Mutex::new(clock::now()),
             manifest_dir: parts.manifest_dir,
             sources: parts.sources,
             verifier: parts.verifier,
@@ -195,6 +207,7 @@ impl Shared {
                     if **old == pod {
                         return;
                     }
+                    self.metrics.work.told(old, &pod, clock::now());
                 }
                 pod.metadata.resource_version = Some((*self.revision.borrow() + 1).to_string());
                 let uid = pod.metadata.uid.clone();
@@ -322,6 +335,9 @@ impl Shared {
     /// Record an event, and log it.
     pub fn note(&self, object: ObjectReference, note: &Note, now: Timestamp) {
         let (reason, message, container) = (note.reason, &note.message, note.container.as_deref());
+        if message.starts_with("Pod was rejected: ") {
+            self.metrics.work.rejected(reason);
+        }
         if note.warning {
             tracing::warn!(reason, container, "{message}");
         } else {
@@ -541,12 +557,22 @@ impl server::Node for Shared {
         netns.map(Some).ok_or_else(|| format!("pod \"{}\" has no sandbox", name_of(&pod)))
     }
 
-    fn stats(&self, _max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
-        Box::pin(std::future::ready(Arc::default()))
+    fn stats(&self, max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
+        let (usage, pods) = (Arc::clone(&self.usage), server::Node::pods(self));
+        Box::pin(async move { usage.look(max_age, pods).await })
     }
 
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
+    }
+
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn quiet_for(&self) -> std::time::Duration {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        clock::now().duration_since(*alive).try_into().unwrap_or_default()
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {
@@ -557,6 +583,14 @@ impl server::Node for Shared {
         let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
         self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
+    }
+
+    fn requests(&self) -> server::Requests {
+        self.metrics.requests.clone()
+    }
+
+    fn probe_metrics(&self) -> String {
+        self.metrics.probes.render()
     }
 
     fn rescan(&self) {

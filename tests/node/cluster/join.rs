@@ -137,6 +137,7 @@ fn a_lone_node_joins_by_a_token_and_leaves_again_while_its_pod_runs_on() {
     let ttl = metrics.lines().find_map(|line| line.strip_prefix("kubelet_certificate_manager_client_ttl_seconds "));
     let ttl: f64 = ttl.expect("the metric").parse().expect("a number");
     assert!((300.0 * 86400.0..366.0 * 86400.0).contains(&ttl), "{ttl}");
+    assert!(metrics.lines().any(|line| line.starts_with("rest_client_requests_total{code=\"2")), "{metrics}");
     let again = join(&node, &token, &hash, "5s").fails(1);
     assert!(again.contains("in a cluster already") && again.contains("coracle reset"), "{again}");
 
