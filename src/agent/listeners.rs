@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::server::{self, Node};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -14,7 +15,16 @@ pub(super) async fn open(
     api: &Arc<dyn Node>,
     end: &watch::Receiver<bool>,
 ) -> Result<(), server::Error> {
+    status_page(config.server.status_page_port, api, end).await?;
     health(config, api, end).await
+}
+
+async fn status_page(port: u16, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {
+    if port != 0 {
+        let page = server::bind_healthz(Ipv4Addr::LOCALHOST.into(), port).await?;
+        tokio::spawn(server::serve_page(Arc::clone(api), page, end.clone()));
+    }
+    Ok(())
 }
 
 async fn health(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {

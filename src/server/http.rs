@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, lists, log, verify};
+use super::{Node, apply, cluster, exec, history, images, lists, log, page, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -22,6 +22,8 @@ pub(super) enum Door {
     Socket,
     /// Loopback: health and metrics.
     Loopback,
+    /// Loopback: the status page.
+    Page,
 }
 
 /// Answers a request; never fails, a refusal is an answer too.
@@ -34,6 +36,9 @@ pub(super) async fn handle(
 }
 
 async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> Result<Reply, Failure> {
+    if door == Door::Page {
+        return page::loopback(node, &request).await;
+    }
     let asked = route(request.method(), request.uri().path())?;
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     if door == Door::Loopback && !matches!(asked, Route::Health | Route::Ready | Route::Metrics) {
@@ -65,6 +70,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Cluster => cluster::show(node.as_ref()),
         Route::LookForCluster => cluster::look(node.as_ref()),
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
+        Route::Page(part) => page::answer(node, part, &query).await,
     }
 }
 

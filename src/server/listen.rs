@@ -114,6 +114,11 @@ pub async fn serve_healthz(node: Arc<dyn Node>, listener: TcpListener, shutdown:
     run(node, Door::Loopback, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
 }
 
+/// Serves the status page on a bound port of loopback until `shutdown` turns true.
+pub async fn serve_page(node: Arc<dyn Node>, listener: TcpListener, shutdown: watch::Receiver<bool>) {
+    run(node, Door::Page, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
+}
+
 /// What connections come from.
 trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;

@@ -4,8 +4,10 @@
 //! `/coracle/v1`. Everything that blocks (files, the image store) runs on the blocking pool in short steps: a follower
 //! of a log never holds a thread.
 
+pub(crate) mod age;
 mod apply;
 mod cluster;
+pub(crate) mod columns;
 mod exec;
 mod history;
 mod http;
@@ -15,6 +17,7 @@ mod lists;
 mod log;
 mod logfile;
 mod objects;
+pub(crate) mod page;
 mod reply;
 mod route;
 mod selector;
@@ -22,7 +25,7 @@ pub mod types;
 mod verify;
 
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
-pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_page};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
 
