@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::server::{self, Node};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -15,6 +16,7 @@ pub(super) async fn open(
     end: &watch::Receiver<bool>,
 ) -> Result<(), server::Error> {
     health(config, api, end).await?;
+    status_page(config.server.status_page_port, api, end).await?;
     read_only(config, api, end).await?;
     // It waits for a cluster, and for its port.
     tokio::spawn(server::serve_node_api(Arc::clone(api), end.clone()));
@@ -27,6 +29,14 @@ async fn read_only(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<b
     }
     let listener = server::bind_read_only(config).await?;
     tokio::spawn(server::serve_read_only(Arc::clone(api), listener, end.clone()));
+    Ok(())
+}
+
+async fn status_page(port: u16, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {
+    if port != 0 {
+        let page = server::bind_healthz(Ipv4Addr::LOCALHOST.into(), port).await?;
+        tokio::spawn(server::serve_page(Arc::clone(api), page, end.clone()));
+    }
     Ok(())
 }
 

@@ -176,6 +176,11 @@ impl Pulls {
         secrets::of(spec.pod(), self.runtime.supply(spec.pod()).as_deref())
     }
 
+    /// What is known of the pod's pull secrets, without what is secret.
+    fn shown(&self, spec: &Spec) -> Vec<Secret> {
+        self.secrets(spec).0.into_iter().map(|own| own.secret).collect()
+    }
+
     /// Whether the containers that do not run can start from their images. Blocking.
     pub fn states(&self, spec: &Spec, present: Option<&Present>, now: Timestamp) -> BTreeMap<String, ImageState> {
         let mut states = BTreeMap::new();
@@ -202,7 +207,8 @@ impl Pulls {
         policy: Policy,
         now: Timestamp,
     ) -> ImageState {
-        let found = self.find(spec, image);
+        let shown = self.shown(spec);
+        let found = self.find(image, &shown);
         let mut state = self.lock();
         let mut step = state.step(container, attempt, image);
         if step == Some(Step::Pulling) && policy != Policy::Always && found.local == Local::Usable {
@@ -228,7 +234,7 @@ impl Pulls {
             }
             _ => {}
         }
-        match found.decide(image, policy, backoff, now) {
+        match found.decide(image, policy, backoff, &shown, now) {
             Decision::Use => ImageState::Present,
             Decision::Pull => ImageState::Wanted,
             Decision::Wait(waiting) => ImageState::Absent {
@@ -259,7 +265,7 @@ impl Pulls {
                 wake: Arc::clone(asker.wake),
             };
             if policy == Policy::Always
-                && self.find(asker.spec, image).local == Local::Usable
+                && self.find(image, &self.shown(asker.spec)).local == Local::Usable
                 && self.lock().is_unreachable(host(&full))
             {
                 let why = format!("{} did not answer a moment ago", host(&full));
@@ -562,7 +568,7 @@ impl Pulls {
                 {
                     self.lock().fall_back(start, &chain(error));
                 }
-                Err(error) => self.lock().fail(&start, error, now),
+                Err(error) => self.lock().fail(&start, &job.secrets, error, now),
             }
         }
         if result.is_ok() {
@@ -581,8 +587,8 @@ impl Pulls {
         PullEnd::Failed { reason: error.reason().to_owned(), message: chain(error), hint }
     }
 
-    /// What the store has for a pod under a name.
-    fn find(&self, spec: &Spec, image: &str) -> Found {
+    /// What the store has under a name for a pod that shows these secrets.
+    fn find(&self, image: &str, shown: &[Secret]) -> Found {
         let found = self.images.resolve(image);
         let invalid = match reference::normalise(image) {
             Err(crate::image::Error::InvalidImageName { reason, .. }) if found.is_none() => Some(reason),
@@ -590,9 +596,8 @@ impl Pulls {
         };
         let Some(found) = found else { return Found { local: Local::Absent, builtin: false, invalid } };
         let full = reference::normalise(image).unwrap_or_else(|_| image.to_owned());
-        let secrets: Vec<Secret> = self.secrets(spec).0.into_iter().map(|own| own.secret).collect();
         let builtin = full == BUILTIN && found.origins.contains(&Origin::BuiltIn);
-        let local = if builtin { Local::Usable } else { self.judge(&full, &found, &secrets) };
+        let local = if builtin { Local::Usable } else { self.judge(&full, &found, shown) };
         Found { local, builtin, invalid }
     }
 
@@ -636,9 +641,17 @@ struct Found {
 }
 
 impl Found {
-    fn decide(&self, image: &str, policy: Policy, backoff: Option<&Backoff>, now: Timestamp) -> Decision {
+    fn decide(
+        &self,
+        image: &str,
+        policy: Policy,
+        backoff: Option<&Backoff>,
+        shown: &[Secret],
+        now: Timestamp,
+    ) -> Decision {
         let policy = if self.builtin { Policy::IfNotPresent } else { policy };
-        pull::decide(&Question { image, invalid: self.invalid.as_deref(), policy, local: &self.local, backoff }, now)
+        let invalid = self.invalid.as_deref();
+        pull::decide(&Question { image, invalid, policy, local: &self.local, backoff, shown }, now)
     }
 }
 
@@ -734,7 +747,7 @@ impl State {
         (start.tell)(Note::warning("RegistryUnavailable", text));
     }
 
-    fn fail(&mut self, start: &Start, error: &registry::Error, now: Timestamp) {
+    fn fail(&mut self, start: &Start, secrets: &[PodSecret], error: &registry::Error, now: Timestamp) {
         let (image, why) = (&start.image, chain(error));
         let message = match error.reason() {
             "RegistryUnavailable" => {
@@ -752,7 +765,8 @@ impl State {
         // Two containers of a pod that waited for one pull have failed once.
         let told = self.backoff.get(&key).is_some_and(|known| known.failed == now);
         if !told {
-            let next = Backoff::after(self.backoff.get(&key), error.reason(), message, now);
+            let shown = secrets.iter().map(|own| own.secret.clone()).collect();
+            let next = Backoff::after(self.backoff.get(&key), error.reason(), message, shown, now);
             self.backoff.insert(key, next);
         }
         (start.tell)(Note::warning("Failed", format!("Failed to pull image {image:?}: {why}")));

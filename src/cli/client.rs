@@ -84,6 +84,12 @@ impl Client {
         }
     }
 
+    /// Gets whatever the agent answers, a refusal too.
+    pub(super) async fn pass(&self, path: &str) -> Result<Response<Incoming>, Error> {
+        let request = Request::builder().uri(path).header(HOST, "coracle");
+        self.exchange(request.body(Full::new(Bytes::new()))).await
+    }
+
     /// Gets and decodes JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let bytes = collect(self.send(Method::GET, path, Bytes::new()).await?).await?;

@@ -1,12 +1,12 @@
 //! What a person types. Every command but `agent`, `validate`, `version`, `completion` and `hello` asks the agent over
 //! its socket.
 
-mod age;
 mod attach;
 mod client;
 mod cluster;
-mod columns;
 mod cp;
+#[cfg(test)]
+mod columns_tests;
 mod describe;
 mod error;
 mod exec;
@@ -29,11 +29,13 @@ mod terminal;
 mod top;
 mod validate;
 mod verify;
+mod web;
 
 pub use error::Error;
 
 use crate::config::{DEFAULT_RUN_DIR, Flags};
 use crate::server::types::NodeSummary;
+use crate::server::{age, columns};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use get::{Output, Request, Resource};
@@ -225,6 +227,12 @@ enum Command {
     },
     /// Show the node's health
     Status {
+        /// Show it as a web page, on 127.0.0.1 until Ctrl-C: live, with logs, read-only
+        #[arg(long, conflicts_with = "output")]
+        web: bool,
+        /// Port of the page [default: a free one]
+        #[arg(long, requires = "web", value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+        port: u16,
         /// Format
         #[arg(short, long, value_enum, value_name = "FORMAT")]
         output: Option<JsonOnly>,
@@ -530,7 +538,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
         Command::Join { target, place } => cluster::join(&target, &place).await,
         Command::Reset { place } => cluster::reset(&place).await,
-        Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
+        Command::Status { web: true, port, agent, .. } => web::serve(&agent.client(), port).await,
+        Command::Status { output, agent, .. } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
         Command::Completion { shell } => {
             let mut script = Vec::new();

@@ -22,6 +22,8 @@ pub(super) const MERGE: &str = "application/merge-patch+json";
 /// The same, by the rules of the object's lists.
 pub(super) const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
 const JSON: &str = "application/json";
+/// Of each object only what it is called and how it stands.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json";
 
 /// Why a request did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,17 +87,22 @@ impl Failure {
 
 /// An object as the API server has it.
 pub(super) async fn get(connection: &Connection, path: &str) -> Result<Value, Failure> {
-    send(connection, Method::GET, path, JSON, None).await
+    send(connection, Method::GET, path, JSON, JSON, None).await
+}
+
+/// Objects as the API server has them, of each its metadata at least.
+pub(super) async fn list_metadata(connection: &Connection, path: &str) -> Result<Value, Failure> {
+    send(connection, Method::GET, path, METADATA, JSON, None).await
 }
 
 /// Creates an object.
 pub(super) async fn post(connection: &Connection, path: &str, object: &Value) -> Result<Value, Failure> {
-    send(connection, Method::POST, path, JSON, Some(object)).await
+    send(connection, Method::POST, path, JSON, JSON, Some(object)).await
 }
 
 /// Replaces an object.
 pub(super) async fn put(connection: &Connection, path: &str, object: &Value) -> Result<Value, Failure> {
-    send(connection, Method::PUT, path, JSON, Some(object)).await
+    send(connection, Method::PUT, path, JSON, JSON, Some(object)).await
 }
 
 /// Changes an object by a patch of this format.
@@ -105,7 +112,7 @@ pub(super) async fn patch(
     format: &'static str,
     patch: &Value,
 ) -> Result<Value, Failure> {
-    send(connection, Method::PATCH, path, format, Some(patch)).await
+    send(connection, Method::PATCH, path, JSON, format, Some(patch)).await
 }
 
 /// Deletes a pod at once, if it is the one of this UID: an end that is told, not one that is asked for.
@@ -113,7 +120,7 @@ pub(super) async fn delete(connection: &Connection, path: &str, uid: &str) -> Re
     let options = serde_json::json!({
         "apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": { "uid": uid },
     });
-    send(connection, Method::DELETE, path, JSON, Some(&options)).await
+    send(connection, Method::DELETE, path, JSON, JSON, Some(&options)).await
 }
 
 /// Where a pod is.
@@ -136,12 +143,13 @@ async fn send(
     connection: &Connection,
     method: Method,
     path: &str,
+    accept: &'static str,
     format: &'static str,
     body: Option<&Value>,
 ) -> Result<Value, Failure> {
     let lost = |error: &dyn std::error::Error| Failure::Lost(crate::causes::chain(error));
     let body = body.map(ToString::to_string).unwrap_or_default().into_bytes();
-    let request = Request::builder().method(method).uri(path).header(ACCEPT, JSON).header(CONTENT_TYPE, format);
+    let request = Request::builder().method(method).uri(path).header(ACCEPT, accept).header(CONTENT_TYPE, format);
     let request = request.body(Body::from(body)).map_err(|error| lost(&error))?;
     let answer = async {
         let answer = connection.client.send(request).await.map_err(|error| lost(&error))?;

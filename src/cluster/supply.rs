@@ -10,6 +10,7 @@
 
 mod desk;
 mod objects;
+mod renewal;
 mod schedule;
 mod seal;
 mod services;
@@ -45,6 +46,9 @@ pub(super) async fn run(context: &Arc<Context>, _machine: &Arc<dyn Machine>, con
     let mut tasks = JoinSet::new();
     tasks.spawn(services::follow(connection.client.clone(), updates.clone()));
     tasks.spawn(tokens::follow(connection.client.clone(), claimed, loaded.held, updates.clone()));
+    let (questions, asked) = mpsc::channel(INBOX);
+    let node = context.node_name.clone();
+    tasks.spawn(renewal::answer(connection.clone(), node, context.bound.subscribe(), asked));
     let mut session = Session {
         context: Arc::clone(context),
         connection: connection.clone(),
@@ -55,6 +59,7 @@ pub(super) async fn run(context: &Arc<Context>, _machine: &Arc<dyn Machine>, con
         gates: Arc::default(),
         claims,
         updates,
+        questions,
     };
     let mut bound = context.bound.subscribe();
     bound.mark_changed();
@@ -93,6 +98,7 @@ struct Session {
     gates: Arc<objects::Gates>,
     claims: watch::Sender<BTreeMap<crate::pod::TokenId, wanted::Claim>>,
     updates: mpsc::Sender<Update>,
+    questions: mpsc::Sender<renewal::Question>,
 }
 
 impl Session {
@@ -102,6 +108,7 @@ impl Session {
         if !bound.known {
             // Nothing follows from what is missing.
             wanted.objects.extend(std::mem::take(&mut self.wanted.objects));
+            wanted.followed.extend(std::mem::take(&mut self.wanted.followed));
             wanted.tokens.extend(std::mem::take(&mut self.wanted.tokens));
         }
         let before: BTreeSet<ObjectId> = self.watches.keys().cloned().collect();
@@ -113,7 +120,8 @@ impl Session {
         }
         for id in new {
             let (client, gates) = (self.connection.client.clone(), Arc::clone(&self.gates));
-            let watch = tasks.spawn(objects::follow(client, id.clone(), gates, self.updates.clone()));
+            let (updates, questions) = (self.updates.clone(), self.questions.clone());
+            let watch = tasks.spawn(objects::follow(client, id.clone(), gates, updates, questions));
             self.watches.insert(id, watch);
         }
         if wanted == self.wanted && self.kept.is_empty() {

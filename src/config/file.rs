@@ -132,6 +132,7 @@ const OWN_FIELDS: &[&str] = &[
     "podCIDR",
     "rootDir",
     "runDir",
+    "statusPagePort",
     "verbosity",
 ];
 
@@ -384,6 +385,9 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
     document.path_into("rootDir", &mut config.root_dir)?;
     document.path_into("runDir", &mut config.run_dir)?;
     document.addresses_into("nodeIPs", &mut config.node_ips)?;
+    if let Some(port) = document.integer("statusPagePort", 0, 65535)? {
+        config.server.status_page_port = port as u16;
+    }
     if let Some(cidr) = document.text("podCIDR")? {
         config.pod_cidr = cidr.parse().map_err(|reason: String| Error::invalid(document.at("podCIDR"), reason))?;
     }

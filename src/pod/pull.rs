@@ -90,6 +90,8 @@ pub struct Question<'a> {
     pub local: &'a Local,
     /// How earlier pulls for this pod went.
     pub backoff: Option<&'a Backoff>,
+    /// The pod's pull secrets as they are now.
+    pub shown: &'a [Secret],
 }
 
 /// What to do about an image that a container is about to start from.
@@ -114,7 +116,8 @@ pub struct Waiting {
     pub until: Option<Timestamp>,
 }
 
-/// Decides, as kubelet.
+/// Decides, as kubelet, but for one thing: a pull that failed with other pull secrets than the pod has now is tried again at
+/// once, so that who corrects a Secret does not wait for what was wrong with the old one.
 #[must_use]
 pub fn decide(question: &Question<'_>, now: Timestamp) -> Decision {
     let Question { image, policy, .. } = *question;
@@ -143,7 +146,7 @@ pub fn decide(question: &Question<'_>, now: Timestamp) -> Decision {
         }
         _ => {}
     }
-    match question.backoff.filter(|backoff| backoff.holds(now)) {
+    match question.backoff.filter(|backoff| backoff.holds(now) && backoff.shown == question.shown) {
         // It has come in another way, and may be used when the registry is still away: that is found out at once.
         Some(backoff) if backoff.reason == UNAVAILABLE && *question.local == Local::Usable => Decision::Pull,
         Some(backoff) => {
@@ -170,15 +173,23 @@ pub struct Backoff {
     pub reason: &'static str,
     /// For people.
     pub message: String,
+    /// The pull secrets it failed with, in the order in which they were tried.
+    pub shown: Vec<Secret>,
 }
 
 impl Backoff {
-    /// A pull failed; `previous` is the failure before it.
+    /// A pull with these secrets failed; `previous` is the failure before it.
     #[must_use]
-    pub fn after(previous: Option<&Backoff>, reason: &'static str, message: String, now: Timestamp) -> Backoff {
+    pub fn after(
+        previous: Option<&Backoff>,
+        reason: &'static str,
+        message: String,
+        shown: Vec<Secret>,
+        now: Timestamp,
+    ) -> Backoff {
         let recent = previous.filter(|previous| now.duration_since(previous.failed) <= RESET);
         let delay = recent.map_or(MIN_BACKOFF, |previous| (previous.delay * 2).min(MAX_BACKOFF));
-        Backoff { delay, failed: now, reason, message }
+        Backoff { delay, failed: now, reason, message, shown }
     }
 
     /// When the next pull may begin.

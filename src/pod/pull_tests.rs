@@ -14,6 +14,7 @@ fn failure(delay: i64, failed: i64) -> Backoff {
         failed: at(failed),
         reason: "ErrImagePull",
         message: "no such host".into(),
+        shown: Vec::new(),
     }
 }
 
@@ -43,7 +44,7 @@ fn every_policy_meets_every_state_of_the_store() {
         (Policy::Never, refused, wait("SignatureValidationFailed", "unsigned", None)),
         (Policy::Never, Local::Unverified("unsigned".into()), wait("SignatureValidationFailed", "unsigned", None)),
     ] {
-        let question = Question { image: "x", invalid: None, policy, local: &local, backoff: None };
+        let question = Question { image: "x", invalid: None, policy, local: &local, backoff: None, shown: &[] };
         assert_eq!(decide(&question, at(0)), decision, "{policy:?} {local:?}");
         // What would be pulled waits for the back-off, nothing else does.
         let backoff = failure(10, 0);
@@ -62,7 +63,8 @@ fn every_policy_meets_every_state_of_the_store() {
 #[test]
 fn an_invalid_name_is_told_whatever_the_policy() {
     for policy in [Policy::Always, Policy::IfNotPresent, Policy::Never] {
-        let question = Question { image: "X", invalid: Some("bad"), policy, local: &Local::Absent, backoff: None };
+        let question =
+            Question { image: "X", invalid: Some("bad"), policy, local: &Local::Absent, backoff: None, shown: &[] };
         let message = "Failed to apply default image tag \"X\": couldn't parse image name \"X\": bad";
         assert_eq!(decide(&question, at(0)), wait("InvalidImageName", message, None));
     }
@@ -80,7 +82,7 @@ fn the_failure_is_told_first_then_the_wait() {
 fn pauses_double_up_to_five_minutes_and_are_forgotten_after_ten() {
     let (mut now, mut last, mut delays) = (at(0), None, Vec::new());
     for _ in 0..7 {
-        let next = Backoff::after(last.as_ref(), "ErrImagePull", String::new(), now);
+        let next = Backoff::after(last.as_ref(), "ErrImagePull", String::new(), Vec::new(), now);
         delays.push(next.delay.as_secs());
         now = next.until();
         last = Some(next);
@@ -88,12 +90,32 @@ fn pauses_double_up_to_five_minutes_and_are_forgotten_after_ten() {
     assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
     let failed = last.as_ref().unwrap().failed;
     let later = |seconds| failed.checked_add(SignedDuration::from_secs(seconds)).unwrap();
-    let next = |now| Backoff::after(last.as_ref(), "ErrImagePull", String::new(), now).delay.as_secs();
+    let next = |now| Backoff::after(last.as_ref(), "ErrImagePull", String::new(), Vec::new(), now).delay.as_secs();
     assert_eq!((next(later(600)), next(later(601))), (300, 10));
 }
 
 fn secret(name: &str, uid: &str, hash: &str) -> Secret {
     Secret { namespace: "n".into(), name: name.into(), uid: uid.into(), credential_hash: hash.into() }
+}
+
+#[test]
+fn who_has_other_secrets_by_now_does_not_wait_for_what_was_wrong_with_the_old_ones() {
+    let (wrong, right) = (secret("s", "1", "wrong"), secret("s", "1", "right"));
+    let failed = Backoff { shown: vec![wrong.clone()], ..failure(300, 0) };
+    let ask = |policy, local: &Local, shown: &[Secret]| {
+        decide(&Question { image: "x", invalid: None, policy, local, backoff: Some(&failed), shown }, at(1))
+    };
+    for local in [Local::Absent, Local::Inaccessible] {
+        let ask = |shown: &[Secret]| ask(Policy::IfNotPresent, &local, shown);
+        assert!(matches!(ask(std::slice::from_ref(&wrong)), Decision::Wait(_)));
+        assert_eq!(ask(std::slice::from_ref(&right)), Pull, "corrected");
+        assert_eq!(ask(&[wrong.clone(), right.clone()]), Pull, "one more");
+        assert_eq!(ask(&[]), Pull, "none any more");
+    }
+    assert!(matches!(ask(Policy::Never, &Local::Absent, &[right]), Decision::Wait(_)), "Never is never");
+    // A registry that takes none of them is asked less and less all the same.
+    let next = Backoff::after(Some(&failed), "ErrImagePull", String::new(), Vec::new(), at(1));
+    assert_eq!(next.delay.as_secs(), 300);
 }
 
 #[test]
@@ -141,7 +163,7 @@ fn credentials_open_what_they_opened_before() {
 fn what_has_come_in_another_way_does_not_wait_for_a_registry_that_is_away() {
     let (away, refused) = (Backoff { reason: "RegistryUnavailable", ..failure(10, 0) }, failure(10, 0));
     let question = |policy, local, backoff| {
-        decide(&Question { image: "x", invalid: None, policy, local, backoff: Some(backoff) }, at(5))
+        decide(&Question { image: "x", invalid: None, policy, local, backoff: Some(backoff), shown: &[] }, at(5))
     };
     assert_eq!(question(Policy::Always, &Local::Usable, &away), Pull);
     assert_eq!(question(Policy::IfNotPresent, &Local::Usable, &away), Use);
@@ -197,7 +219,7 @@ proptest! {
     ) {
         let backoff = failure(delay, failed);
         let question = Question {
-            image: "x", invalid: None, policy, local: &local, backoff: failed_once.then_some(&backoff),
+            image: "x", invalid: None, policy, local: &local, backoff: failed_once.then_some(&backoff), shown: &[],
         };
         match decide(&question, at(now)) {
             Decision::Use => prop_assert!(local == Local::Usable && policy != Policy::Always),
@@ -220,7 +242,7 @@ proptest! {
     fn pauses_stay_between_ten_seconds_and_five_minutes(times in proptest::collection::vec(0i64..100_000, 1..20)) {
         let mut last: Option<Backoff> = None;
         for now in times {
-            let next = Backoff::after(last.as_ref(), "ErrImagePull", String::new(), at(now));
+            let next = Backoff::after(last.as_ref(), "ErrImagePull", String::new(), Vec::new(), at(now));
             prop_assert!(next.delay >= MIN_BACKOFF && next.delay <= MAX_BACKOFF);
             last = Some(next);
         }

@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, kubelet, lists, log, usage, verify};
+use super::{Node, apply, cluster, exec, history, images, kubelet, lists, log, page, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -22,8 +22,10 @@ pub(super) enum Door {
     Socket,
     /// Loopback: health and metrics.
     Loopback,
-    /// The kubelet's port without authentication: health, pods and metrics.
+/// The kubelet's port without authentication: health, pods and metrics.
     ReadOnly,
+/// Loopback: the status page.
+    Page,
 }
 
 /// Answers a request; never fails, a refusal is an answer too.
@@ -40,6 +42,9 @@ pub(super) async fn handle(
 }
 
 async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> Result<Reply, Failure> {
+    if door == Door::Page {
+        return page::loopback(node, &request).await;
+    }
     let asked = route(request.method(), request.uri().path())?;
     let query = Query::parse(request.uri().query().unwrap_or_default())?;
     if door == Door::Loopback && !matches!(asked, Route::Health | Route::Ready | Route::Metrics) {
@@ -73,7 +78,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Cluster => cluster::show(node.as_ref()),
         Route::LookForCluster => cluster::look(node.as_ref()),
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
-        Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
+Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
+Route::Page(part) => page::answer(node, part, &query).await,
     }
 }
 

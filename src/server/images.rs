@@ -24,9 +24,14 @@ const STREAM_TIME: Duration = Duration::from_secs(600);
 
 /// Answers `GET /coracle/v1/images`.
 pub(super) async fn list(node: Arc<dyn Node>) -> Result<Reply, Failure> {
+    image_list(items(node).await?)
+}
+
+/// All images, also those that are damaged.
+pub(super) async fn items(node: Arc<dyn Node>) -> Result<Vec<ImageItem>, Failure> {
     let store = node.images();
     let images = blocking(move || [store.list(), store.broken()].concat()).await?;
-    image_list(images, node).await
+    image_items(images, node).await
 }
 
 /// Answers `POST /coracle/v1/images/import?path=…` with the images of the archive; without a path it is the body.
@@ -51,7 +56,7 @@ pub(super) async fn import(node: Arc<dyn Node>, query: &Query, request: Request<
     // Also after a failure: other images of the archive may have come in.
     node.images_changed();
     let images = imported.map_err(|error| Failure::invalid(error, Vec::new()))?;
-    image_list(images, node).await
+    image_list(image_items(images, node).await?)
 }
 
 /// Hands the pieces of a body on; to its end even when nobody wants them any more, because a client that is still writing
@@ -230,8 +235,8 @@ fn running(node: &dyn Node) -> Users {
     users
 }
 
-/// The list of these images, with what a removal would go by.
-async fn image_list(images: Vec<Arc<Image>>, node: Arc<dyn Node>) -> Result<Reply, Failure> {
+/// These images, with what a removal would go by.
+async fn image_items(images: Vec<Arc<Image>>, node: Arc<dyn Node>) -> Result<Vec<ImageItem>, Failure> {
     let (store, collector) = (node.images(), node.collector());
     let (account, broken) = blocking(move || (collector.account(), store.broken())).await?;
     let account = account.unwrap_or_else(|error| {
@@ -253,5 +258,9 @@ async fn image_list(images: Vec<Arc<Image>>, node: Arc<dyn Node>) -> Result<Repl
     };
     let mut items: Vec<ImageItem> = images.iter().map(item).collect();
     items.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
+    Ok(items)
+}
+
+fn image_list(items: Vec<ImageItem>) -> Result<Reply, Failure> {
     reply::json(&ImageList { kind: "ImageList".to_owned(), api_version: "coracle.dev/v1alpha1".to_owned(), items })
 }

@@ -4,9 +4,11 @@
 //! `/coracle/v1`. Everything that blocks (files, the image store) runs on the blocking pool in short steps: a follower
 //! of a log never holds a thread.
 
+pub(crate) mod age;
 mod apply;
 mod auth;
 mod cluster;
+pub(crate) mod columns;
 mod exec;
 mod history;
 mod http;
@@ -17,6 +19,7 @@ mod lists;
 mod log;
 mod logfile;
 mod objects;
+pub(crate) mod page;
 mod reply;
 mod requests;
 mod route;
@@ -27,7 +30,7 @@ pub mod types;
 mod usage;
 mod verify;
 
-pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_read_only};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_page, serve_read_only};
 pub use logfile::{Line, Tag};
 pub use requests::Requests;
 pub(crate) use route::encode;

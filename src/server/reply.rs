@@ -18,7 +18,7 @@ pub(super) type Reply = Response<Body>;
 
 /// A refusal: becomes a v1 `Status`.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     code: StatusCode,
     reason: &'static str,
     message: String,
@@ -71,7 +71,7 @@ impl Failure {
     }
 
     /// The v1 `Status` object.
-    pub(super) fn status(self) -> serde_json::Value {
+    pub(crate) fn status(self) -> serde_json::Value {
         let details = (!self.causes.is_empty()).then_some(StatusDetails { causes: self.causes });
         let status = Status {
             status: "Failure".to_owned(),

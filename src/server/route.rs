@@ -1,5 +1,6 @@
 //! Request path and query → what is asked. Pure.
 
+use super::page::Part;
 use super::reply::Failure;
 use super::usage::Asked;
 use hyper::Method;
@@ -30,7 +31,8 @@ pub(super) enum Route {
     Cluster,
     LookForCluster,
     LeaveCluster,
-    Usage(Asked),
+Usage(Asked),
+Page(Part),
 }
 
 /// A kind of object.
@@ -83,6 +85,10 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["metrics"] => (Route::Metrics, &[Method::GET]),
         _ if let Some(asked) = Asked::of(&segments) => (Route::Usage(asked), &[Method::GET]),
         ["coracle", "v1", "status"] => (Route::Status, &[Method::GET]),
+        ["coracle", "v1", "page", ref rest @ ..] if rest.len() < 2 => {
+            let part = Part::of(rest.first().unwrap_or(&"")).ok_or_else(not_found)?;
+            (Route::Page(part), &[Method::GET])
+        }
         ["coracle", "v1", "cluster"] => (Route::Cluster, &[Method::GET]),
         ["coracle", "v1", "cluster", "look"] => (Route::LookForCluster, &[Method::POST]),
         ["coracle", "v1", "cluster", "leave"] => (Route::LeaveCluster, &[Method::POST]),

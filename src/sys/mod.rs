@@ -10,6 +10,7 @@ pub mod keyfile;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod ntp;
 pub mod overlay;
 pub mod pause;
 pub mod poll;

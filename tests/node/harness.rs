@@ -3,6 +3,7 @@
 //! binary. A drop guard ends and removes whatever a failed test left behind, [`Node::finish`] asserts that nothing was.
 
 mod authority;
+pub mod browser;
 mod image;
 mod kubectl;
 mod network;

@@ -44,6 +44,8 @@ pub const TESTS: &[Need] = &[
     Need { package: "etcd-client", found: || on_path("etcdctl") },
     // Loses packets on purpose, and is what kube-proxy calls.
     Need { package: "nftables", found: || on_path("nft") },
+    // Looks at the status page.
+    Need { package: "chromium-headless-shell", found: || on_path("chromium-headless-shell") },
     // Makes system calls fail.
     Need { package: "strace", found: || on_path("strace") },
 ];

@@ -154,8 +154,11 @@ mod tests {
             apply(&mut supply, Update::Token(token(name), Ok(held("t"))));
         }
         let claim = super::super::wanted::Claim { namespace: "n".into(), pod: "p".into(), account: "s".into() };
-        let wanted =
-            Wanted { objects: ["a", "no-a", "forbidden-a"].map(id).into(), tokens: [(token("a"), claim)].into() };
+        let wanted = Wanted {
+            objects: ["a", "no-a", "forbidden-a"].map(id).into(),
+            tokens: [(token("a"), claim)].into(),
+            ..Wanted::default()
+        };
         let names = release(&mut supply, &wanted);
         assert_eq!(names, ["configmap.n.b", "configmap.n.no-b", "token.b.3607."]);
         assert_eq!(supply.objects.iter().count(), 1);

@@ -1,17 +1,20 @@
 //! One ConfigMap or Secret, followed for as long as a pod refers to it.
 
 use super::desk::Update;
+use super::renewal::Question;
+use super::schedule;
 use crate::causes::chain;
 use crate::manifest::{Object, ObjectId, ObjectKind};
 use futures_util::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Most watches at a time. An API server lets a connection have a hundred requests under way, and the lease and the statuses
 /// need some, too; objects beyond these are asked for again and again.
@@ -20,8 +23,10 @@ const WATCHES: usize = 64;
 const TURNS: usize = 8;
 /// Between two questions about an object that is not watched (as kubelet's cache).
 const LOOK: Duration = Duration::from_secs(60);
-/// The same after one that nobody answered.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Longest pause after a watch broke off (as kubelet).
+const LONGEST: Duration = Duration::from_secs(30);
+/// After so long without a failure the next one is the first (as kubelet).
+const RESET: Duration = Duration::from_secs(120);
 /// How long an answer may take.
 const REQUEST: Duration = Duration::from_secs(10);
 /// A pod may be known here before it is where requests are authorised: the first refusals say nothing yet.
@@ -41,8 +46,15 @@ impl Default for Gates {
 }
 
 /// Tells of the object and its changes, until it is dropped, or the object never changes again.
-pub async fn follow(client: Client, id: ObjectId, gates: Arc<Gates>, updates: mpsc::Sender<Update>) {
-    let follow = Follow { api: api(client, &id), id, updates, refusals: 0 };
+/// After a failure `questions` tells whether it may be asked for again.
+pub async fn follow(
+    client: Client,
+    id: ObjectId,
+    gates: Arc<Gates>,
+    updates: mpsc::Sender<Update>,
+    questions: mpsc::Sender<Question>,
+) {
+    let follow = Follow { api: api(client, &id), id, updates, questions, refusals: 0, failures: 0, failed: None };
     follow.run(&gates).await;
 }
 
@@ -68,8 +80,13 @@ struct Follow {
     api: Api<DynamicObject>,
     id: ObjectId,
     updates: mpsc::Sender<Update>,
+    questions: mpsc::Sender<Question>,
     /// In a row.
     refusals: u32,
+    /// In a row, of whatever kind.
+    failures: u32,
+    /// The last one.
+    failed: Option<Instant>,
 }
 
 impl Follow {
@@ -81,27 +98,27 @@ impl Follow {
             let turn = gates.turns.acquire().await;
             let answer = tokio::time::timeout(REQUEST, self.api.get_opt(&self.id.name)).await;
             drop(turn);
-            let pause = match answer {
+            match answer {
                 Ok(Ok(found)) => {
                     if self.tell(found).await {
                         return;
                     }
-                    LOOK
+                    tokio::time::sleep(LOOK).await;
                 }
                 Ok(Err(error)) => {
                     self.refused(super::refusal(&error)).await;
-                    AGAIN
+                    self.be_sure().await;
                 }
-                Err(_) => AGAIN,
-            };
-            tokio::time::sleep(pause).await;
+                Err(_) => self.be_sure().await,
+            }
         }
     }
 
     async fn watch(&mut self, gates: &Gates) {
         let fields = format!("metadata.name={}", self.id.name);
         let config = watcher::Config::default().fields(&fields).streaming_lists();
-        let mut events = std::pin::pin!(watcher(self.api.clone(), config).default_backoff());
+        // The pauses are ours, see `be_sure`.
+        let mut events = std::pin::pin!(watcher(self.api.clone(), config));
         let mut turn = gates.turns.acquire().await.ok();
         let mut listed = None;
         loop {
@@ -136,6 +153,7 @@ impl Follow {
                     turn = None;
                     tracing::debug!(object = %self.id, error = chain(&error), "the watch broke off");
                     self.refused(super::refusal_of_watch(&error)).await;
+                    self.be_sure().await;
                     false
                 }
             };
@@ -152,6 +170,28 @@ impl Follow {
         let over = matches!(&answer, Ok(Some(object)) if object.is_immutable());
         // Nobody listens: the session is over.
         self.updates.send(Update::Object(self.id.clone(), answer)).await.is_err() || over
+    }
+
+    /// After a failure: returns when it is time for another attempt and the API server says that a pod of this node refers to
+    /// the object. If none does, this is about to be dropped.
+    async fn be_sure(&mut self) {
+        if self.failed.is_some_and(|failed| failed.elapsed() > RESET) {
+            self.failures = 0;
+        }
+        loop {
+            self.failures = self.failures.saturating_add(1);
+            let pause = schedule::pause(self.failures, schedule::spread_of(self.id.to_string().as_bytes()));
+            tokio::time::sleep(Duration::try_from(pause).unwrap_or(LONGEST).min(LONGEST)).await;
+            self.failed = Some(Instant::now());
+            let (answer, answered) = oneshot::channel();
+            // Nobody is there to answer: the session is over.
+            if self.questions.send(Question { object: self.id.clone(), answer }).await.is_err() {
+                return;
+            }
+            if answered.await == Ok(true) {
+                return;
+            }
+        }
     }
 
     async fn refused(&mut self, why: Option<String>) {
@@ -233,6 +273,35 @@ mod tests {
         let other = json!({"metadata": {"name": "y", "namespace": "n"}});
         let why = "the API server gave another object for ConfigMap n/x";
         assert_eq!(read_json(ObjectKind::ConfigMap, other), Err(why.into()));
+    }
+
+    /// An API server that has no answer; tells what it was asked.
+    fn failing(asked: mpsc::UnboundedSender<String>) -> Client {
+        let service = tower::service_fn(move |request: hyper::Request<kube::client::Body>| {
+            // Whoever counts has seen enough.
+            let _ = asked.send(request.uri().to_string());
+            std::future::ready(hyper::Response::builder().status(500).body(kube::client::Body::from(Vec::new())))
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn what_broke_off_is_not_begun_anew_before_a_pod_is_known_to_refer_to_it() {
+        let ((to_server, mut requests), (ask, mut questions)) = (mpsc::unbounded_channel(), mpsc::channel(8));
+        let (updates, _inbox) = mpsc::channel(8);
+        let map = id(ObjectKind::ConfigMap);
+        let task = tokio::spawn(follow(failing(to_server), map.clone(), Arc::default(), updates, ask));
+        let mut next = async || -> Question { questions.recv().await.expect("a question") };
+        let question = next().await;
+        assert_eq!(question.object, map);
+        let path = requests.recv().await.expect("the watch that failed");
+        assert!(path.contains("/api/v1/namespaces/n/configmaps?"), "{path}");
+        question.answer.send(false).expect("it waits");
+        let question = next().await;
+        assert!(requests.try_recv().is_err(), "begun anew though no pod refers to it");
+        question.answer.send(true).expect("it waits");
+        assert!(requests.recv().await.is_some(), "begun anew");
+        task.abort();
     }
 
     proptest! {

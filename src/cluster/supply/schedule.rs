@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// No token gets older than this, however long it is good: the API server issues some for a year (as kubelet).
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
@@ -45,6 +46,12 @@ pub fn pause(failures: u32, spread: u64) -> SignedDuration {
     // Up to a quarter more.
     let millis = i64::try_from(pause.as_millis()).unwrap_or_default();
     pause + SignedDuration::from_millis(i64::try_from(spread % 1000).unwrap_or_default() * millis / 4000)
+}
+
+/// Another number for each of these names, the same at each look.
+pub fn spread_of(bytes: &[u8]) -> u64 {
+    let digest = Sha256::digest(bytes);
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]

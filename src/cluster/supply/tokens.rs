@@ -11,7 +11,6 @@ use jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -86,7 +85,7 @@ pub async fn follow(
                     }
                     Err(why) => {
                         let count = failures.get(&id).map_or(0, |failure| failure.count).saturating_add(1);
-                        let pause = schedule::pause(count, spread_of(id.pod.as_bytes()));
+                        let pause = schedule::pause(count, schedule::spread_of(id.pod.as_bytes()));
                         let retry_at = now.checked_add(pause).unwrap_or(now);
                         failures.insert(id.clone(), Failure { count, retry_at });
                         tracing::warn!(pod = id.pod, audience = id.audience, why, "there is no token");
@@ -104,12 +103,7 @@ pub async fn follow(
 
 /// Another number for each token, the same at each look.
 fn spread(held: &Held) -> u64 {
-    spread_of(held.token.0.as_bytes())
-}
-
-fn spread_of(bytes: &[u8]) -> u64 {
-    let digest = Sha256::digest(bytes);
-    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    schedule::spread_of(held.token.0.as_bytes())
 }
 
 async fn request(client: Client, id: TokenId, claim: Claim) -> (TokenId, Result<Held, String>) {

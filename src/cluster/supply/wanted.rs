@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Wanted {
     /// ConfigMaps and Secrets.
     pub objects: BTreeSet<ObjectId>,
+    /// Those of them whose changes matter: what only pods refer to that are to end stays as it is (as kubelet), so that nothing
+    /// is asked for when the API server forgets such a pod.
+    pub followed: BTreeSet<ObjectId>,
     /// Tokens, and whose they are.
     pub tokens: BTreeMap<TokenId, Claim>,
 }
@@ -31,7 +34,11 @@ impl Wanted {
     pub fn of(bound: &Bound) -> Wanted {
         let mut wanted = Wanted::default();
         for pod in bound.pods.iter().filter(|pod| !has_ended(pod)) {
-            wanted.objects.extend(supply::objects(pod));
+            let objects = supply::objects(pod);
+            if pod.metadata.deletion_timestamp.is_none() {
+                wanted.followed.extend(objects.iter().cloned());
+            }
+            wanted.objects.extend(objects);
             let text = |value: &Option<String>| value.clone().unwrap_or_default();
             let account = text(&pod.spec.as_ref().and_then(|spec| spec.service_account_name.clone()));
             let claim = || Claim {
@@ -44,10 +51,10 @@ impl Wanted {
         wanted
     }
 
-    /// The objects that were not wanted `before`, and those that are not any more.
+    /// The objects that were not followed `before`, and those that are not any more.
     pub fn changes(&self, before: &BTreeSet<ObjectId>) -> (Vec<ObjectId>, Vec<ObjectId>) {
-        let new = self.objects.difference(before).cloned().collect();
-        let gone = before.difference(&self.objects).cloned().collect();
+        let new = self.followed.difference(before).cloned().collect();
+        let gone = before.difference(&self.followed).cloned().collect();
         (new, gone)
     }
 }
@@ -94,6 +101,17 @@ mod tests {
         assert_eq!(tokens, [("u-a", "a", "sa"), ("u-c", "c", "sa")]);
     }
 
+    #[test]
+    fn what_pods_have_that_are_to_end_is_kept_but_not_followed() {
+        let mut ends = Pod::clone(&pod("b", "Running"));
+        ends.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("time"));
+        let wanted = Wanted::of(&Bound { pods: vec![pod("a", "Running"), Arc::new(ends)], ..Bound::default() });
+        let names = |ids: &BTreeSet<ObjectId>| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&wanted.objects), ["ConfigMap n/shared", "Secret n/a", "Secret n/b"]);
+        assert_eq!(names(&wanted.followed), ["ConfigMap n/shared", "Secret n/a"]);
+        assert_eq!(wanted.tokens.len(), 2, "it may need a token until it has ended");
+    }
+
     proptest! {
         #[test]
         fn changes_lead_from_before_to_now(
@@ -103,14 +121,14 @@ mod tests {
                 let id = |name: &String| ObjectId { kind: ObjectKind::Secret, namespace: "n".into(), name: name.clone() };
                 names.iter().map(id).collect()
             };
-            let (mut all, wanted) = (ids(&before), Wanted { objects: ids(&now), ..Wanted::default() });
+            let (mut all, wanted) = (ids(&before), Wanted { followed: ids(&now), ..Wanted::default() });
             let (new, gone) = wanted.changes(&all);
             prop_assert!(new.iter().all(|id| !all.contains(id)));
             for id in &gone {
                 prop_assert!(all.remove(id));
             }
             all.extend(new);
-            prop_assert_eq!(all, wanted.objects);
+            prop_assert_eq!(all, wanted.followed);
         }
     }
 }

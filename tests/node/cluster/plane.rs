@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 
 /// The address of the control plane's machine.
 const ADDRESS: &str = "192.168.0.1";
+/// Its hardware address. Without one of its own a bridge takes that of a port, and another one when a machine comes or
+/// goes: then nodes talk to nobody for as long as their neighbour entry is good.
+const HARDWARE: &str = "02:c0:7a:c1:e0:01";
 pub const SERVER: &str = "https://192.168.0.1:6443";
 /// Away from all pod networks of the harness.
 const SERVICES: &str = "10.200.0.0/16";
@@ -148,7 +151,7 @@ impl Plane {
             .expect("sh");
         let network = Network::new();
         network.ip(&format!(
-            "link add machines type bridge\naddress add {ADDRESS}/16 dev machines\nlink set machines up\nroute add default dev machines\n"
+            "link add machines address {HARDWARE} type bridge\naddress add {ADDRESS}/16 dev machines\nlink set machines up\nroute add default dev machines\n"
         ));
         network.inside(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).expect("ip_forward");
 
