@@ -64,6 +64,8 @@ pub struct Shared {
     pub labels: BTreeMap<String, String>,
     /// When the agent started.
     pub started: Timestamp,
+    /// When its loop went round last, of those rounds that come by themselves.
+    pub alive: Mutex<Timestamp>,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
     /// Talks to the sources.
@@ -155,6 +157,7 @@ impl Shared {
             config: parts.config,
             labels: parts.labels,
             started: clock::now(),
+            alive: Mutex::new(clock::now()),
             manifest_dir: parts.manifest_dir,
             sources: parts.sources,
             verifier: parts.verifier,
@@ -561,6 +564,15 @@ impl server::Node for Shared {
 
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
+    }
+
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn quiet_for(&self) -> std::time::Duration {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        clock::now().duration_since(*alive).try_into().unwrap_or_default()
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {

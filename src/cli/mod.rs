@@ -2,9 +2,11 @@
 //! its socket.
 
 mod age;
+mod attach;
 mod client;
 mod cluster;
 mod columns;
+mod cp;
 mod describe;
 mod error;
 mod exec;
@@ -18,6 +20,7 @@ mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod session;
 mod signature;
 mod start;
 mod status;
@@ -105,6 +108,23 @@ enum Command {
     /// Show what pods, containers and the node use
     #[command(subcommand)]
     Top(top::Top),
+    /// See what a container writes from now on, and type into it
+    Attach {
+        #[command(flatten)]
+        options: attach::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Copy files and folders to and from containers
+    ///
+    /// The image needs no tar. What is copied out of a container gets no owner, link or special mode that the container chose.
+    #[command(after_help = CP_EXAMPLES)]
+    Cp {
+        #[command(flatten)]
+        options: cp::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
     /// Write manifests to the manifest directory, once they are found valid
     Apply {
         /// Manifest: a file, a URL, or - for standard input
@@ -236,6 +256,11 @@ Examples:
   coracle history pod web              all revisions
   coracle history web --revision 3     the third one, as YAML
   coracle rollback web                 back to the one before";
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  coracle cp web:/etc/nginx ./nginx          a folder out of pod web
+  coracle cp ./app.conf kube-system/etcd:/   a file into a pod of another namespace";
 
 const JOIN_EXAMPLES: &str = "\
 Examples:
@@ -471,6 +496,8 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Top(asked) => top::top(asked).await,
+        Command::Attach { options, scope } => attach::attach(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -576,6 +603,8 @@ mod tests {
             "coracle top pod -A --containers --sort-by=memory",
             "coracle top po web --no-headers",
             "coracle top nodes --show-capacity",
+            "coracle attach -it web -c c",
+            "coracle cp kube-system/web:/etc/hosts . -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

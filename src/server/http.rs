@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, lists, log, usage, verify};
+use super::{Node, apply, cluster, exec, history, images, kubelet, lists, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -22,6 +22,8 @@ pub(super) enum Door {
     Socket,
     /// Loopback: health and metrics.
     Loopback,
+    /// The kubelet's port without authentication: health, pods and metrics.
+    ReadOnly,
 }
 
 /// Answers a request; never fails, a refusal is an answer too.
@@ -30,7 +32,10 @@ pub(super) async fn handle(
     door: Door,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<Body>, Infallible> {
-    let _counted = node.requests().begin(request.method(), request.uri().path(), false);
+    let _counted = node.requests().begin(request.method(), request.uri().path(), door == Door::ReadOnly);
+    if door == Door::ReadOnly {
+        return Ok(kubelet::answer_read_only(node, request).await);
+    }
     Ok(answer(node, door, request).await.unwrap_or_else(Failure::into_reply))
 }
 
@@ -49,6 +54,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Get { resource, namespace, name } => lists::get(&node, resource, namespace.as_deref(), &name),
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
         Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
+        Route::Attach { namespace, pod } => exec::attach(&node, &namespace, &pod, &query, request),
+        Route::Copy { namespace, pod } => exec::copy(&node, &namespace, &pod, &query, request),
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await
@@ -105,7 +112,7 @@ fn ready(node: &dyn Node) -> Reply {
     }
 }
 
-fn metrics(text: String) -> Reply {
+pub(super) fn metrics(text: String) -> Reply {
     // Scrapers choose the parser by the type; the end mark is what tells OpenMetrics from the older format.
     let content_type = if text.ends_with("# EOF\n") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

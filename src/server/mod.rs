@@ -5,11 +5,13 @@
 //! of a log never holds a thread.
 
 mod apply;
+mod auth;
 mod cluster;
 mod exec;
 mod history;
 mod http;
 mod images;
+mod kubelet;
 mod listen;
 mod lists;
 mod log;
@@ -18,16 +20,18 @@ mod objects;
 mod reply;
 mod requests;
 mod route;
+mod secure;
 mod selector;
+mod tls;
 pub mod types;
 mod usage;
 mod verify;
 
-pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
-pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_read_only};
 pub use logfile::{Line, Tag};
 pub use requests::Requests;
 pub(crate) use route::encode;
+pub use secure::{bind_read_only, serve_node_api};
 
 use crate::cluster::Handle;
 use crate::config::Config;
@@ -40,6 +44,7 @@ use crate::source::sources::{Refusal, Rolled};
 use crate::source::{Standing, Verifier};
 use crate::stats::Snapshot;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -107,6 +112,10 @@ pub trait Node: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
+    /// When the agent started, by its own time.
+    fn started(&self) -> Timestamp;
+    /// How long the agent's loop has given no sign of life: seconds, unless something is wrong.
+    fn quiet_for(&self) -> Duration;
     /// How the node stands to a cluster; `None`: it never can be in one.
     fn cluster(&self) -> Option<Handle>;
 }

@@ -15,6 +15,8 @@ pub(super) enum Route {
     Get { resource: Resource, namespace: Option<String>, name: String },
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
+    Attach { namespace: String, pod: String },
+    Copy { namespace: String, pod: String },
     Apply,
     Delete,
     Images,
@@ -95,6 +97,9 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "namespaces", namespace, "pods", pod, "history"] => {
             (Route::History { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
+        ["coracle", "v1", "namespaces", namespace, "pods", pod, "copy"] => {
+            (Route::Copy { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+        }
         ["coracle", "v1", "namespaces", namespace, "pods", pod, "rollback"] => {
             (Route::Rollback { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::POST])
         }
@@ -102,8 +107,11 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
         ["api", "v1", "namespaces", namespace, "pods", pod, "exec"] => {
-            // As the API server: a WebSocket begins with GET, whatever the verb.
-            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+            // As the API server: a WebSocket begins with GET, whatever the verb; SPDY with POST.
+            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
+        }
+        ["api", "v1", "namespaces", namespace, "pods", pod, "attach"] => {
+            (Route::Attach { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
         }
         ["api", "v1", "namespaces", namespace, plural, ref rest @ ..] => {
             let resource = Resource::parse(plural).filter(|r| *r != Resource::Nodes).ok_or_else(not_found)?;
@@ -158,6 +166,24 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
+    /// Whether a key is there, with or without a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.all(key).next().is_some()
+    }
+
+    /// The same with one value of a key, in place of all that it had.
+    pub(super) fn with(self, key: &str, value: &str) -> Query {
+        let mut query = self.without(key);
+        query.0.push((key.to_owned(), value.to_owned()));
+        query
+    }
+
+    /// The same without a key.
+    pub(super) fn without(mut self, key: &str) -> Query {
+        self.0.retain(|(k, _)| k != key);
+        self
+    }
+
     /// As the API server reads booleans: absent is false, present without a value is true.
     pub(super) fn flag(&self, key: &str) -> Result<bool, Failure> {
         match self.all(key).next() {
@@ -177,7 +203,7 @@ impl Query {
 }
 
 /// Percent-decodes; `None` when it is no UTF-8 or a `%` is not followed by two hex digits.
-fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
+pub(super) fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

@@ -49,7 +49,9 @@
 //! | what hostile registries, proxies and mirrors try | [`hostile_registry`]; [`registry`]: `a_registry_that_is_away_or_damaged_…` |
 //! | what hostile containers and servers try | [`hostile`] |
 
+mod access;
 mod airgap;
+mod attach;
 mod bootstrap;
 mod cli;
 mod cluster;
@@ -57,6 +59,7 @@ mod collect;
 mod containers;
 mod control_plane;
 mod damage;
+mod copy;
 mod crash;
 mod devices;
 mod faults;
