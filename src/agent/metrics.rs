@@ -36,6 +36,7 @@ pub struct Metrics {
     source_healthy: Gauge,
     departures: Gauge,
     certificate_ttl: Gauge<f64, AtomicU64>,
+    serving_ttl: Gauge<f64, AtomicU64>,
     renewals_failed: Gauge,
     action_failures: Counter,
     container_failures: Counter,
@@ -122,6 +123,11 @@ impl Default for Metrics {
                     certificate expiry (negative if already expired). If client certificate is invalid or unused, the \
                     value will be +INF";
         registry.register("kubelet_certificate_manager_client_ttl_seconds", help, certificate_ttl.clone());
+        let serving_ttl = Gauge::<f64, AtomicU64>::default();
+        let help = "Gauge of the shortest TTL (time-to-live) of the Kubelet's serving certificate. The value is in seconds \
+                    until certificate expiry (negative if already expired). If serving certificate is invalid or unused, \
+                    the value will be +INF";
+        registry.register("kubelet_certificate_manager_server_ttl_seconds", help, serving_ttl.clone());
         let images_collected = Family::<[(&'static str, &'static str); 1], Counter>::default();
         // As kubelet, which counts what was removed for age and for space.
         let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age";
@@ -151,6 +157,7 @@ impl Default for Metrics {
             source_healthy,
             departures,
             certificate_ttl,
+            serving_ttl,
             renewals_failed,
         }
     }
@@ -212,6 +219,11 @@ impl Metrics {
         self.renewals_failed.set(i64::try_from(failures).unwrap_or(i64::MAX));
     }
 
+    /// How long the certificate is good that the cluster issued for the node API; `None`: there is none.
+    pub fn serving(&self, ttl: Option<SignedDuration>) {
+        self.serving_ttl.set(ttl.map_or(f64::INFINITY, |ttl| ttl.as_secs_f64().round()));
+    }
+
     /// How many pods do not run what their manifests say.
     pub fn departures(&self, pods: usize) {
         self.departures.set(i64::try_from(pods).unwrap_or(i64::MAX));
@@ -242,10 +254,12 @@ mod tests {
         metrics.pulls.pulled(Duration::from_secs(2), 11 << 20);
         metrics.pulls.failed("ErrImagePull");
         metrics.certificate(Some(SignedDuration::from_secs(-3)), 2);
+        metrics.serving(Some(SignedDuration::from_secs(60)));
         let text = metrics.render(&[]);
         assert!(text.contains("coracle_action_failures_total 1"), "{text}");
         assert!(text.contains("kubelet_image_garbage_collected_total{reason=\"space\"} 1"), "{text}");
         assert!(text.contains("kubelet_certificate_manager_client_ttl_seconds -3.0\n"), "{text}");
+        assert!(text.contains("kubelet_certificate_manager_server_ttl_seconds 60.0\n"), "{text}");
         assert!(text.contains("kubelet_certificate_manager_client_expiration_renew_errors 2\n"), "{text}");
         assert!(text.contains("coracle_manifest_problems 3"), "{text}");
         assert!(text.contains("coracle_image_pulls_total{result=\"ErrImagePull\"} 1"), "{text}");

@@ -582,6 +582,8 @@ impl server::Node for Shared {
     fn metrics(&self) -> String {
         let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
         self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
+        let serving = self.cluster.serving.borrow().as_ref().map(|serving| serving.ends());
+        self.metrics.serving(serving.map(|ends| ends.duration_since(clock::wall())));
         self.metrics.render(&server::Node::pods(self))
     }
 

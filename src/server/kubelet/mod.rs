@@ -15,18 +15,13 @@ use super::auth::{Guard, Refusal};
 use super::reply::{self, Failure, Reply};
 use super::route::Query;
 use super::tls::Peer;
-use super::{Node, exec, find_pod, http, log};
-use crate::stats;
+use super::{Node, exec, find_pod, http, log, usage};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
 use route::{Asked, Nothing, Place, Route};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How old statistics may be: metrics-server, Prometheus and people ask at the same time, and one pass serves them all.
-const FRESH: Duration = Duration::from_secs(5);
 
 /// Answers a request that came through the node API's door.
 pub(super) async fn answer(
@@ -100,13 +95,10 @@ async fn serve(
         Route::Pods => pods(node.pods()),
         Route::RunningPods => Ok(running_pods(&node.pods())),
         Route::Metrics => Ok(http::metrics(node.metrics())),
-        Route::ResourceMetrics => Ok(http::metrics(stats::resource(&*node.stats(FRESH).await))),
-        Route::CadvisorMetrics => Ok(http::metrics(stats::cadvisor(&*node.stats(FRESH).await))),
-        Route::ProbeMetrics => Ok(http::metrics(node.probe_metrics())),
-        Route::Summary => {
-            let only_cpu_and_memory = query.flag("only_cpu_and_memory")?;
-            reply::json(&stats::summary(&*node.stats(FRESH).await, node.name(), only_cpu_and_memory))
-        }
+        Route::ResourceMetrics => usage::answer(node.as_ref(), usage::Asked::Resource, &query).await,
+        Route::CadvisorMetrics => usage::answer(node.as_ref(), usage::Asked::Cadvisor, &query).await,
+        Route::ProbeMetrics => usage::answer(node.as_ref(), usage::Asked::Probes, &query).await,
+        Route::Summary => usage::answer(node.as_ref(), usage::Asked::Summary, &query).await,
         Route::Configz => reply::json(&json!({ "kubeletconfig": configz::kubelet(&config) })),
         Route::Statusz => Ok(reply::text(pages::statusz(node.as_ref()))),
         Route::Flagz => Ok(reply::text(pages::flagz(&configz::kubelet(&config)))),
