@@ -121,6 +121,9 @@ pub async fn bind_read_only(config: &Config) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|source| Error::Listen { address: address.to_string(), source })
 }
 
+/// What is in a file.
+type Content = Arc<Vec<u8>>;
+
 /// Where the certificate comes from.
 enum Origin {
     Files { chain: PathBuf, key: PathBuf, kept: Arc<Kept<Vec<u8>>> },
@@ -133,7 +136,7 @@ enum Origin {
 struct Made {
     looked: Option<Instant>,
     terms: Option<Arc<ServerConfig>>,
-    files: Option<(Arc<Vec<u8>>, Arc<Vec<u8>>)>,
+    files: Option<[Content; 2]>,
     issued: Option<Arc<Serving>>,
     /// When there is to be another one.
     due: Option<Timestamp>,
@@ -196,19 +199,18 @@ impl Certificate {
                     .map_err(|error| error.to_string())?
                     .ok_or_else(|| format!("{}: there is no such file", path.display()))
             };
-            Ok((get(&chain)?, get(&key)?))
+            Ok([get(&chain)?, get(&key)?])
         });
         let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
         let mut made = self.made();
         let problem = match read {
-            Ok((chain, key)) => {
-                let same =
-                    |known: &(Arc<Vec<u8>>, Arc<Vec<u8>>)| Arc::ptr_eq(&known.0, &chain) && Arc::ptr_eq(&known.1, &key);
+            Ok(files) => {
+                let same = |known: &[Content; 2]| known.iter().zip(&files).all(|(a, b)| Arc::ptr_eq(a, b));
                 if made.files.as_ref().is_some_and(same) {
                     return;
                 }
-                let terms = terms_of(&chain, &key);
-                made.files = Some((chain, key));
+                let terms = terms_of(&files[0], &files[1]);
+                made.files = Some(files);
                 match terms {
                     Ok(terms) => {
                         made.terms = Some(terms);

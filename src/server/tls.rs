@@ -37,6 +37,7 @@ use tokio_rustls::rustls::crypto::{self, CryptoProvider, ring};
 use tokio_rustls::rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use tokio_rustls::rustls::server::{NoServerSessionStorage, ServerConfig};
 use tokio_rustls::rustls::{self, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use tokio_rustls::server::TlsStream;
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -273,8 +274,10 @@ async fn connection(
         tracing::debug!(%address, "there is no certificate to show yet");
         return;
     };
-    let stream = match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(terms).accept(stream)).await {
-        Ok(Ok(stream)) => stream,
+    // What a handshake takes is given back when it is over: idle connections are many.
+    let accepted = Box::pin(tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(terms).accept(stream))).await;
+    let stream = match accepted {
+        Ok(Ok(stream)) => Box::new(stream),
         Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
         Err(_) => return tracing::debug!(%address, "the handshake took too long"),
     };
@@ -282,7 +285,22 @@ async fn connection(
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
     let peer = Arc::new(Peer::new(address, chain));
     let _ = known_as.set(Arc::clone(&peer));
-    let service = service_fn(|request| {
+    let leaves = async {
+        tokio::select! {
+            () = peer.recognised.notified() => std::future::pending().await,
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    };
+    tokio::select! {
+        () = Box::pin(requests(stream, Arc::clone(&peer), answer)) => {}
+        () = leaves => tracing::debug!(%address, "a stranger had to leave"),
+    }
+}
+
+/// Answers requests until the connection ends, or is no more one of HTTP.
+async fn requests(stream: Box<TlsStream<Placed<TcpStream>>>, peer: Arc<Peer>, answer: Arc<Answer>) {
+    let address = peer.address;
+    let service = service_fn(move |request| {
         let answered = answer(Arc::clone(&peer), request);
         async move { Ok::<_, Infallible>(answered.await) }
     });
@@ -293,17 +311,103 @@ async fn connection(
         .half_close(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    tokio::pin!(served);
-    let leaves = async {
-        tokio::select! {
-            () = peer.recognised.notified() => std::future::pending().await,
-            () = tokio::time::sleep_until(deadline) => {}
+    if let Err(error) = served.await {
+        tracing::debug!(%address, %error, "connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::reply;
+    use rustls_pki_types::ServerName;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::{TlsConnector, client};
+
+    type Stream = client::TlsStream<TcpStream>;
+
+    async fn connect(address: SocketAddr) -> io::Result<Stream> {
+        let terms = Arc::new(crate::http::unverified_tls().unwrap());
+        let tcp = TcpStream::connect(address).await?;
+        TlsConnector::from(terms).connect(ServerName::from(address.ip()), tcp).await
+    }
+
+    /// The status line of an answer; empty where the connection is gone.
+    async fn ask(stream: &mut Stream, path: &str) -> String {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        if stream.write_all(head.as_bytes()).await.is_err() {
+            return String::new();
         }
-    };
-    tokio::select! {
-        ended = &mut served => if let Err(error) = ended {
-            tracing::debug!(%address, %error, "connection ended");
-        },
-        () = leaves => tracing::debug!(%address, "a stranger had to leave"),
+        let mut bytes = [0; 512];
+        let count = stream.read(&mut bytes).await.unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..count]).lines().next().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn when_there_are_too_many_the_stranger_who_came_first_leaves() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["n1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let terms = terms(vec![certificate.der().clone()], key).unwrap();
+        let answer: Arc<Answer> = Arc::new(|peer, request| {
+            Box::pin(async move {
+                if request.uri().path() == "/known" {
+                    peer.recognise();
+                }
+                reply::text("ok")
+            })
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (down, shutdown) = watch::channel(false);
+        // Whoever holds the other end may show another certificate later.
+        let (_shows, shown) = watch::channel(Some(terms));
+        let served = tokio::spawn(async move { serve(&listener, 2, Arc::new(shown), answer, shutdown).await });
+        const OK: &str = "HTTP/1.1 200 OK";
+        let mut first = connect(address).await.unwrap();
+        assert_eq!(ask(&mut first, "/").await, OK);
+        let mut second = connect(address).await.unwrap();
+        assert_eq!(ask(&mut second, "/known").await, OK);
+        let mut third = connect(address).await.unwrap();
+        assert_eq!(ask(&mut third, "/known").await, OK);
+        assert_eq!(ask(&mut first, "/").await, "");
+        // All are known now: nobody leaves for somebody else.
+        assert!(connect(address).await.is_err());
+        for stream in [&mut second, &mut third] {
+            assert_eq!(ask(stream, "/").await, OK);
+        }
+        drop(second);
+        let mut fourth = loop {
+            match connect(address).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(ask(&mut fourth, "/").await, OK);
+        down.send(true).unwrap();
+        served.await.unwrap();
+        assert_eq!(ask(&mut third, "/").await, "");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_speak_tls_is_told_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_down, shutdown) = watch::channel(false);
+        let (shows, shown) = watch::channel(None);
+        let answer: Arc<Answer> = Arc::new(|_, _| Box::pin(async { reply::text("ok") }));
+        tokio::spawn(async move { serve(&listener, 2, Arc::new(shown), answer, shutdown).await });
+        // Not while there is no certificate either.
+        assert!(connect(address).await.is_err());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(["n1".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        shows.send_replace(Some(terms(vec![certificate.der().clone()], key).unwrap()));
+        let mut plain = TcpStream::connect(address).await.unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+        assert_eq!(ask(&mut connect(address).await.unwrap(), "/").await, "HTTP/1.1 200 OK");
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::cluster::Plane;
 use crate::harness::{Authority, Node, eventually, free_port, http, pod, secs};
+use base64::Engine;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
@@ -364,6 +365,96 @@ fn what_is_turned_off_is_off_for_everybody() {
     ] {
         assert_eq!(http(("127.0.0.1", read_only), path).expect(path).0, code, "{path}");
     }
+    node.finish();
+}
+
+/// Paths of the local API: method, path, and what somebody has to be allowed to: look, enter, change; `-`: not served there,
+/// whoever asks.
+const LOCAL_PATHS: [(&str, &str, &str); 33] = [
+    ("GET", "/api", "look"),
+    ("GET", "/apis", "look"),
+    ("GET", "/version", "look"),
+    ("GET", "/healthz", "look"),
+    ("GET", "/api/v1/pods", "look"),
+    ("GET", "/api/v1/nodes", "look"),
+    ("GET", "/api/v1/namespaces", "look"),
+    ("GET", "/api/v1/events", "look"),
+    ("GET", "/api/v1/configmaps", "look"),
+    ("GET", "/api/v1/namespaces/default/pods", "look"),
+    ("GET", "/api/v1/namespaces/default/pods/web", "look"),
+    ("GET", "/api/v1/namespaces/default/pods/web/log", "look"),
+    ("GET", "/api/v1/namespaces/default/pods/web/exec?command=true&stdout=1", "enter"),
+    ("POST", "/api/v1/namespaces/default/pods/web/exec?command=true&stdout=1", "enter"),
+    ("GET", "/api/v1/namespaces/default/pods/web/attach?stdout=1", "enter"),
+    ("POST", "/api/v1/namespaces/default/pods/web/attach?stdout=1", "enter"),
+    ("GET", "/api/v1/namespaces/default/pods/web/portforward", "enter"),
+    ("POST", "/api/v1/namespaces/default/pods/web/portforward", "enter"),
+    ("POST", "/api/v1/namespaces/default/pods", "change"),
+    ("PUT", "/api/v1/namespaces/default/pods/none", "change"),
+    ("PATCH", "/api/v1/namespaces/default/pods/none", "change"),
+    ("DELETE", "/api/v1/namespaces/default/pods/none", "change"),
+    ("DELETE", "/api/v1/namespaces/none/pods", "change"),
+    // coracle's own and the kubelet's are not behind this door.
+    ("GET", "/coracle/v1/status", "-"),
+    ("POST", "/coracle/v1/apply", "-"),
+    ("POST", "/coracle/v1/kubeconfig", "-"),
+    ("DELETE", "/coracle/v1/kubeconfig", "-"),
+    ("POST", "/coracle/v1/images/prune", "-"),
+    ("POST", "/coracle/v1/cluster/leave", "-"),
+    ("GET", "/exec/default/web/main?command=true&output=1", "-"),
+    ("POST", "/run/default/web/main?cmd=true", "-"),
+    ("GET", "/containerLogs/default/web/main", "-"),
+    ("GET", "/logs/", "-"),
+];
+
+/// The local API on loopback knows whom it has given a certificate, and nobody else: not whom the cluster knows either.
+#[test]
+fn the_local_api_lets_in_whom_the_node_has_given_a_certificate() {
+    let node = Node::up();
+    node.run(&pod("web", "sleep 1000"));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let port = address.port().to_string();
+    let given = |args: &[&str]| {
+        let text = node.cli(&[&["kubeconfig"], args].concat()).ok();
+        let data = |key: &str| {
+            let line =
+                text.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap_or_else(|| panic!("{key} {text}"));
+            let decoded = base64::engine::general_purpose::STANDARD.decode(line.trim().trim_matches(['"', '\'']));
+            String::from_utf8(decoded.expect("base64")).expect("PEM")
+        };
+        Identity::certificate((data("client-certificate-data:"), data("client-key-data:")))
+    };
+    let (admin, reader) = (given(&["--port", &port]), given(&["--read-only"]));
+    let other = Authority::new("coracle");
+    let nobodies = [
+        ("nothing", Identity::default()),
+        ("a token", Identity::token("abc")),
+        ("another authority's", Identity::certificate(other.issue("coracle:admin", Some("coracle:admins"), &[]))),
+    ];
+    let mut wrong = Vec::new();
+    let mut look = |who: &str, identity: &Identity, want: &dyn Fn(&str) -> &'static [u16]| {
+        for (method, path, needs) in LOCAL_PATHS {
+            let (code, body) =
+                identity.ask(&node, address, method, path).unwrap_or_else(|e| panic!("{who} {path}: {e}"));
+            let want = want(needs);
+            // Empty: whatever it is, it was let in.
+            let right =
+                if want.is_empty() { ![401, 403, 0].contains(&code) && code < 500 } else { want.contains(&code) };
+            if !right {
+                wrong.push(format!("{who}: {method} {path}: {code} instead of {want:?}: {body}"));
+            }
+        }
+    };
+    for (who, identity) in &nobodies {
+        look(who, identity, &|_| &[401]);
+    }
+    look("a reader", &reader, &|needs| match needs {
+        "look" => &[],
+        "-" => &[403, 404, 405],
+        _ => &[403],
+    });
+    look("an administrator", &admin, &|needs| if needs == "-" { &[403, 404, 405] } else { &[] });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     node.finish();
 }
 
