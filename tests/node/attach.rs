@@ -132,7 +132,7 @@ fn attached_clients_type_and_hear_and_the_log_is_whole() {
 #[test]
 fn the_input_of_a_container_that_takes_it_once_ends_with_the_client_s() {
     let node = Node::up();
-    let mut manifest = with_input("sum", "sleep 1; md5sum; cat /proc/self/limits >/dev/null; exit 3", true);
+    let mut manifest = with_input("sum", "sleep 1; md5sum; exit 3", true);
     manifest["spec"]["restartPolicy"] = json!("Never");
     node.run(&manifest);
     let input: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -163,7 +163,8 @@ fn a_client_that_reads_nothing_holds_up_a_container_for_seconds_only() {
         .spawn()
         .expect("attach");
     child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("type");
-    let log = || node.cli(&["logs", "loud", "--tail=1"]).stdout;
+    // The two outputs are read by turns: their last lines may have changed places.
+    let log = || node.cli(&["logs", "loud", "--tail=20"]).stdout;
     eventually("all is written though nobody reads it", secs(60), || log().contains("written"));
     let log = node.cli(&["logs", "loud"]).ok();
     assert_eq!(log.bytes().filter(|byte| *byte == b'x').count(), 300 * 32768, "the log is whole");
