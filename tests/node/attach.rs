@@ -159,7 +159,7 @@ fn a_client_that_reads_nothing_holds_up_a_container_for_seconds_only() {
         .command(&["attach", "-i", "loud"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("attach");
     child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("type");
@@ -168,8 +168,12 @@ fn a_client_that_reads_nothing_holds_up_a_container_for_seconds_only() {
     eventually("all is written though nobody reads it", secs(60), || log().contains("written"));
     let log = node.cli(&["logs", "loud"]).ok();
     assert_eq!(log.bytes().filter(|byte| *byte == b'x').count(), 300 * 32768, "the log is whole");
-    let _ = child.kill();
-    let _ = child.wait();
+    // It is told that it has not seen all.
+    let mut heard = Heard::from(child.stdout.take().expect("piped"));
+    let mut err = Heard::from(child.stderr.take().expect("piped"));
+    heard.until("xxx");
+    err.until("has read nothing for 5 s");
+    assert_eq!(wait_child(&mut child, PATIENCE).and_then(|status| status.code()), Some(1));
     // Who reads is held up by nobody, and who comes later is as welcome as ever.
     let mut late = Client::attach(&node, &["loud"]);
     assert!(late.child.try_wait().expect("runs").is_none());
