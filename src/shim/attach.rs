@@ -2,9 +2,9 @@
 
 use super::client::{self, Client};
 use super::exec::Target;
-use super::protocol::{Reply, Request};
+use super::protocol::{MAX_PACKET, Reply, Request};
 use super::socket;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// How long a shim may take to answer.
@@ -54,6 +54,16 @@ impl Attached {
             let _ = socket::send(&self.connection, &packet, &[]);
         }
     }
+
+    /// Why the output has ended before the container's; `None`: it has not. Does not block.
+    #[must_use]
+    pub fn cut_off(&self) -> Option<String> {
+        let (packet, _) = socket::try_receive(&self.connection, MAX_PACKET).ok()?;
+        match serde_json::from_slice(&packet).ok()? {
+            Reply::Error { message } => Some(message),
+            _ => None,
+        }
+    }
 }
 
 /// Attaches to a running container. Blocks until its shim has answered.
@@ -86,10 +96,4 @@ pub fn open(target: &Target, with_input: bool) -> Result<Attached, Error> {
     };
     let ends_input = with_input && stdin_once && terminal.is_none();
     Ok(Attached { stdout, stderr, stdin, terminal, with_input, ends_input, connection })
-}
-
-impl AsFd for Attached {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.connection.as_fd()
-    }
 }

@@ -495,9 +495,9 @@ impl Container {
         }
     }
 
-    /// Cuts off who has held up the output for too long.
-    pub(super) fn cut_off(&mut self, now: Instant) {
-        self.taps.retain(|tap| !tap.is_stalled(now));
+    /// Who has held up the output for too long.
+    pub(super) fn stalled(&self, now: Instant) -> impl Iterator<Item = u64> {
+        self.taps.iter().filter(move |tap| tap.is_stalled(now)).map(|tap| tap.session)
     }
 
     pub(super) fn reopen_log(&mut self) -> io::Result<()> {

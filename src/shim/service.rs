@@ -267,12 +267,12 @@ impl Shim {
     /// Everything that is due, or has become possible.
     fn advance(&mut self) {
         let now = Instant::now();
+        self.cut_off(now);
         let mut changed = false;
         for container in &mut self.containers {
             if container.kill_at.is_some_and(|at| at <= now) {
                 container.kill();
             }
-            container.cut_off(now);
             changed |= container.finish(now);
         }
         if changed {

@@ -89,12 +89,21 @@ fn send_with(socket: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>], flags: Se
 /// # Errors
 /// `WouldBlock` after the socket's timeout, `InvalidData` when it was longer.
 pub(super) fn receive(socket: impl AsFd, max: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    receive_with(socket, max, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// As [`receive`], but fails with `WouldBlock` instead of waiting.
+pub(super) fn try_receive(socket: impl AsFd, max: usize) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    receive_with(socket, max, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+}
+
+fn receive_with(socket: impl AsFd, max: usize, flags: RecvFlags) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut packet = vec![0; max];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let message = loop {
         let mut parts = [IoSliceMut::new(&mut packet)];
-        match recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(&socket, &mut parts, &mut ancillary, flags) {
             Err(Errno::INTR) => {}
             other => break other?,
         }

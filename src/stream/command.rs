@@ -211,7 +211,7 @@ async fn serve(process: Result<Process, String>, session: Session) {
                     () = typed => {}
                     never = aside(std::future::ready(()), sizes) => never,
                 }
-                Outcome::Exited(0)
+                attached.cut_off().map_or(Outcome::Exited(0), Outcome::Failed)
             }
         }
     };

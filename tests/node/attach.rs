@@ -132,7 +132,7 @@ fn attached_clients_type_and_hear_and_the_log_is_whole() {
 #[test]
 fn the_input_of_a_container_that_takes_it_once_ends_with_the_client_s() {
     let node = Node::up();
-    let mut manifest = with_input("sum", "sleep 1; md5sum; cat /proc/self/limits >/dev/null; exit 3", true);
+    let mut manifest = with_input("sum", "sleep 1; md5sum; exit 3", true);
     manifest["spec"]["restartPolicy"] = json!("Never");
     node.run(&manifest);
     let input: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -159,16 +159,21 @@ fn a_client_that_reads_nothing_holds_up_a_container_for_seconds_only() {
         .command(&["attach", "-i", "loud"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("attach");
     child.stdin.as_mut().expect("piped").write_all(b"go\n").expect("type");
-    let log = || node.cli(&["logs", "loud", "--tail=1"]).stdout;
+    // The two outputs are read by turns: their last lines may have changed places.
+    let log = || node.cli(&["logs", "loud", "--tail=20"]).stdout;
     eventually("all is written though nobody reads it", secs(60), || log().contains("written"));
     let log = node.cli(&["logs", "loud"]).ok();
     assert_eq!(log.bytes().filter(|byte| *byte == b'x').count(), 300 * 32768, "the log is whole");
-    let _ = child.kill();
-    let _ = child.wait();
+    // It is told that it has not seen all.
+    let mut heard = Heard::from(child.stdout.take().expect("piped"));
+    let mut err = Heard::from(child.stderr.take().expect("piped"));
+    heard.until("xxx");
+    err.until("has read nothing for 5 s");
+    assert_eq!(wait_child(&mut child, PATIENCE).and_then(|status| status.code()), Some(1));
     // Who reads is held up by nobody, and who comes later is as welcome as ever.
     let mut late = Client::attach(&node, &["loud"]);
     assert!(late.child.try_wait().expect("runs").is_none());

@@ -3,9 +3,11 @@
 use super::super::container::Attached;
 use super::super::protocol::Reply;
 use super::super::socket;
-use super::{Phase, Shim};
+use super::super::tap::STALL;
+use super::{Phase, Shim, answer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
 /// An attached client.
 pub(super) struct Session {
@@ -41,6 +43,24 @@ impl Shim {
             && let Some(container) = self.containers.iter_mut().find(|container| container.instance.id == *id)
         {
             container.end_input();
+        }
+    }
+
+    /// Cuts off clients that have held up their container for too long. They are told first: what they were given is not all.
+    pub(super) fn cut_off(&mut self, now: Instant) {
+        let stalled: Vec<u64> = self.containers.iter().flat_map(|container| container.stalled(now)).collect();
+        if stalled.is_empty() {
+            return;
+        }
+        for connection in &self.connections {
+            if connection.attached.as_ref().is_some_and(|session| stalled.contains(&session.number)) {
+                let message =
+                    format!("the client has read nothing for {} s and held up the container", STALL.as_secs());
+                answer(&connection.fd, &Reply::Error { message });
+            }
+        }
+        for container in &mut self.containers {
+            container.taps.retain(|tap| !stalled.contains(&tap.session));
         }
     }
 
