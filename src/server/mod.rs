@@ -8,6 +8,7 @@ mod apply;
 mod auth;
 mod cluster;
 mod exec;
+mod forward;
 mod history;
 mod http;
 mod images;
