@@ -11,7 +11,8 @@ use std::sync::Arc;
 /// Answers a request to forward ports; the client is left to the streams' thread.
 pub(super) fn forward(
     node: &Arc<dyn Node>,
-    namespace: &str, pod: &str,
+    namespace: &str,
+    pod: &str,
     mut request: Request<Incoming>,
 ) -> Result<Reply, Failure> {
     let pod =
