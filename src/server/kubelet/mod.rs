@@ -15,7 +15,7 @@ use super::auth::{Guard, Refusal};
 use super::reply::{self, Failure, Reply};
 use super::route::Query;
 use super::tls::Peer;
-use super::{Node, exec, find_pod, http, log, usage};
+use super::{Node, exec, find_pod, forward, http, log, usage};
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
@@ -120,7 +120,11 @@ async fn serve(
             let (pod, query) = of_container(node.as_ref(), &place, query)?;
             exec::run(&node, &place.namespace, &pod, &query).await
         }
-        Route::PortForward(_) => Err(Failure::not_found("404 page not found")),
+        Route::PortForward(place) => {
+            let pod = pod_of(node.as_ref(), &place)?;
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            forward::forward(&node, &place.namespace, &name, request)
+        }
     }
 }
 
