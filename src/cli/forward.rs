@@ -198,7 +198,8 @@ async fn connection(tcp: TcpStream, port: u16, client: &Client, path: &str) -> R
     if told.is_empty() {
         return Ok(());
     }
-    Err(Error::new(String::from_utf8_lossy(&told), ""))
+    let told = String::from_utf8_lossy(&told);
+    Err(Error::new(told.strip_prefix("error ").unwrap_or(&told), ""))
 }
 
 #[cfg(test)]

@@ -124,10 +124,10 @@ mod tests {
         block_on(async {
             let (mut tunnel, mut socket) = pair().await;
             let client = async {
+                socket.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
                 for message in [&b"ab"[..], b"", b"c", b"def"] {
                     socket.send(Message::Binary(Bytes::from_static(message))).await.unwrap();
                 }
-                socket.send(Message::Ping(Bytes::from_static(b"there?"))).await.unwrap();
                 let (mut got, mut pong) = (Vec::new(), false);
                 loop {
                     match socket.next().await.unwrap().unwrap() {

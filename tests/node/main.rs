@@ -16,6 +16,7 @@
 //! | QoS, cgroup files, oom_score_adj, allocatable | [`resources`]: `cgroups_say_…` |
 //! | admission, eviction, memory limits | [`resources`] |
 //! | in-place resize | [`resize`]; [`fields`]: `a_resize_…` |
+//! | port-forward: many at once, half-close, refusals, servers that do not read | [`forward`] |
 //! | environment, files of variables | [`lifecycle`]: `environment_…`; [`pods`]: `names_…`, `variables_come_…` |
 //! | names, hosts, DNS, sysctls, groups | [`pods`]: `names_…`; [`lifecycle`]: `network_files_…` |
 //! | users, capabilities, masks, seccomp, AppArmor, SELinux, devices | [`lifecycle`]: `users_…`, `a_container_is_confined_…`, `security_contexts_…`; [`devices`] |

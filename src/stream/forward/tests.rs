@@ -164,14 +164,17 @@ fn what_breaks_off_on_one_side_breaks_off_on_the_other() {
         writer.write(Bytes::from_static(b"unread")).await.unwrap();
         drop(writer);
         while tcp.write_all(&[1; 10_000]).await.is_ok() {}
-        // The server stops reading, and has the last word.
+        // The server has said all it had to say, and is still sent to.
         let Pair { data: (reader, mut writer), .. } = open(&client, port, "2").await;
         let (mut tcp, _) = listener.accept().await.unwrap();
-        rustix::net::shutdown(&tcp, rustix::net::Shutdown::Read).unwrap();
-        writer.write(Bytes::from(vec![1; 100_000])).await.unwrap();
         tcp.write_all(b"enough").await.unwrap();
         rustix::net::shutdown(&tcp, rustix::net::Shutdown::Write).unwrap();
         assert_eq!(all(reader).await.unwrap(), b"enough");
+        writer.write(Bytes::from(vec![1; 1_000_000])).await.unwrap();
+        writer.finish().await.unwrap();
+        let mut got = Vec::new();
+        tcp.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), 1_000_000);
         // All ends with the client.
         let pair = open(&client, port, "3").await;
         let (mut tcp, _) = listener.accept().await.unwrap();

@@ -17,6 +17,8 @@
 mod connection;
 mod driver;
 mod frame;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod headers;
 mod stream;
 #[cfg(test)]
