@@ -14,7 +14,9 @@ pub(super) async fn open(
     api: &Arc<dyn Node>,
     end: &watch::Receiver<bool>,
 ) -> Result<(), server::Error> {
-    health(config, api, end).await
+    health(config, api, end).await?;
+    api.local_api().resume(api, end);
+    Ok(())
 }
 
 async fn health(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {

@@ -99,6 +99,10 @@ pub struct Shared {
     adopted: Mutex<BTreeMap<Key, String>>,
     /// The cluster: what it says of the Node, how it is reached.
     pub cluster: cluster::Handle,
+    /// What was listed lately.
+    lists: server::Lists,
+    /// The local Kubernetes API on loopback.
+    local_api: Arc<server::LocalApi>,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -134,6 +138,7 @@ impl Shared {
     #[must_use]
     pub fn new(parts: Parts) -> Shared {
         let metrics = Metrics::default();
+        let local_api = server::LocalApi::new(&parts.config.root_dir, parts.config.server.local_api);
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
             pulls: Arc::new(pulls),
@@ -152,7 +157,7 @@ impl Shared {
             slow: Semaphore::new(SLOW_ACTIONS),
             ends: Semaphore::new(SLOW_ENDS),
             pods: RwLock::default(),
-            revision: watch::Sender::new(1),
+            revision: watch::Sender::new(first_revision()),
             source_error: RwLock::default(),
             readiness: Mutex::new(Readiness::new(clock::now())),
             pressure: RwLock::default(),
@@ -165,6 +170,8 @@ impl Shared {
             sources_have_spoken: AtomicBool::new(false),
             adopted: Mutex::default(),
             cluster: parts.cluster,
+            lists: server::Lists::default(),
+            local_api: Arc::new(local_api),
         }
     }
 
@@ -449,6 +456,12 @@ impl Shared {
     }
 }
 
+/// The revision that a node begins with: one that it has not had before, so that who was here before a restart is told that
+/// what they know is old. A clock that was set back is caught by clients at their next list.
+fn first_revision() -> u64 {
+    u64::try_from(clock::wall().as_millisecond()).unwrap_or(1).max(1)
+}
+
 impl server::Node for Shared {
     fn name(&self) -> &str {
         &self.name
@@ -586,6 +599,14 @@ impl server::Node for Shared {
             sources.remember().await;
             Ok((key, rolled))
         })
+    }
+
+    fn lists(&self) -> &server::Lists {
+        &self.lists
+    }
+
+    fn local_api(&self) -> &Arc<server::LocalApi> {
+        &self.local_api
     }
 
     fn images_changed(&self) {

@@ -1,5 +1,5 @@
-use super::super::table::Table;
-use super::*;
+use super::columns::*;
+use super::table::Table;
 use expect_test::expect;
 use serde_json::{Value, json};
 

@@ -1,10 +1,10 @@
 //! What a person types. Every command but `agent`, `validate`, `version`, `completion` and `hello` asks the agent over
 //! its socket.
 
-mod age;
 mod client;
 mod cluster;
-mod columns;
+#[cfg(test)]
+mod columns_tests;
 mod describe;
 mod error;
 mod exec;
@@ -13,6 +13,7 @@ mod get;
 mod hello;
 mod history;
 mod images;
+mod kubeconfig;
 mod kubelet;
 mod logs;
 mod manifests;
@@ -30,6 +31,7 @@ pub use error::Error;
 
 use crate::config::{DEFAULT_RUN_DIR, Flags};
 use crate::server::types::NodeSummary;
+use crate::server::{age, columns};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::Client;
 use get::{Output, Request, Resource};
@@ -199,6 +201,17 @@ enum Command {
         #[command(flatten)]
         place: cluster::Place,
     },
+    /// Print a kubeconfig for this node, and serve it the Kubernetes API on loopback
+    ///
+    /// kubectl then works as with a cluster: get, describe, logs, exec, cp, port-forward, top, wait, events; apply and delete
+    /// write and remove manifests. That it is served is remembered until --revoke.
+    #[command(after_help = KUBECONFIG_EXAMPLES)]
+    Kubeconfig {
+        #[command(flatten)]
+        args: kubeconfig::KubeconfigArgs,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Show the node's health
     Status {
         /// Format
@@ -238,6 +251,13 @@ Examples:
   coracle join 10.0.0.1:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:8fe4...
   coracle status                   how it stands
   coracle reset                    leave again";
+
+const KUBECONFIG_EXAMPLES: &str = "\
+Examples:
+  coracle kubeconfig > admin.conf                 may do everything
+  coracle kubeconfig --read-only > reader.conf    may look
+  kubectl --kubeconfig admin.conf get pods
+  coracle kubeconfig --revoke                     closed again";
 
 const LS_EXAMPLES: &str = "\
 Examples:
@@ -498,6 +518,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
         Command::Join { target, place } => cluster::join(&target, &place).await,
         Command::Reset { place } => cluster::reset(&place).await,
+        Command::Kubeconfig { args, agent } => kubeconfig::kubeconfig(&agent.client(), &args).await,
         Command::Status { output, agent } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
         Command::Completion { shell } => {

@@ -4,20 +4,22 @@
 //! `/coracle/v1`. Everything that blocks (files, the image store) runs on the blocking pool in short steps: a follower
 //! of a log never holds a thread.
 
+pub(crate) mod age;
 mod apply;
 mod cluster;
+pub(crate) mod columns;
 mod exec;
 mod history;
 mod http;
 mod images;
+mod kube;
 mod listen;
-mod lists;
+pub mod local;
 mod log;
 mod logfile;
 mod objects;
 mod reply;
 mod route;
-mod selector;
 mod tls;
 pub mod types;
 mod verify;
@@ -26,6 +28,8 @@ pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocke
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
+pub use kube::Lists;
+pub use local::LocalApi;
 
 use crate::cluster::Handle;
 use crate::config::Config;
@@ -95,6 +99,10 @@ pub trait Node: Send + Sync + 'static {
         name: &str,
         to: Option<u64>,
     ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
+    /// What was listed lately, for watches.
+    fn lists(&self) -> &Lists;
+    /// The local Kubernetes API on loopback.
+    fn local_api(&self) -> &Arc<LocalApi>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
     /// How the node stands to a cluster; `None`: it never can be in one.

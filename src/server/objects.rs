@@ -15,7 +15,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 #[derive(Clone, PartialEq)]
 pub(super) struct Shown {
     pub(super) metadata: ObjectMeta,
-    value: Value,
+    pub(super) value: Value,
 }
 
 impl Shown {

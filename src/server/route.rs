@@ -1,5 +1,6 @@
 //! Request path and query → what is asked. Pure.
 
+use super::kube::{self, Asked};
 use super::reply::Failure;
 use hyper::Method;
 
@@ -10,8 +11,8 @@ pub(super) enum Route {
     Ready,
     Metrics,
     Status,
-    List { resource: Resource, namespace: Option<String> },
-    Get { resource: Resource, namespace: Option<String>, name: String },
+    /// The Kubernetes API, but for what is below a pod.
+    Kube(Asked),
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
     Apply,
@@ -25,45 +26,9 @@ pub(super) enum Route {
     History { namespace: String, pod: String },
     Rollback { namespace: String, pod: String },
     Cluster,
+    Kubeconfig,
     LookForCluster,
     LeaveCluster,
-}
-
-/// A kind of object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resource {
-    Pods,
-    Nodes,
-    Events,
-    ConfigMaps,
-    Secrets,
-}
-
-impl Resource {
-    pub(super) fn plural(self) -> &'static str {
-        match self {
-            Resource::Pods => "pods",
-            Resource::Nodes => "nodes",
-            Resource::Events => "events",
-            Resource::ConfigMaps => "configmaps",
-            Resource::Secrets => "secrets",
-        }
-    }
-
-    pub(super) fn list_kind(self) -> &'static str {
-        match self {
-            Resource::Pods => "PodList",
-            Resource::Nodes => "NodeList",
-            Resource::Events => "EventList",
-            Resource::ConfigMaps => "ConfigMapList",
-            Resource::Secrets => "SecretList",
-        }
-    }
-
-    fn parse(plural: &str) -> Option<Resource> {
-        let all = [Resource::Pods, Resource::Nodes, Resource::Events, Resource::ConfigMaps, Resource::Secrets];
-        all.into_iter().find(|resource| resource.plural() == plural)
-    }
 }
 
 /// Reads a request's method and path.
@@ -102,23 +67,8 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
             // As the API server: a WebSocket begins with GET, whatever the verb.
             (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
-        ["api", "v1", "namespaces", namespace, plural, ref rest @ ..] => {
-            let resource = Resource::parse(plural).filter(|r| *r != Resource::Nodes).ok_or_else(not_found)?;
-            let namespace = Some(namespace.to_owned());
-            match rest {
-                [] => (Route::List { resource, namespace }, &[Method::GET]),
-                [name] => (Route::Get { resource, namespace, name: (*name).to_owned() }, &[Method::GET]),
-                _ => return Err(not_found()),
-            }
-        }
-        ["api", "v1", plural] => {
-            let resource = Resource::parse(plural).ok_or_else(not_found)?;
-            (Route::List { resource, namespace: None }, &[Method::GET])
-        }
-        ["api", "v1", "nodes", name] => {
-            (Route::Get { resource: Resource::Nodes, namespace: None, name: name.to_owned() }, &[Method::GET])
-        }
-        _ => return Err(not_found()),
+        ["coracle", "v1", "kubeconfig"] => (Route::Kubeconfig, &[Method::POST, Method::DELETE]),
+        ref segments => return kube::asked(method, segments).ok_or_else(not_found)?.map(Route::Kube),
     };
     if methods.contains(method) {
         Ok(route)
@@ -216,15 +166,12 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_paths_are_read() {
-        let (resource, namespace) = (Resource::Pods, Some("a".to_owned()));
-        assert_eq!(get("/api/v1/pods"), Ok(Route::List { resource, namespace: None }));
-        assert_eq!(get("/api/v1/namespaces/a/pods"), Ok(Route::List { resource, namespace: namespace.clone() }));
-        assert_eq!(get("/api/v1/namespaces/a/pods/p"), Ok(Route::Get { resource, namespace, name: "p".into() }));
+    fn paths_are_read() {
         assert_eq!(get("/api/v1/namespaces/a/pods/p/log"), Ok(Route::Log { namespace: "a".into(), pod: "p".into() }));
-        assert_eq!(get("/api/v1/namespaces/a/nodes"), Err(404));
-        assert_eq!(get("/api/v1/secrets"), Ok(Route::List { resource: Resource::Secrets, namespace: None }));
+        assert!(matches!(get("/api/v1/pods"), Ok(Route::Kube(Asked::Objects(_)))));
+        assert_eq!(get("/version"), Ok(Route::Kube(Asked::Version)));
         assert_eq!(get("/api/v1/services"), Err(404));
+        assert_eq!(get("/else"), Err(404));
         assert_eq!(get("/coracle/v1/apply"), Err(405));
         assert_eq!(get("/coracle/v1/cluster"), Ok(Route::Cluster));
         assert_eq!(get("/coracle/v1/cluster/leave"), Err(405));

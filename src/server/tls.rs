@@ -221,7 +221,7 @@ pub(super) async fn serve(
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         tokio::select! {
-            _ = shutdown.wait_for(|down| *down) => return,
+            () = stopped(&mut shutdown) => return,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
@@ -255,6 +255,11 @@ pub(super) async fn serve(
             },
         }
     }
+}
+
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error is a dropped sender: the agent is going down too.
+    let _ = shutdown.wait_for(|down| *down).await;
 }
 
 async fn connection(

@@ -1,13 +1,13 @@
 //! Objects → kubectl's columns. Pure; `now` is passed in.
 
 use super::age::{age, age_or_unknown, size};
-use crate::server::types::ImageItem;
+use super::types::ImageItem;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStatus, Event, Node, Pod, PodStatus};
 use serde_json::Value;
 
 /// A row of a table.
-pub(super) type Row = Vec<String>;
+pub(crate) type Row = Vec<String>;
 
 const NONE: &str = "<none>";
 const UNKNOWN: &str = "<unknown>";
@@ -17,7 +17,7 @@ fn header(names: &[&str]) -> Row {
 }
 
 /// Header of the pod table.
-pub(super) fn pod_header(wide: bool) -> Row {
+pub(crate) fn pod_header(wide: bool) -> Row {
     let mut names = vec!["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
     if wide {
         names.extend(["IP", "NODE", "NOMINATED NODE", "READINESS GATES"]);
@@ -26,7 +26,7 @@ pub(super) fn pod_header(wide: bool) -> Row {
 }
 
 /// A pod's row.
-pub(super) fn pod_row(pod: &Pod, wide: bool, now: Timestamp) -> Row {
+pub(crate) fn pod_row(pod: &Pod, wide: bool, now: Timestamp) -> Row {
     let summary = pod_summary(pod);
     let restarts = match summary.last_restart {
         Some(time) if summary.restarts != 0 => format!("{} ({} ago)", summary.restarts, age(time, now)),
@@ -184,31 +184,43 @@ fn ended_word(state: &ContainerState) -> Option<String> {
 }
 
 /// Header of the ConfigMap table.
-pub(super) fn config_map_header() -> Row {
+pub(crate) fn config_map_header() -> Row {
     header(&["NAME", "DATA", "AGE"])
 }
 
 /// A ConfigMap's row. What comes out of a manifest has no age.
-pub(super) fn config_map_row(map: &Value) -> Row {
+pub(crate) fn config_map_row(map: &Value) -> Row {
     let keys = |field: &str| map[field].as_object().map_or(0, serde_json::Map::len);
     let name = map["metadata"]["name"].as_str().unwrap_or_default();
     vec![name.to_owned(), (keys("data") + keys("binaryData")).to_string(), UNKNOWN.to_owned()]
 }
 
 /// Header of the Secret table.
-pub(super) fn secret_header() -> Row {
+pub(crate) fn secret_header() -> Row {
     header(&["NAME", "TYPE", "DATA", "AGE"])
 }
 
 /// A Secret's row: as plain data, for the agent gives sizes in place of values.
-pub(super) fn secret_row(secret: &Value) -> Row {
+pub(crate) fn secret_row(secret: &Value) -> Row {
     let keys = secret["data"].as_object().map_or(0, serde_json::Map::len);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     vec![text(&secret["metadata"]["name"]), text(&secret["type"]), keys.to_string(), UNKNOWN.to_owned()]
 }
 
+/// Header of the namespace table.
+pub(crate) fn namespace_header() -> Row {
+    header(&["NAME", "STATUS", "AGE"])
+}
+
+/// A namespace's row.
+pub(crate) fn namespace_row(namespace: &Value, now: Timestamp) -> Row {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let created = namespace["metadata"]["creationTimestamp"].as_str().and_then(|time| time.parse().ok());
+    vec![text(&namespace["metadata"]["name"]), text(&namespace["status"]["phase"]), age_or_unknown(created, now)]
+}
+
 /// Header of the node table.
-pub(super) fn node_header(wide: bool) -> Row {
+pub(crate) fn node_header(wide: bool) -> Row {
     let mut names = vec!["NAME", "STATUS", "ROLES", "AGE", "VERSION"];
     if wide {
         names.extend(["INTERNAL-IP", "EXTERNAL-IP", "OS-IMAGE", "KERNEL-VERSION", "CONTAINER-RUNTIME"]);
@@ -217,7 +229,7 @@ pub(super) fn node_header(wide: bool) -> Row {
 }
 
 /// A node's row.
-pub(super) fn node_row(node: &Node, wide: bool, now: Timestamp) -> Row {
+pub(crate) fn node_row(node: &Node, wide: bool, now: Timestamp) -> Row {
     let status = node.status.clone().unwrap_or_default();
     let info = status.node_info.unwrap_or_default();
     let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
@@ -259,7 +271,7 @@ pub(super) fn node_row(node: &Node, wide: bool, now: Timestamp) -> Row {
 }
 
 /// Header of the event table.
-pub(super) fn event_header(wide: bool) -> Row {
+pub(crate) fn event_header(wide: bool) -> Row {
     header(if wide {
         &["LAST SEEN", "TYPE", "REASON", "OBJECT", "SUBOBJECT", "SOURCE", "MESSAGE", "FIRST SEEN", "COUNT", "NAME"]
     } else {
@@ -268,14 +280,14 @@ pub(super) fn event_header(wide: bool) -> Row {
 }
 
 /// First and last time of an event.
-pub(super) fn event_times(event: &Event) -> (Option<Timestamp>, Option<Timestamp>) {
+pub(crate) fn event_times(event: &Event) -> (Option<Timestamp>, Option<Timestamp>) {
     let first =
         event.first_timestamp.as_ref().map(|time| time.0).or_else(|| event.event_time.as_ref().map(|time| time.0));
     (first, event.last_timestamp.as_ref().map(|time| time.0).or(first))
 }
 
 /// Component and host of an event, as kubectl joins them.
-pub(super) fn event_source(event: &Event) -> String {
+pub(crate) fn event_source(event: &Event) -> String {
     let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
     let source = event.source.as_ref();
     let component = source.and_then(|source| text(&source.component)).or_else(|| text(&event.reporting_component));
@@ -284,7 +296,7 @@ pub(super) fn event_source(event: &Event) -> String {
 }
 
 /// An event's row.
-pub(super) fn event_row(event: &Event, wide: bool, now: Timestamp) -> Row {
+pub(crate) fn event_row(event: &Event, wide: bool, now: Timestamp) -> Row {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (first, last) = event_times(event);
     let kind = text(&event.involved_object.kind).to_lowercase();
@@ -305,7 +317,7 @@ pub(super) fn event_row(event: &Event, wide: bool, now: Timestamp) -> Row {
 }
 
 /// Header of the image table.
-pub(super) fn image_header(wide: bool) -> Row {
+pub(crate) fn image_header(wide: bool) -> Row {
     header(if wide {
         &["NAME", "IMAGE ID", "SIZE", "UNIQUE", "ADDED", "PINNED", "USED BY", "CREATED"]
     } else {
@@ -314,7 +326,7 @@ pub(super) fn image_header(wide: bool) -> Row {
 }
 
 /// An image's rows: one a name.
-pub(super) fn image_rows(image: &ImageItem, wide: bool, now: Timestamp) -> Vec<Row> {
+pub(crate) fn image_rows(image: &ImageItem, wide: bool, now: Timestamp) -> Vec<Row> {
     let id = image.id.strip_prefix("sha256:").unwrap_or(&image.id);
     let id: String = if wide { id.to_owned() } else { id.chars().take(13).collect() };
     let nameless = [NONE.to_owned()];
@@ -341,7 +353,3 @@ pub(super) fn image_rows(image: &ImageItem, wide: bool, now: Timestamp) -> Vec<R
     };
     names.iter().map(row).collect()
 }
-
-#[cfg(test)]
-#[path = "columns_tests.rs"]
-mod tests;

@@ -3,17 +3,17 @@
 use jiff::Timestamp;
 
 /// Time from `then` to `now` in at most two units, as kubectl: `5s`, `3m2s`, `2d4h`.
-pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn age(then: Timestamp, now: Timestamp) -> String {
     human(now.duration_since(then).as_secs())
 }
 
 /// As [`age`]; `<unknown>` when there is no time.
-pub(super) fn age_or_unknown(then: Option<Timestamp>, now: Timestamp) -> String {
+pub(crate) fn age_or_unknown(then: Option<Timestamp>, now: Timestamp) -> String {
     then.map_or_else(|| "<unknown>".to_owned(), |then| age(then, now))
 }
 
 /// Seconds in kubectl's units (`duration.HumanDuration` of apimachinery).
-pub(super) fn human(seconds: i64) -> String {
+pub(crate) fn human(seconds: i64) -> String {
     let two = |a: i64, unit: char, b: i64, smaller: char| match b {
         0 => format!("{a}{unit}"),
         _ => format!("{a}{unit}{b}{smaller}"),
@@ -37,7 +37,7 @@ pub(super) fn human(seconds: i64) -> String {
 }
 
 /// Bytes as image tools print them: three digits, decimal units.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = bytes as f64;
     let mut unit = 0;
