@@ -474,8 +474,11 @@ impl server::Node for Shared {
     fn node(&self) -> ApiNode {
         let mut node = self.own_node();
         node.metadata.resource_version = Some(self.revision.borrow().to_string());
+        // Events of the node have its name for a UID (as kubelet's), and so must not be told twice by who asks for both.
+        node.metadata.uid = Some(format!("{}-node", self.name));
         if let Some(api) = self.api_node() {
             // What others made of it.
+            node.metadata.uid.clone_from(&api.metadata.uid);
             node.metadata.labels = api.metadata.labels.clone().or(node.metadata.labels);
             node.spec.clone_from(&api.spec);
         }

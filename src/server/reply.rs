@@ -86,6 +86,10 @@ impl Failure {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
+    pub(super) fn is_not_found(&self) -> bool {
+        self.code == StatusCode::NOT_FOUND
+    }
+
     /// The v1 `Status` object.
     pub(super) fn status(self) -> serde_json::Value {
         let details = (!self.causes.is_empty()).then_some(StatusDetails { causes: self.causes });

@@ -15,10 +15,13 @@ mod discovery;
 mod list;
 mod object;
 mod openapi;
+mod patch;
+mod protobuf;
 mod resource;
 mod selector;
 mod table;
 mod watch;
+mod write;
 
 pub(super) use access::{ADMINS, READERS, Who, check};
 pub(super) use asked::{Asked, asked};
@@ -74,7 +77,7 @@ async fn answer_objects(
     match (asked.verb, &asked.name) {
         (Verb::Read, None) => list::list(Scope::new(node, &asked, shape, query, by_short_name)?, query),
         (Verb::Read, Some(name)) => list::get(&node, &asked, name, shape, by_short_name),
-        _ => Err(Failure::method("not yet")),
+        _ => write::write(write::Request { node, asked, query, shape, by_short_name }, sent).await,
     }
 }
 
@@ -124,7 +127,11 @@ fn version(node: &dyn Node) -> Value {
 async fn answer_review(who: Option<Who>, review: Review, sent: Sent) -> Result<Reply, Failure> {
     let who = who.unwrap_or(Who::Admin { changes: true });
     let (kind, body) = sent.body().await?;
-    let body = document(&kind, &body)?;
+    let unread = || Failure::bad_request("the body is no review");
+    let body = match kind.as_str() {
+        protobuf::TYPE => protobuf::review(&body).ok_or_else(unread)?,
+        kind => document(kind, &body)?,
+    };
     let answer = match review {
         Review::Access => access::review(who, &body, discovery::verbs),
         Review::Rules => access::rules(who, &body),
