@@ -5,6 +5,7 @@ use super::metrics::Metrics;
 use super::pulls::Pulls;
 use super::readiness::Readiness;
 use super::shown;
+use super::usage::Usage;
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::image::{Collector, ImageStore};
@@ -55,12 +56,16 @@ pub struct Shared {
     pub events: EventLog,
     /// Counters.
     pub metrics: Metrics,
+    /// What is used.
+    usage: Arc<Usage>,
     /// What the node was told.
     pub config: Arc<Config>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// When the agent started.
     pub started: Timestamp,
+    /// When its loop went round last, of those rounds that come by themselves.
+    pub alive: Mutex<Timestamp>,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
     /// Talks to the sources.
@@ -141,6 +146,7 @@ impl Shared {
         let local_api = server::LocalApi::new(&parts.config.root_dir, parts.config.server.local_api);
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
+            usage: Arc::new(Usage::new(&parts.runtime)),
             pulls: Arc::new(pulls),
             events: EventLog::new(&parts.name),
             name: parts.name,
@@ -151,6 +157,7 @@ impl Shared {
             config: parts.config,
             labels: parts.labels,
             started: clock::now(),
+            alive: Mutex::new(clock::now()),
             manifest_dir: parts.manifest_dir,
             sources: parts.sources,
             verifier: parts.verifier,
@@ -557,12 +564,22 @@ impl server::Node for Shared {
         netns.map(Some).ok_or_else(|| format!("pod \"{}\" has no sandbox", name_of(&pod)))
     }
 
-    fn stats(&self, _max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
-        Box::pin(std::future::ready(Arc::default()))
+    fn stats(&self, max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
+        let (usage, pods) = (Arc::clone(&self.usage), server::Node::pods(self));
+        Box::pin(async move { usage.look(max_age, pods).await })
     }
 
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
+    }
+
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn quiet_for(&self) -> std::time::Duration {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        clock::now().duration_since(*alive).try_into().unwrap_or_default()
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {
@@ -573,6 +590,10 @@ impl server::Node for Shared {
         let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
         self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
+    }
+
+    fn probe_metrics(&self) -> String {
+        self.metrics.probes.render()
     }
 
     fn rescan(&self) {

@@ -1,10 +1,12 @@
 //! What a person types. Every command but `agent`, `validate`, `version`, `completion` and `hello` asks the agent over
 //! its socket.
 
+mod attach;
 mod client;
 mod cluster;
 #[cfg(test)]
 mod columns_tests;
+mod cp;
 mod describe;
 mod error;
 mod exec;
@@ -19,11 +21,13 @@ mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod session;
 mod signature;
 mod start;
 mod status;
 mod table;
 mod terminal;
+mod top;
 mod validate;
 mod verify;
 
@@ -100,6 +104,26 @@ enum Command {
     Exec {
         #[command(flatten)]
         options: exec::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// See what a container writes from now on, and type into it
+    Attach {
+        #[command(flatten)]
+        options: attach::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Show what pods, containers and the node use
+    #[command(subcommand)]
+    Top(top::Top),
+    /// Copy files and folders to and from containers
+    ///
+    /// The image needs no tar. What is copied out of a container gets no owner, link or special mode that the container chose.
+    #[command(after_help = CP_EXAMPLES)]
+    Cp {
+        #[command(flatten)]
+        options: cp::Options,
         #[command(flatten)]
         scope: Scope,
     },
@@ -245,6 +269,11 @@ Examples:
   coracle history pod web              all revisions
   coracle history web --revision 3     the third one, as YAML
   coracle rollback web                 back to the one before";
+
+const CP_EXAMPLES: &str = "\
+Examples:
+  coracle cp web:/etc/nginx ./nginx          a folder out of pod web
+  coracle cp ./app.conf kube-system/etcd:/   a file into a pod of another namespace";
 
 const JOIN_EXAMPLES: &str = "\
 Examples:
@@ -486,6 +515,11 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Attach { options, scope } => {
+            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
+        }
+        Command::Top(asked) => top::top(asked).await,
+        Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -589,6 +623,11 @@ mod tests {
             "coracle logs -f --tail=5 --since 5m web -c c",
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
+            "coracle attach -it web -c c",
+            "coracle top pod -A --containers --sort-by=memory",
+            "coracle top po web --no-headers",
+            "coracle top nodes --show-capacity",
+            "coracle cp kube-system/web:/etc/hosts . -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, kube, local, log, verify};
+use super::{Node, apply, cluster, exec, history, images, kube, local, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -56,6 +56,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         }
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
         Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
+        Route::Attach { namespace, pod } => exec::attach(&node, &namespace, &pod, &query, request),
+        Route::Copy { namespace, pod } => exec::copy(&node, &namespace, &pod, &query, request),
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await
@@ -75,6 +77,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Kubeconfig if request.method() == Method::DELETE => local::revoke(node).await,
         Route::Kubeconfig => local::kubeconfig(node, query.number("port")?, query.flag("readOnly")?).await,
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
+        Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
     }
 }
 
@@ -132,7 +135,7 @@ fn ready(node: &dyn Node) -> Reply {
     }
 }
 
-fn metrics(text: String) -> Reply {
+pub(super) fn metrics(text: String) -> Reply {
     // Scrapers choose the parser by the type; the end mark is what tells OpenMetrics from the older format.
     let content_type = if text.ends_with("# EOF\n") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

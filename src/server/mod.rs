@@ -6,6 +6,7 @@
 
 pub(crate) mod age;
 mod apply;
+mod auth;
 mod cluster;
 pub(crate) mod columns;
 mod exec;
@@ -13,6 +14,7 @@ mod history;
 mod http;
 mod images;
 mod kube;
+mod kubelet;
 mod listen;
 pub mod local;
 mod log;
@@ -22,9 +24,9 @@ mod reply;
 mod route;
 mod tls;
 pub mod types;
+mod usage;
 mod verify;
 
-pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;
@@ -42,6 +44,7 @@ use crate::source::sources::{Refusal, Rolled};
 use crate::source::{Standing, Verifier};
 use crate::stats::Snapshot;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -86,6 +89,10 @@ pub trait Node: Send + Sync + 'static {
     fn config(&self) -> Arc<Config>;
     /// Metrics in the Prometheus text format.
     fn metrics(&self) -> String;
+    /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.
+    fn probe_metrics(&self) -> String {
+        String::new()
+    }
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
     /// What is known of a pod name, given with or without the node's suffix.
@@ -105,6 +112,10 @@ pub trait Node: Send + Sync + 'static {
     fn local_api(&self) -> &Arc<LocalApi>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
+    /// When the agent started, by its own time.
+    fn started(&self) -> Timestamp;
+    /// How long the agent's loop has given no sign of life: seconds, unless something is wrong.
+    fn quiet_for(&self) -> Duration;
     /// How the node stands to a cluster; `None`: it never can be in one.
     fn cluster(&self) -> Option<Handle>;
 }

@@ -107,6 +107,12 @@ impl Failure {
         value
     }
 
+    /// As the kubelet refuses: the message alone.
+    pub(super) fn into_text(self) -> Reply {
+        let code = self.code;
+        with_type(code, "text/plain; charset=utf-8", bytes(self.message))
+    }
+
     pub(super) fn into_reply(self) -> Reply {
         let code = self.code;
         with_type(code, "application/json", bytes(format!("{}\n", self.status())))

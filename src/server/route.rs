@@ -2,6 +2,7 @@
 
 use super::kube::{self, Asked};
 use super::reply::Failure;
+use super::usage;
 use hyper::Method;
 
 /// What is asked.
@@ -15,6 +16,8 @@ pub(super) enum Route {
     Kube(Asked),
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
+    Attach { namespace: String, pod: String },
+    Copy { namespace: String, pod: String },
     Apply,
     Delete,
     Images,
@@ -29,6 +32,7 @@ pub(super) enum Route {
     Kubeconfig,
     LookForCluster,
     LeaveCluster,
+    Usage(usage::Asked),
 }
 
 /// Reads a request's method and path.
@@ -42,6 +46,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["healthz"] | ["livez"] => (Route::Health, &[Method::GET, Method::HEAD]),
         ["readyz"] => (Route::Ready, &[Method::GET, Method::HEAD]),
         ["metrics"] => (Route::Metrics, &[Method::GET]),
+        _ if let Some(asked) = usage::Asked::of(&segments) => (Route::Usage(asked), &[Method::GET]),
         ["coracle", "v1", "status"] => (Route::Status, &[Method::GET]),
         ["coracle", "v1", "cluster"] => (Route::Cluster, &[Method::GET]),
         ["coracle", "v1", "cluster", "look"] => (Route::LookForCluster, &[Method::POST]),
@@ -57,6 +62,9 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["coracle", "v1", "namespaces", namespace, "pods", pod, "history"] => {
             (Route::History { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
+        ["coracle", "v1", "namespaces", namespace, "pods", pod, "copy"] => {
+            (Route::Copy { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+        }
         ["coracle", "v1", "namespaces", namespace, "pods", pod, "rollback"] => {
             (Route::Rollback { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::POST])
         }
@@ -64,8 +72,11 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
         ["api", "v1", "namespaces", namespace, "pods", pod, "exec"] => {
-            // As the API server: a WebSocket begins with GET, whatever the verb.
-            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+            // As the API server: a WebSocket begins with GET, whatever the verb; SPDY with POST.
+            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
+        }
+        ["api", "v1", "namespaces", namespace, "pods", pod, "attach"] => {
+            (Route::Attach { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
         }
         ["coracle", "v1", "kubeconfig"] => (Route::Kubeconfig, &[Method::POST, Method::DELETE]),
         ref segments => return kube::asked(method, segments).ok_or_else(not_found)?.map(Route::Kube),
@@ -105,6 +116,24 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, value)| value.as_str())
     }
 
+    /// Whether a key is there, with or without a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.all(key).next().is_some()
+    }
+
+    /// The same with one value of a key, in place of all that it had.
+    pub(super) fn with(self, key: &str, value: &str) -> Query {
+        let mut query = self.without(key);
+        query.0.push((key.to_owned(), value.to_owned()));
+        query
+    }
+
+    /// The same without a key.
+    pub(super) fn without(mut self, key: &str) -> Query {
+        self.0.retain(|(k, _)| k != key);
+        self
+    }
+
     /// As the API server reads booleans: absent is false, present without a value is true.
     pub(super) fn flag(&self, key: &str) -> Result<bool, Failure> {
         match self.all(key).next() {
@@ -124,7 +153,7 @@ impl Query {
 }
 
 /// Percent-decodes; `None` when it is no UTF-8 or a `%` is not followed by two hex digits.
-fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
+pub(super) fn decode(text: &str, plus_is_blank: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {

@@ -5,12 +5,14 @@ mod bench;
 mod bench_boot;
 mod bench_image;
 mod bench_probes;
+mod bench_stream;
 mod cluster;
 mod debian;
 mod demo;
 mod fields;
 mod fuzz;
 mod image;
+mod kubelet;
 mod node;
 mod shell;
 mod test;
@@ -31,6 +33,7 @@ cargo xtask <task>
   bench image [--n N]           an image archive into coracle, containerd, podman and tar, side by side
   bench boot [--n N]            from the agent's start to the first of 20 pods, as after a reboot
   bench probes                  what 100 readiness probes a second cost
+  bench stream [--n N]          exec and port-forward of coracle and of a kubelet with containerd, side by side
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   cluster build|up|down         Kubernetes' own control plane: build it from its Go modules, run it on the loopback
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
         ["bench", "image", rest @ ..] => bench_image::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "boot", rest @ ..] => bench_boot::run(number(rest, "--n")?.unwrap_or(5)),
         ["bench", "probes"] => bench_probes::probes(),
+        ["bench", "stream", rest @ ..] => bench_stream::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
         ["fuzz"] => fuzz::list(),
         ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),

@@ -2,6 +2,7 @@
 
 use super::super::reply::Failure;
 use super::super::route::Route;
+use super::super::usage;
 use super::asked::{Asked, Objects, Verb};
 use serde_json::{Value, json};
 
@@ -72,7 +73,9 @@ pub(in crate::server) fn check(who: Who, asked: &Route) -> Result<(), Failure> {
     match asked {
         Route::Health | Route::Ready => Ok(()),
         Route::Log { namespace, .. } => below("log", namespace),
+        Route::Attach { namespace, .. } => below("attach", namespace),
         Route::Exec { namespace, .. } => below("exec", namespace),
+        Route::Usage(usage::Asked::Nodes { .. } | usage::Asked::Pods { .. }) => Ok(()),
         Route::Kube(Asked::Objects(objects)) => objects_check(who, objects),
         Route::Kube(_) => Ok(()),
         _ => Err(Failure::not_found("the server could not find the requested resource")),

@@ -25,6 +25,8 @@ mod write;
 
 pub(super) use access::{ADMINS, READERS, Who, check};
 pub(super) use asked::{Asked, asked};
+pub(super) use resource::Resource;
+pub(super) use selector::{Fields, Selector};
 pub use watch::Lists;
 
 use super::Node;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// Which objects a list or watch is about.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Selector {
+pub(in crate::server) struct Selector {
     fields: Vec<Requirement>,
     labels: Vec<Requirement>,
     /// The node's suffix, when pods may be named without it.
@@ -28,7 +28,7 @@ enum Requirement {
 }
 
 /// The fields that can be selected by, of one object.
-pub(super) trait Fields {
+pub(in crate::server) trait Fields {
     /// Value of a field; `None`: the object's kind has no such field.
     fn field(&self, name: &str) -> Option<&str>;
     /// Labels.
@@ -81,7 +81,7 @@ impl Selector {
     ///
     /// # Errors
     /// 400 with what is wrong with them.
-    pub(super) fn parse(resource: Resource, fields: Option<&str>, labels: Option<&str>) -> Result<Selector, Failure> {
+    pub(in crate::server) fn parse(resource: Resource, fields: Option<&str>, labels: Option<&str>) -> Result<Selector, Failure> {
         let known = match resource {
             Resource::Pods => POD_FIELDS,
             Resource::Nodes => NODE_FIELDS,
@@ -108,7 +108,7 @@ impl Selector {
     }
 
     /// Whether an object is selected.
-    pub(super) fn fits(&self, object: &dyn Fields) -> bool {
+    pub(in crate::server) fn fits(&self, object: &dyn Fields) -> bool {
         let label = |key: &str| object.labels().and_then(|labels| labels.get(key)).map(String::as_str);
         let field = |requirement: &Requirement| {
             requirement.holds(|key| Some(object.field(key).unwrap_or_default())) || self.holds_in_full(requirement, object)
