@@ -1,6 +1,9 @@
 use super::columns::*;
 use super::table::Table;
+use crate::server::types::ImageItem;
 use expect_test::expect;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use serde_json::{Value, json};
 
 fn now() -> Timestamp {

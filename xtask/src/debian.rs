@@ -42,6 +42,8 @@ pub const TESTS: &[Need] = &[
     Need { package: "etcd-client", found: || on_path("etcdctl") },
     // Loses packets on purpose, and is what kube-proxy calls.
     Need { package: "nftables", found: || on_path("nft") },
+    // Fetches kubectl.
+    Need { package: "python3-pip", found: || on_path("pip") || on_path("pip3") },
     // Makes system calls fail.
     Need { package: "strace", found: || on_path("strace") },
 ];
