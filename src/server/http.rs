@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, kube, local, log, usage, verify};
+use super::{Node, apply, cluster, exec, history, images, kube, kubelet, local, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -25,6 +25,8 @@ pub(super) enum Door {
     Loopback,
     /// The local Kubernetes API: what the certificate allows.
     Local(kube::Who),
+    /// The kubelet's port without authentication: health, pods and metrics.
+    ReadOnly,
 }
 
 /// Answers a request; never fails, a refusal is an answer too.
@@ -33,6 +35,9 @@ pub(super) async fn handle(
     door: Door,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<Body>, Infallible> {
+    if door == Door::ReadOnly {
+        return Ok(kubelet::answer_read_only(node, request).await);
+    }
     Ok(answer(node, door, request).await.unwrap_or_else(Failure::into_reply))
 }
 

@@ -22,13 +22,15 @@ mod logfile;
 mod objects;
 mod reply;
 mod route;
+mod secure;
 mod tls;
 pub mod types;
 mod usage;
 mod verify;
 
-pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_read_only};
 pub use logfile::{Line, Tag};
+pub use secure::{bind_read_only, serve_node_api};
 pub(crate) use route::encode;
 pub use kube::Lists;
 pub use local::LocalApi;

@@ -29,6 +29,12 @@ impl Node for Fake {
     fn cluster(&self) -> Option<crate::cluster::Handle> {
         None
     }
+    fn started(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+    fn quiet_for(&self) -> Duration {
+        Duration::ZERO
+    }
     fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.lock().unwrap().clone()
     }

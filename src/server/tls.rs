@@ -9,6 +9,7 @@
 //! for it is the question of each request, so that an authority that is replaced and a certificate that expires count at
 //! once, also for connections that are open, and the answer is 401, which people understand.
 
+use super::listen::asked_to_stop;
 use super::reply::Reply;
 use futures_util::future::BoxFuture;
 use hyper::Request;
@@ -221,7 +222,7 @@ pub(super) async fn serve(
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         tokio::select! {
-            () = stopped(&mut shutdown) => return,
+            () = asked_to_stop(&mut shutdown) => return,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, address)) => {
@@ -255,11 +256,6 @@ pub(super) async fn serve(
             },
         }
     }
-}
-
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    // An error is a dropped sender: the agent is going down too.
-    let _ = shutdown.wait_for(|down| *down).await;
 }
 
 async fn connection(
