@@ -1,7 +1,7 @@
 //! What all workers share, and what the server sees of the node.
 
 use super::events::{EventLog, Note};
-use super::metrics::Metrics;
+use super::metrics::{About, Metrics};
 use super::pulls::Pulls;
 use super::readiness::Readiness;
 use super::shown;
@@ -142,7 +142,12 @@ impl Shared {
     /// Of a node that starts now.
     #[must_use]
     pub fn new(parts: Parts) -> Shared {
-        let metrics = Metrics::default();
+        let metrics = Metrics::of(&About {
+            node: &parts.name,
+            kubelet_version: super::own::KUBELET_VERSION,
+            architecture: parts.runtime.machine().architecture,
+            cgroup_version: parts.runtime.cgroups().version().number(),
+        });
         let local_api = server::LocalApi::new(&parts.config.root_dir, parts.config.server.local_api);
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
@@ -209,6 +214,7 @@ impl Shared {
                     if **old == pod {
                         return;
                     }
+                    self.metrics.work.told(old, &pod, clock::now());
                 }
                 pod.metadata.resource_version = Some((*self.revision.borrow() + 1).to_string());
                 let uid = pod.metadata.uid.clone();
@@ -336,6 +342,9 @@ impl Shared {
     /// Record an event, and log it.
     pub fn note(&self, object: ObjectReference, note: &Note, now: Timestamp) {
         let (reason, message, container) = (note.reason, &note.message, note.container.as_deref());
+        if message.starts_with("Pod was rejected: ") {
+            self.metrics.work.rejected(reason);
+        }
         if note.warning {
             tracing::warn!(reason, container, "{message}");
         } else {
@@ -590,6 +599,10 @@ impl server::Node for Shared {
         let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
         self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
+    }
+
+    fn requests(&self) -> server::Requests {
+        self.metrics.requests.clone()
     }
 
     fn probe_metrics(&self) -> String {

@@ -473,6 +473,9 @@ impl Worker {
         let Some(result) = self.blocking(move |runtime| runtime.execute(&job, &what)).await else { return false };
         let now = clock::now();
         tracing::debug!(?action, took = ?started.elapsed(), ok = result.is_ok(), "action");
+        let role = if let Action::Run { container, .. } = &action { spec.role(container) } else { None };
+        let error = result.as_ref().err().map(runtime::Error::waiting_reason);
+        shared.metrics.work.done(&action, role, started.elapsed(), error);
         match result {
             Ok(notes) => {
                 // A sandbox that fails to be made is undone in between: that is no success.

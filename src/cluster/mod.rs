@@ -15,6 +15,7 @@
 //! Nothing of what runs depends on any of this: while no API server answers, everything goes on with what is known, and
 //! static pods need none of it at all.
 
+mod calls;
 mod certificates;
 mod connection;
 mod context;
@@ -46,6 +47,7 @@ mod supply;
 mod transport;
 mod trouble;
 
+pub use calls::{Calls, calls};
 pub use connection::{Connection, Membership, State};
 pub use ended::Ended;
 pub use leave::{Left, forget, forget_certificates};

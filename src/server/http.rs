@@ -35,6 +35,7 @@ pub(super) async fn handle(
     door: Door,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<Body>, Infallible> {
+    let _counted = node.requests().begin(request.method(), request.uri().path(), false);
     if door == Door::ReadOnly {
         return Ok(kubelet::answer_read_only(node, request).await);
     }

@@ -21,6 +21,7 @@ mod log;
 mod logfile;
 mod objects;
 mod reply;
+mod requests;
 mod route;
 mod secure;
 mod tls;
@@ -30,6 +31,7 @@ mod verify;
 
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_read_only};
 pub use logfile::{Line, Tag};
+pub use requests::Requests;
 pub use secure::{bind_read_only, serve_node_api};
 pub(crate) use route::encode;
 pub use kube::Lists;
@@ -94,6 +96,10 @@ pub trait Node: Send + Sync + 'static {
     /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.
     fn probe_metrics(&self) -> String {
         String::new()
+    }
+    /// Where requests are counted.
+    fn requests(&self) -> Requests {
+        Requests::default()
     }
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);

@@ -2,7 +2,7 @@
 
 use super::Node;
 use super::kube::{Fields, Resource, Selector};
-use super::reply::{self, Failure, Reply};
+use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
 use crate::stats::{self, Snapshot, Usage, text};
 use hyper::StatusCode;
@@ -64,10 +64,18 @@ pub(super) async fn answer(node: &dyn Node, asked: Asked, query: &Query) -> Resu
     match asked {
         Asked::Summary => {
             let only = query.flag("only_cpu_and_memory")?;
-            reply::json(&stats::summary(&*node.stats(SCRAPED).await, node.name(), only))
+            let (snapshot, name) = (node.stats(SCRAPED).await, node.name().to_owned());
+            reply::json(&blocking(move || stats::summary(&snapshot, &name, only)).await?)
         }
-        Asked::Resource => metrics(stats::resource(&*node.stats(SCRAPED).await)),
-        Asked::Cadvisor => metrics(stats::cadvisor(&*node.stats(SCRAPED).await)),
+        Asked::Resource => {
+            let snapshot = node.stats(SCRAPED).await;
+            metrics(blocking(move || stats::resource(&snapshot)).await?)
+        }
+        // A hundred pods fill a megabyte: not on the event loop.
+        Asked::Cadvisor => {
+            let snapshot = node.stats(SCRAPED).await;
+            metrics(blocking(move || stats::cadvisor(&snapshot)).await?)
+        }
         Asked::Probes => metrics(node.probe_metrics()),
         Asked::Nodes { name } => nodes(node, name.as_deref(), query).await,
         Asked::Pods { namespace, name } => pods(node, namespace.as_deref(), name.as_deref(), query).await,

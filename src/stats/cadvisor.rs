@@ -289,3 +289,38 @@ const FILES: &[OfFiles] = &[
     ("container_fs_inodes_free", "Number of available Inodes", |fs| fs.inodes_free),
     ("container_fs_inodes_total", "Number of Inodes", |fs| fs.inodes),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::snapshot;
+    use super::*;
+
+    #[test]
+    fn machine_pods_and_containers_are_told_apart_by_their_labels() {
+        let text = cadvisor(&snapshot());
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\",cpu=\"total\"} 9 \
+             1700000000000",
+            "container_memory_rss{container=\"c\",id=\"/kubepods/podu/i\",image=\"busybox\",name=\"i\",namespace=\"ns\",pod=\"p\"} \
+             512 1700000000000",
+            "container_spec_memory_limit_bytes{container=\"\",id=\"/kubepods/podu\",image=\"\",name=\"\",namespace=\"ns\",pod=\"p\"} \
+             4096 1700000000000",
+            "container_network_transmit_bytes_total{container=\"\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\",\
+             interface=\"eth0\"} 2 1700000000000",
+            "container_fs_usage_bytes{container=\"c\",id=\"/kubepods/podu/i\",image=\"busybox\",name=\"i\",namespace=\"ns\",pod=\"p\",\
+             device=\"\"} 7",
+            "machine_memory_bytes 4096",
+            "container_scrape_error 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\nin\n{text}");
+        }
+        assert!(!text.contains("container_cpu_cfs_periods_total"), "nothing is limited");
+        assert!(!text.contains("\"new\""));
+        // Every family once, whatever rows there are.
+        let mut names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

@@ -17,7 +17,7 @@ pub mod text;
 pub use cadvisor::cadvisor;
 pub use disk::Disk;
 pub use objects::{list as metrics_list, node_metrics, pod_metrics};
-pub use pass::{Meter, Subject, trees};
+pub use pass::{Meter, Subject, agent, trees};
 pub use resource::resource;
 pub use summary::summary;
 
@@ -266,4 +266,64 @@ pub struct FsUsage {
     pub inodes: u64,
     /// Inodes taken.
     pub inodes_used: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine with a pod of two containers, one of which was started just now.
+    pub(super) fn snapshot() -> Snapshot {
+        let time = Timestamp::from_second(1_700_000_000).ok();
+        let memory = Memory { usage: 2048, working_set: 1024, rss: 512, limit: Some(4096), ..Memory::default() };
+        let usage = Usage {
+            time,
+            cpu_nanoseconds: Some(9_000_000_000),
+            cpu_nano_cores: Some(250_000_000),
+            memory: Some(memory),
+            swap_bytes: Some(4),
+            swap_limit: Some(64),
+            processes: Some(3),
+            ..Usage::default()
+        };
+        let fs = FsUsage {
+            time: None,
+            available_bytes: 60,
+            capacity_bytes: 100,
+            used_bytes: 40,
+            inodes_free: 20,
+            inodes: 30,
+            inodes_used: 10,
+        };
+        let container = ContainerStats {
+            name: "c".to_owned(),
+            id: "i".to_owned(),
+            image: "busybox".to_owned(),
+            started: time,
+            usage: usage.clone(),
+            rootfs: Some(FsUsage { used_bytes: 7, inodes_used: 4, ..fs }),
+            ..ContainerStats::default()
+        };
+        let new = ContainerStats { name: "new".to_owned(), ..ContainerStats::default() };
+        let pod = PodStats {
+            namespace: "ns".to_owned(),
+            name: "p".to_owned(),
+            uid: "u".to_owned(),
+            cgroup: "/kubepods/podu".to_owned(),
+            usage: usage.clone(),
+            containers: vec![container, new],
+            ..PodStats::default()
+        };
+        let eth0 = Interface { name: "eth0".to_owned(), rx_bytes: 1, tx_bytes: 2, ..Interface::default() };
+        let node = NodeStats {
+            started: time,
+            usage: Usage { swap_limit: None, ..usage },
+            network: vec![eth0],
+            fs: Some(fs),
+            max_processes: Some(99),
+            cpus: 2,
+            ..NodeStats::default()
+        };
+        Snapshot { window: Some(Duration::from_secs(15)), node, pods: vec![pod] }
+    }
 }

@@ -83,3 +83,30 @@ fn window(snapshot: &Snapshot) -> String {
 fn time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::snapshot;
+    use super::*;
+
+    #[test]
+    fn metrics_are_those_of_metrics_server() {
+        let snapshot = snapshot();
+        let labels = Some(BTreeMap::from([("a".to_owned(), "b".to_owned())]));
+        let pod = pod_metrics(&snapshot, &snapshot.pods[0], &labels).expect("metrics");
+        let wanted = json!({
+            "kind": "PodMetrics", "apiVersion": "metrics.k8s.io/v1beta1",
+            "metadata": { "name": "p", "namespace": "ns", "labels": { "a": "b" }, "creationTimestamp": "2023-11-14T22:13:20Z" },
+            "timestamp": "2023-11-14T22:13:20Z", "window": "15.000s",
+            "containers": [{ "name": "c", "usage": { "cpu": "250000000n", "memory": "1Ki", "swap": "0Ki" } }],
+        });
+        assert_eq!(pod, wanted);
+        let node = node_metrics(&snapshot, "n1", &None).expect("metrics");
+        assert_eq!((&node["kind"], &node["usage"]["cpu"]), (&json!("NodeMetrics"), &json!("250000000n")));
+        // Without a rate there is nothing to tell.
+        let mut first = snapshot;
+        first.node.usage.cpu_nano_cores = None;
+        first.pods[0].containers[0].usage.cpu_nano_cores = None;
+        assert_eq!((node_metrics(&first, "n1", &None), pod_metrics(&first, &first.pods[0], &None)), (None, None));
+    }
+}

@@ -188,11 +188,10 @@ impl Meter {
         let layout = self.runtime.layout();
         let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let stat = file("/proc/stat");
-        let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
         let mut usage = self.usage("/", None, seen).unwrap_or_default();
         usage.time = Some(clock::wall());
         if usage.cpu_nanoseconds.is_none() {
-            usage.cpu_nanoseconds = proc::cpu(&stat, tick_ns);
+            usage.cpu_nanoseconds = proc::cpu(&stat, tick_ns());
             self.rate("/", &mut usage, Instant::now(), seen);
         }
         if let Some((memory, (swap, all))) = proc::memory(&file("/proc/meminfo"), &file("/proc/vmstat")) {
@@ -207,7 +206,10 @@ impl Meter {
             Some(ContainerStats { name: name.to_owned(), started: boot, usage, ..ContainerStats::default() })
         };
         let mut system: Vec<ContainerStats> = groups.into_iter().filter_map(group).collect();
-        system.extend(self.agent(boot, tick_ns, seen));
+        system.extend(agent().map(|mut own| {
+            self.rate("agent", &mut own.usage, Instant::now(), seen);
+            own
+        }));
         let mut network = proc::interfaces(&file("/proc/net/dev"));
         let routes = file("/proc/net/route");
         if let Some(default) = proc::default_interface(&routes) {
@@ -224,42 +226,6 @@ impl Meter {
             cpus: self.runtime.machine().cpus as u64,
             system,
         }
-    }
-
-    /// The agent itself, which need not have a group of its own.
-    fn agent(
-        &self,
-        boot: Option<Timestamp>,
-        tick_ns: u64,
-        seen: &mut HashMap<String, (Instant, u64)>,
-    ) -> Option<ContainerStats> {
-        let own = proc::process(&std::fs::read_to_string("/proc/self/stat").ok()?)?;
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let of = |key| proc::kib(&status, key).unwrap_or(0);
-        let nanoseconds = |ticks: u64| ticks.saturating_mul(tick_ns);
-        let mut usage = Usage {
-            time: Some(clock::wall()),
-            cpu_nanoseconds: Some(nanoseconds(own.user.saturating_add(own.system))),
-            cpu_user_nanoseconds: Some(nanoseconds(own.user)),
-            cpu_system_nanoseconds: Some(nanoseconds(own.system)),
-            memory: Some(Memory {
-                usage: of("VmRSS"),
-                working_set: of("VmRSS"),
-                rss: of("RssAnon"),
-                mapped: of("RssFile"),
-                peak: Some(of("VmHWM")),
-                page_faults: own.minor_faults.saturating_add(own.major_faults),
-                major_page_faults: own.major_faults,
-                ..Memory::default()
-            }),
-            swap_bytes: Some(of("VmSwap")),
-            processes: Some(own.threads),
-            ..Usage::default()
-        };
-        self.rate("agent", &mut usage, Instant::now(), seen);
-        let since = jiff::SignedDuration::try_from(Duration::from_nanos(nanoseconds(own.started))).unwrap_or_default();
-        let started = boot.map(|boot| crate::pod::clock::later(boot, since));
-        Some(ContainerStats { name: "kubelet".to_owned(), started, usage, ..ContainerStats::default() })
     }
 
     fn pod(&self, subject: &Subject, seen: &mut HashMap<String, (Instant, u64)>) -> Option<PodStats> {
@@ -316,6 +282,43 @@ impl Meter {
             ephemeral,
         })
     }
+}
+
+/// How long a tick of the kernel's clock is, in nanoseconds.
+fn tick_ns() -> u64 {
+    1_000_000_000 / rustix::param::clock_ticks_per_second().max(1)
+}
+
+/// What this process, the agent, uses: it need not have a group of its own. Under the kubelet's name.
+#[must_use]
+pub fn agent() -> Option<ContainerStats> {
+    let file = |path: &str| std::fs::read_to_string(path).ok();
+    let (own, status) = (proc::process(&file("/proc/self/stat")?)?, file("/proc/self/status")?);
+    let boot = file("/proc/stat").as_deref().and_then(proc::boot);
+    let of = |key| proc::kib(&status, key).unwrap_or(0);
+    let nanoseconds = |ticks: u64| ticks.saturating_mul(tick_ns());
+    let usage = Usage {
+        time: Some(clock::wall()),
+        cpu_nanoseconds: Some(nanoseconds(own.user.saturating_add(own.system))),
+        cpu_user_nanoseconds: Some(nanoseconds(own.user)),
+        cpu_system_nanoseconds: Some(nanoseconds(own.system)),
+        memory: Some(Memory {
+            usage: of("VmRSS"),
+            working_set: of("VmRSS"),
+            rss: of("RssAnon"),
+            mapped: of("RssFile"),
+            peak: Some(of("VmHWM")),
+            page_faults: own.minor_faults.saturating_add(own.major_faults),
+            major_page_faults: own.major_faults,
+            ..Memory::default()
+        }),
+        swap_bytes: Some(of("VmSwap")),
+        processes: Some(own.threads),
+        ..Usage::default()
+    };
+    let since = jiff::SignedDuration::try_from(Duration::from_nanos(nanoseconds(own.started))).unwrap_or_default();
+    let started = boot.map(|boot| crate::pod::clock::later(boot, since));
+    Some(ContainerStats { name: "kubelet".to_owned(), started, usage, ..ContainerStats::default() })
 }
 
 /// Billionths of a core.

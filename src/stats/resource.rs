@@ -93,3 +93,32 @@ pub(super) fn complete(pod: &PodStats) -> impl Iterator<Item = &ContainerStats> 
 fn borrowed<'a>(labels: &'a [(&'a str, String); 3]) -> [(&'a str, &'a str); 3] {
     labels.each_ref().map(|(name, value)| (*name, value.as_str()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::snapshot;
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn a_container_of_which_there_is_nothing_to_tell_yet_is_left_out() {
+        let text = resource(&snapshot());
+        let samples: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        expect![[r#"
+            node_cpu_usage_seconds_total 9 1700000000000
+            node_memory_working_set_bytes 1024 1700000000000
+            node_swap_usage_bytes 4 1700000000000
+            container_start_time_seconds{container="c",pod="p",namespace="ns"} 1700000000
+            container_cpu_usage_seconds_total{container="c",pod="p",namespace="ns"} 9 1700000000000
+            container_memory_working_set_bytes{container="c",pod="p",namespace="ns"} 1024 1700000000000
+            container_swap_usage_bytes{container="c",pod="p",namespace="ns"} 4 1700000000000
+            container_swap_limit_bytes{container="c",pod="p",namespace="ns"} 64 1700000000000
+            pod_cpu_usage_seconds_total{pod="p",namespace="ns"} 9 1700000000000
+            pod_memory_working_set_bytes{pod="p",namespace="ns"} 1024 1700000000000
+            pod_swap_usage_bytes{pod="p",namespace="ns"} 4 1700000000000
+            scrape_error 0
+            resource_scrape_error 0"#]]
+        .assert_eq(&samples.join("\n"));
+        assert!(resource(&Snapshot::default()).contains("\nresource_scrape_error 1\n"));
+    }
+}

@@ -156,3 +156,39 @@ fn put(out: &mut Value, key: &str, value: Option<impl Into<Value>>) {
         map.insert(key.to_owned(), value.into());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::snapshot;
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn a_summary_has_what_there_is_and_no_more() {
+        let whole = summary(&snapshot(), "n1", false);
+        expect![[r#"{"cpu":{"time":"2023-11-14T22:13:20Z","usageCoreNanoSeconds":9000000000,"usageNanoCores":250000000},"fs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":10,"time":null,"usedBytes":40},"memory":{"availableBytes":3072,"majorPageFaults":0,"pageFaults":0,"rssBytes":512,"time":"2023-11-14T22:13:20Z","usageBytes":2048,"workingSetBytes":1024},"network":{"interfaces":[{"name":"eth0","rxBytes":1,"rxErrors":0,"txBytes":2,"txErrors":0}],"name":"eth0","rxBytes":1,"rxErrors":0,"time":"2023-11-14T22:13:20Z","txBytes":2,"txErrors":0},"nodeName":"n1","rlimit":{"curproc":3,"maxpid":99,"time":"2023-11-14T22:13:20Z"},"runtime":{"containerFs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":4,"time":null,"usedBytes":7},"imageFs":null},"startTime":"2023-11-14T22:13:20Z"}"#]]
+        .assert_eq(&whole["node"].to_string());
+        expect![[r#"{"containers":[{"cpu":{"time":"2023-11-14T22:13:20Z","usageCoreNanoSeconds":9000000000,"usageNanoCores":250000000},"memory":{"availableBytes":3072,"majorPageFaults":0,"pageFaults":0,"rssBytes":512,"time":"2023-11-14T22:13:20Z","usageBytes":2048,"workingSetBytes":1024},"name":"c","rootfs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":4,"time":null,"usedBytes":7},"startTime":"2023-11-14T22:13:20Z","swap":{"swapAvailableBytes":60,"swapUsageBytes":4,"time":"2023-11-14T22:13:20Z"}},{"name":"new","startTime":null}],"podRef":{"name":"p","namespace":"ns","uid":"u"},"process_stats":{"process_count":3},"startTime":null}"#]]
+        .assert_eq(&{
+            let mut pod = whole["pods"][0].clone();
+            for part in ["cpu", "memory", "swap"] {
+                pod.as_object_mut().expect("a pod").remove(part);
+            }
+            pod.to_string()
+        });
+        let brief = summary(&snapshot(), "n1", true);
+        assert!(brief["node"]["fs"].is_null() && brief["pods"][0]["containers"][0]["rootfs"].is_null());
+        assert_eq!(brief["pods"][0]["containers"][0]["cpu"], whole["pods"][0]["containers"][0]["cpu"]);
+        assert_eq!(summary(&Snapshot::default(), "n1", false)["pods"], json!([]));
+    }
+
+    #[test]
+    fn pressure_is_in_nanoseconds() {
+        let mut snapshot = snapshot();
+        let stall = Stall { some: Waited { total_us: 3, avg10: 1.5, ..Waited::default() }, ..Stall::default() };
+        snapshot.node.usage.pressure = Some(Pressure { io: stall, ..Pressure::default() });
+        let node = &summary(&snapshot, "n1", false)["node"];
+        assert_eq!((&node["io"]["psi"]["some"]["total"], &node["io"]["psi"]["some"]["avg10"]), (&json!(3000), &json!(1.5)));
+        assert!(node["cpu"]["psi"].is_object());
+    }
+}

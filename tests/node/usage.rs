@@ -1,11 +1,13 @@
 //! What pods and the node use: real loads, read back in every form that others read them in.
 
 use crate::harness::{Node, PodView, eventually, pod, secs};
+use crate::resources::unified;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// GET over the node's socket; it must work.
 #[track_caller]
@@ -117,11 +119,11 @@ impl Metrics {
 
 /// A number that the kernel has of a container, by its v1 or v2 name and what to multiply the latter with.
 fn kernel(node: &Node, id: &str, v1: &str, v2: (&str, &str, f64)) -> f64 {
-    if let Some(path) = node.container_cgroup(id, v1) {
-        return fs::read_to_string(path).expect("a counter").trim().parse().expect("a number");
+    if let Some(dir) = node.container_cgroup(id, v1) {
+        return fs::read_to_string(dir.join(v1)).expect("a counter").trim().parse().expect("a number");
     }
-    let path = node.container_cgroup(id, v2.0).unwrap_or_else(|| panic!("no {v1} or {} of {id}", v2.0));
-    let text = fs::read_to_string(path).expect("a counter");
+    let dir = node.container_cgroup(id, v2.0).unwrap_or_else(|| panic!("no {v1} or {} of {id}", v2.0));
+    let text = fs::read_to_string(dir.join(v2.0)).expect("a counter");
     let value = text.lines().find_map(|line| line.strip_prefix(v2.1)).expect("a key");
     value.trim().parse::<f64>().expect("a number") * v2.2
 }
@@ -303,6 +305,46 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
     assert_eq!(words[..6], ["NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)", node.name.as_str()]);
     assert!(words[7].ends_with('%') && words[9].ends_with('%') && words.len() == 10, "{table}");
     assert!(node.cli(&["top", "pod", "nobody"]).fails(1).contains("not found"));
+
+    // The node's own metrics: what it did, and what it is.
+    let own = get(&node, "/metrics");
+    for line in [
+        format!("kubelet_node_name{{node=\"{}\"}} 1", node.name),
+        "kubelet_running_containers{container_state=\"running\"} 3".to_owned(),
+        "kubelet_desired_pods{static=\"true\"} 2".to_owned(),
+        "kubelet_working_pods{lifecycle=\"sync\",config=\"desired\",static=\"true\"} 2".to_owned(),
+        "kubelet_started_pods_total 2".to_owned(),
+        "kubelet_started_containers_total{container_type=\"container\"} 3".to_owned(),
+        "kubelet_runtime_operations_total{operation_type=\"start_container\"} 3".to_owned(),
+        "kubelet_pod_start_total_duration_seconds_count 2".to_owned(),
+        "kubelet_pod_start_duration_seconds_count 2".to_owned(),
+        format!("kubelet_cgroup_version {}", if unified() { 2 } else { 1 }),
+    ] {
+        assert!(own.lines().any(|found| found == line), "{line}\nin\n{own}");
+    }
+    let scrapes = "kubelet_http_requests_total{method=\"GET\",path=\"metrics/resource\",server_type=\"readwrite\",long_running=\"false\"} ";
+    assert!(own.lines().any(|line| line.strip_prefix(scrapes).is_some_and(|n| n.parse::<u64>().is_ok_and(|n| n >= 2))));
+    let of_process = |name: &str| -> f64 {
+        let line = own.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
+    };
+    assert!(of_process("process_cpu_seconds_total") > 0.0 && of_process("process_open_fds") >= 5.0);
+    assert!((1e6..200e6).contains(&of_process("process_resident_memory_bytes")));
+
+    // The example shows nothing that is not there.
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/grafana/coracle.json");
+    let example: Value = serde_json::from_str(&fs::read_to_string(example).expect("the example")).expect("JSON");
+    let told = [own, get(&node, "/metrics/cadvisor"), get(&node, "/metrics/probes")].concat();
+    let targets = example["panels"].as_array().expect("panels").iter().flat_map(|p| p["targets"].as_array().expect("targets"));
+    let texts: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
+    let names = texts.iter().flat_map(|text| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
+    let of_ours = |name: &&str| ["container_", "kubelet_", "coracle_", "machine_", "prober_"].iter().any(|p| name.starts_with(p));
+    let names: BTreeSet<&str> = names.filter(of_ours).filter(|name| *name != "container_state").collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        // Nothing has failed.
+        assert!(told.contains(name) || name == "kubelet_runtime_operations_errors_total", "{name}");
+    }
 
     // What is gone is told of no more.
     node.remove("burn.yaml");
