@@ -43,6 +43,8 @@ impl Shared {
                 features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
                 images: Some(images(self.runtime.images().list())),
                 daemon_endpoints: self.daemon_endpoints(),
+                // Sorted. What the API server need not translate for this node.
+                declared_features: Some(vec!["ExtendWebSocketsToKubelet".to_owned()]),
                 node_info: Some(node_info(machine)),
                 runtime_handlers: Some(vec![handler(&machine.kernel)]),
                 ..NodeStatus::default()

@@ -416,11 +416,10 @@ pub fn copy(kubectl: &Kubectl<'_>, pod: &str, dir: &Path) {
     assert_eq!(checksum(&fs::read(format!("{back}/big")).expect("copied")), sum);
     assert_eq!(fs::read_to_string(format!("{back}/ä b")).expect("copied"), "text\n");
     assert_eq!(fs::read(format!("{back}/sub/empty")).expect("copied"), b"");
-    // kubectl says what the container's `tar` said, and takes that for the end.
+    // kubectl takes an archive that is empty for the end, and may be gone before it hears what `tar` said of it.
     let nothing = format!("{back}/nothing");
     let missing = kubectl.run(&["cp", &format!("{pod}:/work/nothing"), &nothing, "-c", "main"]);
-    let said = format!("{}{}", missing.stdout, missing.stderr);
-    assert!(said.contains("/work/nothing") && !Path::new(&nothing).exists(), "{missing:?}");
+    assert!(!Path::new(&nothing).exists(), "{missing:?}");
     sh(kubectl, pod, "main", "rm -r /work/one /work/tree");
     fs::remove_dir_all(dir).expect("remove");
 }

@@ -28,6 +28,8 @@ pub const TESTS: &[Need] = &[
     BUSYBOX,
     Need { package: "iproute2", found: || on_path("ip") },
     Need { package: "mount", found: || on_path("mount") },
+    // Gives a program a terminal of its own.
+    Need { package: "util-linux", found: || on_path("setsid") },
     // Looks at the units. It is on every Debian machine, but not in every container.
     Need { package: "systemd", found: || on_path("systemd-analyze") },
     Need { package: "minisign", found: || on_path("minisign") },

@@ -9,6 +9,7 @@ use crate::kubectl_list as list;
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::Command;
 
 const POD: &str = "tools";
@@ -113,11 +114,20 @@ fn a_metrics_server_gets_what_it_needs_and_nobody_else_gets_it() {
     }
     let token = |account: &str| kubectl.run(&["create", "token", account]).ok().trim().to_owned();
     let ip = node.args.iter().find_map(|a| a.strip_prefix("--node-ip=")).expect("an address").to_owned();
-    // kubectl as a client of nothing but HTTP.
+    // kubectl as a client of nothing but HTTP. Without any user it would ask for one.
+    let config = node.dir.join("nobody.conf");
+    let nobody = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{ "name": "node", "cluster": {
+            "server": format!("https://{ip}:10250"), "insecure-skip-tls-verify": true,
+        } }],
+        "users": [{ "name": "nobody", "user": {} }],
+        "contexts": [{ "name": "it", "context": { "cluster": "node", "user": "nobody" } }],
+    });
+    fs::write(&config, nobody.to_string()).expect("kubeconfig");
     let direct = |credentials: &[String], path: &str| {
         let mut command = Command::new(crate::harness::kubectl());
-        command.args(["--kubeconfig=/dev/null", "--insecure-skip-tls-verify"]).args(credentials);
-        command.arg(format!("--server=https://{ip}:10250")).args(["get", "--raw", path]).env("HOME", &plane.dir);
+        command.arg("--kubeconfig").arg(&config).args(credentials).args(["get", "--raw", path]).env("HOME", &plane.dir);
         plane.inside(|| output(&mut command, b"", secs(30)))
     };
     let scraper = [format!("--token={}", token("metrics-server"))];
