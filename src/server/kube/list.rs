@@ -1,6 +1,5 @@
 //! Lists, and single objects.
 
-use super::super::objects::Shown;
 use super::super::reply::{self, Failure, Reply};
 use super::super::route::Query;
 use super::super::{Node, find_pod};
@@ -25,14 +24,15 @@ pub(super) struct Scope {
     pub(super) view: View,
     namespace: Option<String>,
     selector: Selector,
+    for_kubectl: bool,
 }
 
 /// All objects of a kind, by namespace and name (events: oldest first).
-fn all(node: &dyn Node, resource: Resource) -> Vec<Object> {
+fn all(node: &dyn Node, resource: Resource, for_kubectl: bool) -> Vec<Object> {
     let data = |kind: ObjectKind| {
         let all = node.objects();
         let all = all.iter().filter(|object| object.id().kind == kind);
-        all.map(|object| Object::Data(Box::new(Shown::of(object)))).collect()
+        all.map(|object| Object::data(object, for_kubectl)).collect()
     };
     match resource {
         Resource::Pods => node.pods().into_iter().map(Object::Pod).collect(),
@@ -56,32 +56,32 @@ fn namespaces(node: &dyn Node) -> Vec<Object> {
 }
 
 impl Scope {
-    /// What a query selects. `by_short_name`: pods may be named without the node's suffix, and are then told under the name
-    /// that was asked for, as kubectl compares the two.
+    /// What a query selects. `for_kubectl`: pods may be named without the node's suffix, and are then told under the name
+    /// that was asked for, as kubectl compares the two; and what is secret is masked in a way that it can read.
     pub(super) fn new(
         node: Arc<dyn Node>,
         asked: &Objects,
         shape: Shape,
         query: &Query,
-        by_short_name: bool,
+        for_kubectl: bool,
     ) -> Result<Scope, Failure> {
         let mut selector =
             Selector::parse(asked.resource, query.get("fieldSelector"), query.get("labelSelector"))?;
-        if by_short_name {
+        if for_kubectl {
             selector.without_suffix(node.name());
         }
         let view = View { resource: asked.resource, group: asked.group, shape };
-        Ok(Scope { node, view, namespace: asked.namespace.clone(), selector })
+        Ok(Scope { node, view, namespace: asked.namespace.clone(), selector, for_kubectl })
     }
 
     /// All that is selected.
     pub(super) fn objects(&self) -> Vec<Object> {
-        self.select(all(self.node.as_ref(), self.view.resource))
+        self.select(self.everything())
     }
 
     /// All of the kind.
     pub(super) fn everything(&self) -> Vec<Object> {
-        all(self.node.as_ref(), self.view.resource)
+        all(self.node.as_ref(), self.view.resource, self.for_kubectl)
     }
 
     /// What is selected of these.
@@ -166,9 +166,9 @@ pub(super) fn get(
     asked: &Objects,
     name: &str,
     shape: Shape,
-    by_short_name: bool,
+    for_kubectl: bool,
 ) -> Result<Reply, Failure> {
-    let object = find(node, asked, name, by_short_name)?;
+    let object = find(node, asked, name, for_kubectl)?;
     let view = View { resource: asked.resource, group: asked.group, shape };
     reply::json(&view.one(&object, true, clock::wall()))
 }
@@ -177,14 +177,14 @@ pub(super) fn get(
 ///
 /// # Errors
 /// 404.
-pub(super) fn find(node: &Arc<dyn Node>, asked: &Objects, name: &str, by_short_name: bool) -> Result<Object, Failure> {
+pub(super) fn find(node: &Arc<dyn Node>, asked: &Objects, name: &str, for_kubectl: bool) -> Result<Object, Failure> {
     let missing = || Failure::not_found(format!("{} {name:?} not found", asked.resource.plural()));
     if asked.resource == Resource::Pods {
         let pod = find_pod(node.as_ref(), asked.namespace.as_deref().unwrap_or_default(), name).ok_or_else(missing)?;
-        return Ok(Object::Pod(if by_short_name { renamed(&pod, name) } else { pod }));
+        return Ok(Object::Pod(if for_kubectl { renamed(&pod, name) } else { pod }));
     }
     let is_it = |object: &Object| object.name() == name && object.in_namespace(asked.namespace.as_deref());
-    all(node.as_ref(), asked.resource).into_iter().find(is_it).ok_or_else(missing)
+    all(node.as_ref(), asked.resource, for_kubectl).into_iter().find(is_it).ok_or_else(missing)
 }
 
 #[cfg(test)]

@@ -73,13 +73,13 @@ async fn answer_objects(
     query: &Query,
     sent: Sent,
 ) -> Result<Reply, Failure> {
-    // kubectl compares the name that it asked for with the one it is told; the socket's clients want the real one.
-    let by_short_name = who.is_some();
+    // The socket's clients want real names, and sizes in words.
+    let for_kubectl = who.is_some();
     let shape = accept::shape(header(&sent.headers, ACCEPT), query.get("includeObject"))?;
     match (asked.verb, &asked.name) {
-        (Verb::Read, None) => list::list(Scope::new(node, &asked, shape, query, by_short_name)?, query),
-        (Verb::Read, Some(name)) => list::get(&node, &asked, name, shape, by_short_name),
-        _ => write::write(write::Request { node, asked, query, shape, by_short_name }, sent).await,
+        (Verb::Read, None) => list::list(Scope::new(node, &asked, shape, query, for_kubectl)?, query),
+        (Verb::Read, Some(name)) => list::get(&node, &asked, name, shape, for_kubectl),
+        _ => write::write(write::Request { node, asked, query, shape, for_kubectl }, sent).await,
     }
 }
 

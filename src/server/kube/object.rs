@@ -3,6 +3,7 @@
 use super::super::objects::Shown;
 use super::resource::Group;
 use super::selector::Fields;
+use crate::manifest;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
@@ -35,6 +36,11 @@ impl Serialize for Object {
 }
 
 impl Object {
+    /// A ConfigMap or Secret, whose values nobody is shown.
+    pub(super) fn data(object: &manifest::Object, for_kubectl: bool) -> Object {
+        Object::Data(Box::new(if for_kubectl { Shown::masked(object) } else { Shown::of(object) }))
+    }
+
     /// A namespace: there is one for as long as something is in it.
     pub(super) fn namespace(name: &str, since: Option<Time>) -> Object {
         let label = ("kubernetes.io/metadata.name".to_owned(), name.to_owned());

@@ -6,7 +6,7 @@
 
 use super::super::apply::{self, Change, Edited, Named};
 use super::super::http::Sent;
-use super::super::objects::Shown;
+use super::super::objects::is_mask;
 use super::super::reply::{self, Failure, Reply, blocking};
 use super::super::route::Query;
 use super::super::types::{Action, Cause};
@@ -21,6 +21,8 @@ use super::table::{ListMeta, View};
 use super::{document, one_document};
 use crate::manifest::{ObjectId, ObjectKind};
 use crate::sys::clock;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::header::{HeaderValue, WARNING};
 use hyper::{HeaderMap, StatusCode};
 use k8s_openapi::api::core::v1::Pod;
@@ -40,7 +42,7 @@ pub(super) struct Request<'a> {
     pub(super) asked: Objects,
     pub(super) query: &'a Query,
     pub(super) shape: Shape,
-    pub(super) by_short_name: bool,
+    pub(super) for_kubectl: bool,
 }
 
 /// Of an object that may not be what the client thinks it is.
@@ -80,7 +82,7 @@ impl Request<'_> {
     }
 
     fn object(&self, name: &str) -> Result<Object, Failure> {
-        find(&self.node, &self.asked, name, self.by_short_name)
+        find(&self.node, &self.asked, name, self.for_kubectl)
     }
 
     fn check(&self, name: &str, wanted: &Preconditions) -> Result<(), Failure> {
@@ -135,7 +137,7 @@ impl Request<'_> {
     /// What became of a manifest: a pod that is new is waited for, one that is replaced ends first and is told as it will be.
     async fn result(&self, name: &str, dry: bool, edited: &Edited) -> Result<Object, Failure> {
         if let Some(object) = edited.objects.first() {
-            return Ok(Object::Data(Box::new(Shown::of(object))));
+            return Ok(Object::data(object, self.for_kubectl));
         }
         let Some(wanted) = edited.pods.first() else {
             return Err(Failure::internal("the manifest defines nothing"));
@@ -152,7 +154,7 @@ impl Request<'_> {
             pod.status.get_or_insert_default().phase = Some("Pending".to_owned());
             Arc::new(pod)
         });
-        Ok(Object::Pod(if self.by_short_name { renamed(&pod, name) } else { pod }))
+        Ok(Object::Pod(if self.for_kubectl { renamed(&pod, name) } else { pod }))
     }
 
     async fn appears(&self, name: &str, uid: Option<&str>) -> Option<Arc<Pod>> {
@@ -177,6 +179,11 @@ impl Request<'_> {
             let (version, given) = (&value["apiVersion"], &value["kind"]);
             let why = format!("the object provided is {version} {given}, but {kind:?} of \"v1\" belongs here");
             return Err(Failure::bad_request(why));
+        }
+        for field in ["/metadata", "/metadata/annotations"] {
+            if value.pointer(field).is_some_and(|value| !value.is_object() && !value.is_null()) {
+                return Err(Failure::bad_request(format!("{field}: want an object")));
+            }
         }
         let wanted = strip(&mut value, self.node.name());
         let metadata = &mut value["metadata"];
@@ -231,6 +238,9 @@ fn strip(value: &mut Value, node: &str) -> Preconditions {
     let Some(map) = value.as_object_mut() else { return Preconditions::default() };
     map.remove("status");
     let metadata = map.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    if metadata.is_null() {
+        *metadata = Value::Object(Map::new());
+    }
     let mut wanted = Preconditions::default();
     if let Some(metadata) = metadata.as_object_mut() {
         let text = |value: Option<Value>| value.and_then(|value| value.as_str().map(str::to_owned));
@@ -318,19 +328,25 @@ async fn update(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
     request.edit(name, change, Vec::new()).await
 }
 
-/// What a client was shown of a Secret are sizes: where it sends those back, the value stays.
+/// What a client was shown of a Secret are masks: where it sends those back, the value stays.
 fn keep_secrets(value: &mut Value, present: &Value) {
-    let Some(data) = value["data"].as_object_mut() else { return };
-    let is_size = |value: &Value| value.as_str().is_some_and(|text| text.starts_with('<'));
-    let sizes: Vec<String> = data.iter().filter(|(_, value)| is_size(value)).map(|(key, _)| key.clone()).collect();
-    for key in sizes {
-        match present["data"].get(&key) {
-            Some(kept) => drop(data.insert(key, kept.clone())),
-            None => drop(data.remove(&key)),
+    let length = |key: &str| {
+        let text = present["stringData"][key].as_str().map(str::len);
+        text.or_else(|| STANDARD.decode(present["data"][key].as_str()?).ok().map(|bytes| bytes.len()))
+    };
+    let Some(data) = value.get_mut("data").and_then(Value::as_object_mut) else { return };
+    let (mut kept, mut text) = (Map::new(), Map::new());
+    for (key, value) in std::mem::take(data) {
+        let is_masked = length(&key).is_some_and(|length| value.as_str().is_some_and(|value| is_mask(value, length)));
+        match (is_masked, present["stringData"].get(&key), present["data"].get(&key)) {
+            (true, Some(value), _) => drop(text.insert(key, value.clone())),
+            (true, None, Some(value)) => drop(kept.insert(key, value.clone())),
+            _ => drop(kept.insert(key, value)),
         }
     }
-    if let Some(text) = present.get("stringData") {
-        value["stringData"] = text.clone();
+    *data = kept;
+    if !text.is_empty() {
+        value["stringData"] = Value::Object(text);
     }
 }
 
@@ -358,13 +374,16 @@ async fn patch(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, F
         let mut value = patch::apply(kind, present, patch)
             .map_err(|why| Failure::invalid(format!("{plural} {shown:?} is invalid: patch: {why}"), Vec::new()))?;
         strip(&mut value, &node);
-        if let (Some(uid), Some(metadata)) = (uid, value["metadata"].as_object_mut()) {
+        let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else {
+            return Err(Failure::invalid("the patch leaves no metadata", Vec::new()));
+        };
+        if let Some(uid) = uid {
             metadata.insert("uid".to_owned(), uid);
         }
         // kubectl writes the name that it knows the pod by.
-        let base = value["metadata"]["name"].as_str().map(|name| apply::base_name(name, &node).to_owned());
+        let base = metadata.get("name").and_then(Value::as_str).map(|name| apply::base_name(name, &node).to_owned());
         if is_pod && base.is_some_and(|base| name == base) {
-            value["metadata"]["name"] = name;
+            metadata.insert("name".to_owned(), name);
         }
         Ok(value)
     });
@@ -506,7 +525,7 @@ async fn delete_all(request: Request<'_>, sent: Sent) -> Result<Reply, Failure> 
     let dry = request.is_dry()?;
     let revision = *request.node.changes().borrow();
     let node = Arc::clone(&request.node);
-    let scope = Scope::new(node, &request.asked, request.shape, request.query, request.by_short_name)?;
+    let scope = Scope::new(node, &request.asked, request.shape, request.query, request.for_kubectl)?;
     let is_of_a_file = |object: &Object| match object {
         Object::Pod(pod) => {
             let annotations = pod.metadata.annotations.as_ref();
@@ -559,10 +578,11 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_not_taken_for_secrets() {
-        let mut value = json!({"data": {"a": "<7 bytes>", "b": "eA==", "c": "<1 byte>"}});
-        keep_secrets(&mut value, &json!({"data": {"a": "aHVudGVyMg=="}, "stringData": {"d": "e"}}));
-        assert_eq!(value, json!({"data": {"a": "aHVudGVyMg==", "b": "eA=="}, "stringData": {"d": "e"}}));
+    fn masks_are_not_taken_for_secrets() {
+        // Seven, one and two asterisks.
+        let mut value = json!({"data": {"a": "KioqKioqKg==", "b": "eA==", "c": "Kg==", "d": "Kio="}});
+        keep_secrets(&mut value, &json!({"data": {"a": "aHVudGVyMg=="}, "stringData": {"d": "ef", "e": "gone"}}));
+        assert_eq!(value, json!({"data": {"a": "aHVudGVyMg==", "b": "eA==", "c": "Kg=="}, "stringData": {"d": "ef"}}));
     }
 
     #[test]
