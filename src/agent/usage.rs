@@ -51,8 +51,7 @@ impl Usage {
         {
             return Arc::clone(last);
         }
-        let subjects: Vec<Subject> =
-            pods.iter().filter_map(|pod| Subject::of(pod, self.runtime.layout())).collect();
+        let subjects: Vec<Subject> = pods.iter().filter_map(|pod| Subject::of(pod, self.runtime.layout())).collect();
         self.count(&mut turn, &subjects).await;
         let (begin, meter) = (Instant::now(), Arc::clone(&self.meter));
         let pass = move || meter.lock().unwrap_or_else(PoisonError::into_inner).look(&subjects);

@@ -230,10 +230,9 @@ mod tests {
             #[command(flatten)]
             pods: Pods,
         }
-        let pod = |namespace: &str, name: &str, containers: Value| {
-            json!({ "metadata": { "namespace": namespace, "name": name }, "containers": containers })
-        };
-        let of = |name: &str, cpu: &str, memory: &str| json!({ "name": name, "usage": { "cpu": cpu, "memory": memory } });
+        let pod = |namespace: &str, name: &str, containers: Value| json!({ "metadata": { "namespace": namespace, "name": name }, "containers": containers });
+        let of =
+            |name: &str, cpu: &str, memory: &str| json!({ "name": name, "usage": { "cpu": cpu, "memory": memory } });
         let pods = [
             pod("default", "web", json!([of("app", "1500001n", "2048Ki"), of("side", "250m", "10Mi")])),
             pod("default", "idle", json!([of("app", "1n", "1023Ki")])),

@@ -111,7 +111,8 @@ fn new(
     let service = tower::service_fn(move |request: Request<Body>| {
         let (http, bearer, contact) = (http.clone(), bearer.clone(), Arc::clone(&contact));
         let is_watch = is_watch(request.uri());
-        let (method, host, begun) = (request.method().clone(), server.authority().map(ToString::to_string), Instant::now());
+        let (method, host, begun) =
+            (request.method().clone(), server.authority().map(ToString::to_string), Instant::now());
         let request = addressed(request, &server, bearer.as_deref());
         async move {
             let deadline = Instant::now() + REQUEST;

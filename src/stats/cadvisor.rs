@@ -39,10 +39,6 @@ impl Row<'_> {
 pub fn cadvisor(snapshot: &Snapshot) -> String {
     let mut text = Text::default();
     let node = &snapshot.node;
-    let about = "A metric with a constant '1' value labeled by kernel version, OS version, docker version, cadvisor version & \
-                 cadvisor revision.";
-    let labels = [("cadvisorVersion", ""), ("dockerVersion", ""), ("kernelVersion", ""), ("osVersion", "")];
-    text.family("cadvisor_version_info", about, Kind::Gauge).sample(&labels, Some(1.0), None);
     let rows = rows(snapshot);
     for (name, help, kind, value) in USAGE {
         text.family(name, help, *kind);
@@ -94,7 +90,11 @@ pub fn cadvisor(snapshot: &Snapshot) -> String {
             text.sample(&labels, row.rootfs.as_ref().map(|fs| float(value(fs))), row.rootfs.and_then(|fs| fs.time));
         }
     }
-    text.family("container_start_time_seconds", "Start time of the container since unix epoch in seconds.", Kind::Gauge);
+    text.family(
+        "container_start_time_seconds",
+        "Start time of the container since unix epoch in seconds.",
+        Kind::Gauge,
+    );
     for row in &rows {
         text.sample(&row.labels(), row.started.map(instant), None);
     }
@@ -103,10 +103,22 @@ pub fn cadvisor(snapshot: &Snapshot) -> String {
         text.sample(&row.labels(), row.usage.time.map(instant), None);
     }
     let total = node.usage.memory.and_then(|memory| memory.limit).map(float);
-    text.family("machine_cpu_cores", "Number of logical CPU cores.", Kind::Gauge).sample(&[], Some(float(node.cpus)), None);
-    text.family("machine_memory_bytes", "Amount of memory installed on the machine.", Kind::Gauge).sample(&[], total, None);
+    text.family("machine_cpu_cores", "Number of logical CPU cores.", Kind::Gauge).sample(
+        &[],
+        Some(float(node.cpus)),
+        None,
+    );
+    text.family("machine_memory_bytes", "Amount of memory installed on the machine.", Kind::Gauge).sample(
+        &[],
+        total,
+        None,
+    );
     let swap = node.usage.swap_limit.map(float);
-    text.family("machine_swap_bytes", "Amount of swap memory available on the machine.", Kind::Gauge).sample(&[], swap, None);
+    text.family("machine_swap_bytes", "Amount of swap memory available on the machine.", Kind::Gauge).sample(
+        &[],
+        swap,
+        None,
+    );
     let failed = f64::from(u8::from(node.usage.memory.is_none()));
     let help = "1 if there was an error while getting container metrics, 0 otherwise";
     text.family("container_scrape_error", help, Kind::Gauge).sample(&[], Some(failed), None);
@@ -169,7 +181,9 @@ const USAGE: &[OfUsage] = &[
     ("container_spec_cpu_period", "CPU period of the container.", Kind::Gauge, |u| {
         u.throttling.map(|t| float(t.period_us))
     }),
-    ("container_spec_cpu_quota", "CPU quota of the container.", Kind::Gauge, |u| u.throttling.map(|t| float(t.quota_us))),
+    ("container_spec_cpu_quota", "CPU quota of the container.", Kind::Gauge, |u| {
+        u.throttling.map(|t| float(t.quota_us))
+    }),
     ("container_memory_swap", "Container swap usage in bytes.", Kind::Gauge, |u| u.swap_bytes.map(float)),
     ("container_oom_events_total", "Count of out of memory events observed for the container", Kind::Counter, |u| {
         u.oom_kills.map(float)
@@ -181,7 +195,9 @@ const USAGE: &[OfUsage] = &[
     ("container_fs_writes_bytes_total", "Cumulative count of bytes written", Kind::Counter, |u| {
         u.io.map(|io| float(io.written_bytes))
     }),
-    ("container_fs_reads_total", "Cumulative count of reads completed", Kind::Counter, |u| u.io.map(|io| float(io.reads))),
+    ("container_fs_reads_total", "Cumulative count of reads completed", Kind::Counter, |u| {
+        u.io.map(|io| float(io.reads))
+    }),
     ("container_fs_writes_total", "Cumulative count of writes completed", Kind::Counter, |u| {
         u.io.map(|io| float(io.writes))
     }),
@@ -267,12 +283,16 @@ const NETWORK: &[OfInterface] = &[
     ("container_network_receive_packets_dropped_total", "Cumulative count of packets dropped while receiving", |i| {
         i.rx_dropped
     }),
-    ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |i| i.rx_errors),
+    ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving", |i| {
+        i.rx_errors
+    }),
     ("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted", |i| i.tx_bytes),
     ("container_network_transmit_packets_total", "Cumulative count of packets transmitted", |i| i.tx_packets),
-    ("container_network_transmit_packets_dropped_total", "Cumulative count of packets dropped while transmitting", |i| {
-        i.tx_dropped
-    }),
+    (
+        "container_network_transmit_packets_dropped_total",
+        "Cumulative count of packets dropped while transmitting",
+        |i| i.tx_dropped,
+    ),
     ("container_network_transmit_errors_total", "Cumulative count of errors encountered while transmitting", |i| {
         i.tx_errors
     }),

@@ -217,7 +217,10 @@ mod tests {
         assert_eq!((seen.cpu_nanoseconds, seen.cpu_system_nanoseconds), (Some(5_000_000_000), Some(2_000_000_000)));
         let memory = seen.memory.expect("memory");
         assert_eq!((memory.usage, memory.working_set, memory.rss, memory.limit), (1000, 600, 500, None));
-        assert_eq!((memory.page_faults, seen.swap_bytes, seen.processes, seen.oom_kills), (9, Some(3), Some(3), Some(2)));
+        assert_eq!(
+            (memory.page_faults, seen.swap_bytes, seen.processes, seen.oom_kills),
+            (9, Some(3), Some(3), Some(2))
+        );
         assert_eq!(seen.throttling.map(|t| (t.quota_us, t.period_us, t.throttled_periods)), Some((50_000, 100_000, 4)));
         assert_eq!(seen.io, Some(Io { read_bytes: 11, written_bytes: 20, reads: 1, writes: 2 }));
         // No limit, no throttling; no group, nothing.
@@ -228,10 +231,13 @@ mod tests {
 
     #[test]
     fn version_2_is_read() {
-        let pressure = "some avg10=1.50 avg60=0.20 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n";
+        let pressure =
+            "some avg10=1.50 avg60=0.20 avg300=0.00 total=1234\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n";
         let read: &dyn Fn(&str, &str) -> Option<String> = &|_, file| {
             let text = match file {
-                "cpu.stat" => "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 1\nnr_throttled 1\nthrottled_usec 2\n",
+                "cpu.stat" => {
+                    "usage_usec 5\nuser_usec 3\nsystem_usec 2\nnr_periods 1\nnr_throttled 1\nthrottled_usec 2\n"
+                }
                 "cpu.max" => "20000 100000\n",
                 "memory.current" => "1000\n",
                 "memory.max" => "4096\n",

@@ -27,7 +27,8 @@ pub(super) fn interfaces(text: &str) -> Vec<Interface> {
             tx_dropped,
         })
     };
-    let from_outside = |i: &Interface| i.name != "lo" && !["veth", "docker"].iter().any(|kind| i.name.starts_with(kind));
+    let from_outside =
+        |i: &Interface| i.name != "lo" && !["veth", "docker"].iter().any(|kind| i.name.starts_with(kind));
     text.lines().filter_map(one).filter(from_outside).collect()
 }
 
@@ -141,7 +142,10 @@ mod tests {
         let seen = interfaces(text);
         assert_eq!(seen.len(), 1);
         let eth0 = &seen[0];
-        assert_eq!((eth0.name.as_str(), eth0.rx_bytes, eth0.rx_packets, eth0.rx_errors, eth0.rx_dropped), ("eth0", 1, 2, 3, 4));
+        assert_eq!(
+            (eth0.name.as_str(), eth0.rx_bytes, eth0.rx_packets, eth0.rx_errors, eth0.rx_dropped),
+            ("eth0", 1, 2, 3, 4)
+        );
         assert_eq!((eth0.tx_bytes, eth0.tx_packets, eth0.tx_errors, eth0.tx_dropped), (5, 6, 7, 8));
         let routes = "Iface\tDestination\tGateway\nbr0\t0000A8C0\t0\nens3\t00000000\t0100A8C0\n";
         assert_eq!(default_interface(routes), Some("ens3"));

@@ -56,7 +56,11 @@ const NODE: [Family; 3] = [
 ];
 
 const CONTAINER: [Family; 3] = [
-    ("container_cpu_usage_seconds_total", "Cumulative cpu time consumed by the container in core-seconds", Kind::Counter),
+    (
+        "container_cpu_usage_seconds_total",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        Kind::Counter,
+    ),
     ("container_memory_working_set_bytes", "Current working set of the container in bytes", Kind::Gauge),
     ("container_swap_usage_bytes", "Current amount of the container swap usage in bytes", Kind::Gauge),
 ];

@@ -25,8 +25,13 @@ pub fn summary(snapshot: &Snapshot, node_name: &str, only_cpu_and_memory: bool) 
                 ..sum
             })
         });
-        put(&mut out, "runtime", Some(json!({ "imageFs": node.image_fs.map(fs), "containerFs": container_fs.map(fs) })));
-        let rlimit = json!({ "time": node.usage.time.map(time), "maxpid": node.max_processes, "curproc": node.usage.processes });
+        put(
+            &mut out,
+            "runtime",
+            Some(json!({ "imageFs": node.image_fs.map(fs), "containerFs": container_fs.map(fs) })),
+        );
+        let rlimit =
+            json!({ "time": node.usage.time.map(time), "maxpid": node.max_processes, "curproc": node.usage.processes });
         put(&mut out, "rlimit", Some(rlimit));
     }
     json!({ "node": out, "pods": snapshot.pods.iter().map(|each| pod(each, all)).collect::<Vec<Value>>() })
@@ -166,9 +171,9 @@ mod tests {
     #[test]
     fn a_summary_has_what_there_is_and_no_more() {
         let whole = summary(&snapshot(), "n1", false);
-        expect![[r#"{"cpu":{"time":"2023-11-14T22:13:20Z","usageCoreNanoSeconds":9000000000,"usageNanoCores":250000000},"fs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":10,"time":null,"usedBytes":40},"memory":{"availableBytes":3072,"majorPageFaults":0,"pageFaults":0,"rssBytes":512,"time":"2023-11-14T22:13:20Z","usageBytes":2048,"workingSetBytes":1024},"network":{"interfaces":[{"name":"eth0","rxBytes":1,"rxErrors":0,"txBytes":2,"txErrors":0}],"name":"eth0","rxBytes":1,"rxErrors":0,"time":"2023-11-14T22:13:20Z","txBytes":2,"txErrors":0},"nodeName":"n1","rlimit":{"curproc":3,"maxpid":99,"time":"2023-11-14T22:13:20Z"},"runtime":{"containerFs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":4,"time":null,"usedBytes":7},"imageFs":null},"startTime":"2023-11-14T22:13:20Z"}"#]]
+        expect![[r#"{"cpu":{"time":"2023-11-14T22:13:20Z","usageCoreNanoSeconds":9000000000,"usageNanoCores":250000000},"fs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":10,"time":null,"usedBytes":40},"memory":{"availableBytes":3072,"majorPageFaults":0,"pageFaults":0,"rssBytes":512,"time":"2023-11-14T22:13:20Z","usageBytes":2048,"workingSetBytes":1024},"network":{"interfaces":[{"name":"eth0","rxBytes":1,"rxErrors":0,"txBytes":2,"txErrors":0}],"name":"eth0","rxBytes":1,"rxErrors":0,"time":"2023-11-14T22:13:20Z","txBytes":2,"txErrors":0},"nodeName":"n1","rlimit":{"curproc":3,"maxpid":99,"time":"2023-11-14T22:13:20Z"},"runtime":{"containerFs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":4,"time":null,"usedBytes":7},"imageFs":null},"startTime":"2023-11-14T22:13:20Z","swap":{"swapUsageBytes":4,"time":"2023-11-14T22:13:20Z"}}"#]]
         .assert_eq(&whole["node"].to_string());
-        expect![[r#"{"containers":[{"cpu":{"time":"2023-11-14T22:13:20Z","usageCoreNanoSeconds":9000000000,"usageNanoCores":250000000},"memory":{"availableBytes":3072,"majorPageFaults":0,"pageFaults":0,"rssBytes":512,"time":"2023-11-14T22:13:20Z","usageBytes":2048,"workingSetBytes":1024},"name":"c","rootfs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":4,"time":null,"usedBytes":7},"startTime":"2023-11-14T22:13:20Z","swap":{"swapAvailableBytes":60,"swapUsageBytes":4,"time":"2023-11-14T22:13:20Z"}},{"name":"new","startTime":null}],"podRef":{"name":"p","namespace":"ns","uid":"u"},"process_stats":{"process_count":3},"startTime":null}"#]]
+        expect![[r#"{"containers":[{"cpu":{"time":"2023-11-14T22:13:20Z","usageCoreNanoSeconds":9000000000,"usageNanoCores":250000000},"memory":{"availableBytes":3072,"majorPageFaults":0,"pageFaults":0,"rssBytes":512,"time":"2023-11-14T22:13:20Z","usageBytes":2048,"workingSetBytes":1024},"name":"c","rootfs":{"availableBytes":60,"capacityBytes":100,"inodes":30,"inodesFree":20,"inodesUsed":4,"time":null,"usedBytes":7},"startTime":"2023-11-14T22:13:20Z","swap":{"swapAvailableBytes":60,"swapUsageBytes":4,"time":"2023-11-14T22:13:20Z"}},{"name":"new"}],"podRef":{"name":"p","namespace":"ns","uid":"u"},"process_stats":{"process_count":3}}"#]]
         .assert_eq(&{
             let mut pod = whole["pods"][0].clone();
             for part in ["cpu", "memory", "swap"] {
@@ -188,7 +193,10 @@ mod tests {
         let stall = Stall { some: Waited { total_us: 3, avg10: 1.5, ..Waited::default() }, ..Stall::default() };
         snapshot.node.usage.pressure = Some(Pressure { io: stall, ..Pressure::default() });
         let node = &summary(&snapshot, "n1", false)["node"];
-        assert_eq!((&node["io"]["psi"]["some"]["total"], &node["io"]["psi"]["some"]["avg10"]), (&json!(3000), &json!(1.5)));
+        assert_eq!(
+            (&node["io"]["psi"]["some"]["total"], &node["io"]["psi"]["some"]["avg10"]),
+            (&json!(3000), &json!(1.5))
+        );
         assert!(node["cpu"]["psi"].is_object());
     }
 }

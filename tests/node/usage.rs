@@ -72,7 +72,10 @@ impl Metrics {
         let end = line.find(['{', ' ']).expect("a name");
         let (name, mut rest) = line.split_at(end);
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-        assert!(!name.is_empty() && name.chars().all(legal) && !name.starts_with(|c: char| c.is_ascii_digit()), "{line}");
+        assert!(
+            !name.is_empty() && name.chars().all(legal) && !name.starts_with(|c: char| c.is_ascii_digit()),
+            "{line}"
+        );
         let mut labels = BTreeMap::new();
         if let Some(inner) = rest.strip_prefix('{') {
             rest = inner;
@@ -106,7 +109,8 @@ impl Metrics {
     #[track_caller]
     fn one(&self, name: &str, wanted: &[(&str, &str)]) -> (f64, Option<i64>) {
         let all = self.0.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.0.keys()));
-        let has = |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(*k).is_some_and(|l| l == v));
+        let has =
+            |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(*k).is_some_and(|l| l == v));
         let found: Vec<&Sample> = all.iter().filter(|(labels, ..)| has(labels)).collect();
         assert_eq!(found.len(), 1, "{name}{wanted:?} in {all:?}");
         (found[0].1, found[0].2)
@@ -157,7 +161,9 @@ fn loads(node: &Node) -> (PodView, PodView) {
     ]);
     let pods = (node.run(&burn), node.run(&hold));
     let name = pods.1.name().to_owned();
-    eventually("the memory is held", secs(60), || node.cli(&["exec", &name, "--", "test", "-e", "/done"]).code == Some(0));
+    eventually("the memory is held", secs(60), || {
+        node.cli(&["exec", &name, "--", "test", "-e", "/done"]).code == Some(0)
+    });
     pods
 }
 
@@ -221,12 +227,15 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
     });
     let metrics = Metrics::parse(&get(&node, "/metrics/cadvisor"));
     assert_eq!(metrics.value("container_spec_memory_limit_bytes", &limited), f64::from(64 << 20));
-    let quota = metrics.value("container_spec_cpu_quota", &limited) / metrics.value("container_spec_cpu_period", &limited);
+    let quota =
+        metrics.value("container_spec_cpu_quota", &limited) / metrics.value("container_spec_cpu_period", &limited);
     assert!((quota - 0.2).abs() < 1e-9, "{quota}");
     assert!(metrics.value("container_memory_rss", &[("pod", hold.name()), ("container", "main")]) >= 30e6);
     let id = metrics.0[cpu].iter().find(|(l, ..)| l["pod"] == hold.name() && l["container"] == "main").expect("it");
     assert_eq!((id.0["name"].as_str(), id.0["cpu"].as_str()), (hold.id("main").as_str(), "total"));
-    assert!(id.0["id"].ends_with(&format!("/pod{}/{}", hold.uid(), hold.id("main"))) && id.0["image"].contains("busybox"));
+    assert!(
+        id.0["id"].ends_with(&format!("/pod{}/{}", hold.uid(), hold.id("main"))) && id.0["image"].contains("busybox")
+    );
     let network = [("pod", hold.name()), ("interface", "eth0")];
     let sent = metrics.value("container_network_transmit_bytes_total", &network);
     node.sh(hold.name(), "echo hello | nc -u -w1 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') 9; true");
@@ -240,7 +249,8 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
     // The summary.
     let summary = get_json(&node, "/stats/summary");
     let pods = summary["pods"].as_array().expect("pods");
-    let found = |name: &str| pods.iter().find(|pod| pod["podRef"]["name"] == name).unwrap_or_else(|| panic!("{summary}"));
+    let found =
+        |name: &str| pods.iter().find(|pod| pod["podRef"]["name"] == name).unwrap_or_else(|| panic!("{summary}"));
     let (of_burn, of_hold) = (found(burn.name()), found(hold.name()));
     assert_eq!(of_hold["podRef"], json!({ "name": hold.name(), "namespace": "default", "uid": hold.uid() }));
     let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value} in {summary}"));
@@ -249,13 +259,15 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
     assert!((5_000_000..8_000_000).contains(&number(&container["rootfs"]["usedBytes"])), "{container}");
     assert!((100_000..1_000_000).contains(&number(&container["logs"]["usedBytes"])), "{container}");
     assert!(number(&container["rootfs"]["inodesUsed"]) >= 2);
-    let volume = |name: &str| of_hold["volume"].as_array().expect("volumes").iter().find(|v| v["name"] == name).expect("it");
+    let volume =
+        |name: &str| of_hold["volume"].as_array().expect("volumes").iter().find(|v| v["name"] == name).expect("it");
     assert!((3_000_000..4_000_000).contains(&number(&volume("disk")["usedBytes"])));
     assert!((2_000_000..3_000_000).contains(&number(&volume("memory")["usedBytes"])));
     assert_eq!(number(&volume("memory")["capacityBytes"]), 8 << 20);
     assert!((8_100_000..13_000_000).contains(&number(&of_hold["ephemeral-storage"]["usedBytes"])), "{of_hold}");
     assert_eq!(of_hold["network"]["name"], "eth0");
-    let main = of_burn["containers"].as_array().expect("containers").iter().find(|c| c["name"] == "main").expect("main");
+    let main =
+        of_burn["containers"].as_array().expect("containers").iter().find(|c| c["name"] == "main").expect("main");
     // No more than it may; how much less is up to whoever else is on the machine.
     let rate = number(&main["cpu"]["usageNanoCores"]);
     assert!((1..300_000_000).contains(&rate), "{rate}");
@@ -263,8 +275,13 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
     assert!(container["memory"].get("availableBytes").is_none(), "it has no limit");
     let this = &summary["node"];
     assert_eq!(this["nodeName"], node.name);
-    for path in ["/cpu/usageCoreNanoSeconds", "/memory/availableBytes", "/fs/capacityBytes", "/rlimit/maxpid", "/rlimit/curproc"]
-    {
+    for path in [
+        "/cpu/usageCoreNanoSeconds",
+        "/memory/availableBytes",
+        "/fs/capacityBytes",
+        "/rlimit/maxpid",
+        "/rlimit/curproc",
+    ] {
         assert!(number(this.pointer(path).unwrap_or_else(|| panic!("{path} in {this}"))) > 0, "{path}");
     }
     assert!(number(&this["runtime"]["imageFs"]["usedBytes"]) > 500_000, "busybox");
@@ -277,7 +294,8 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
 
     // Probes.
     eventually("the probe is counted", secs(30), || {
-        let labels = [("container", "quiet"), ("probe_type", "Readiness"), ("result", "successful"), ("pod_uid", burn.uid())];
+        let labels =
+            [("container", "quiet"), ("probe_type", "Readiness"), ("result", "successful"), ("pod_uid", burn.uid())];
         let all = Metrics::parse(&get(&node, "/metrics/probes"));
         all.0.contains_key("prober_probe_total") && all.value("prober_probe_total", &labels) >= 2.0
     });
@@ -335,10 +353,12 @@ fn what_pods_use_is_told_as_it_is_in_every_form() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/grafana/coracle.json");
     let example: Value = serde_json::from_str(&fs::read_to_string(example).expect("the example")).expect("JSON");
     let told = [own, get(&node, "/metrics/cadvisor"), get(&node, "/metrics/probes")].concat();
-    let targets = example["panels"].as_array().expect("panels").iter().flat_map(|p| p["targets"].as_array().expect("targets"));
+    let targets =
+        example["panels"].as_array().expect("panels").iter().flat_map(|p| p["targets"].as_array().expect("targets"));
     let texts: Vec<&str> = targets.filter_map(|target| target["expr"].as_str()).collect();
     let names = texts.iter().flat_map(|text| text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
-    let of_ours = |name: &&str| ["container_", "kubelet_", "coracle_", "machine_", "prober_"].iter().any(|p| name.starts_with(p));
+    let of_ours =
+        |name: &&str| ["container_", "kubelet_", "coracle_", "machine_", "prober_"].iter().any(|p| name.starts_with(p));
     let names: BTreeSet<&str> = names.filter(of_ours).filter(|name| *name != "container_state").collect();
     assert!(names.len() > 15, "{names:?}");
     for name in names {

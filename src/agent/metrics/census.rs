@@ -64,7 +64,11 @@ impl Census {
         let help = "Start time of the process since unix epoch in seconds";
         registry.register("process_start_time_seconds", help, census.started.clone());
         registry.register("process_resident_memory_bytes", "Resident memory size in bytes", census.resident.clone());
-        registry.register("process_virtual_memory_bytes", "Virtual memory size in bytes", census.virtual_memory.clone());
+        registry.register(
+            "process_virtual_memory_bytes",
+            "Virtual memory size in bytes",
+            census.virtual_memory.clone(),
+        );
         registry.register("process_open_fds", "Number of open file descriptors", census.files.clone());
         registry.register("process_max_fds", "Maximum number of open file descriptors", census.max_files.clone());
         registry.register("process_threads", "Number of threads", census.threads.clone());

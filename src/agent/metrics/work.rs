@@ -33,8 +33,8 @@ pub struct Work {
 
 /// Bounds of the kubelet's histograms of pod starts, in seconds.
 const START_BUCKETS: [f64; 25] = [
-    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0, 600.0,
-    900.0, 1200.0, 1800.0, 2700.0, 3600.0,
+    0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 20.0, 30.0, 45.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 480.0,
+    600.0, 900.0, 1200.0, 1800.0, 2700.0, 3600.0,
 ];
 impl Work {
     pub(super) fn register(registry: &mut Registry) -> Work {
@@ -55,7 +55,11 @@ impl Work {
         registry.register("kubelet_started_pods", "Cumulative number of pods started", work.pods.clone());
         let help = "Cumulative number of errors when starting pods";
         registry.register("kubelet_started_pods_errors", help, work.pod_errors.clone());
-        registry.register("kubelet_started_containers", "Cumulative number of containers started", work.containers.clone());
+        registry.register(
+            "kubelet_started_containers",
+            "Cumulative number of containers started",
+            work.containers.clone(),
+        );
         let help = "Cumulative number of errors when starting containers";
         registry.register("kubelet_started_containers_errors", help, work.container_errors.clone());
         let help = "Cumulative number of runtime operations by operation type";
