@@ -219,7 +219,9 @@ fn tidy(purpose: Purpose, dir: &Path, used: &Path) {
 /// The certificates that were kept in a folder.
 fn issued(purpose: Purpose, dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| purpose.is_issued(name))).collect()
+    entries
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| purpose.is_issued(name)))
+        .collect()
 }
 
 /// Removes all certificates and their keys that were kept in a folder, and the links.

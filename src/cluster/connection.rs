@@ -9,8 +9,8 @@
 //!
 //! Nothing here ends the process or touches a pod: whatever is wrong is told, and tried again.
 
-use super::context::Context;
 use super::certificates::Purpose;
+use super::context::Context;
 use super::credentials::{Credentials, Found, Survey};
 use super::csr::{self, Wanted};
 use super::review::Reviewer;
@@ -131,11 +131,9 @@ pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>, mut
             (epoch, digest) = (epoch + 1, now);
         }
         context.reviewer.send_replace(match (&survey.found, &client) {
-            (Found::Ready(own), Some(link)) => Some(Reviewer {
-                connection: link.connection.clone(),
-                epoch,
-                authorities: Arc::clone(&own.authorities),
-            }),
+            (Found::Ready(own), Some(link)) => {
+                Some(Reviewer { connection: link.connection.clone(), epoch, authorities: Arc::clone(&own.authorities) })
+            }
             _ => None,
         });
         let work = async {

@@ -289,7 +289,8 @@ mod tests {
         disk.write("kubeconfig", BY_FILE);
         assert!(matches!(disk.survey(NOW).found, Found::Bootstrap(_)));
         let (chain, key) = certificate([2027, 2028]);
-        certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, NOW.parse().unwrap()).unwrap();
+        certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, NOW.parse().unwrap())
+            .unwrap();
         let survey = disk.survey(NOW);
         assert!(matches!(&survey.found, Found::Ready(own) if own.foreign.is_none()) && survey.spare.is_some());
         assert!(matches!(disk.survey("2029-01-01T00:00:00Z").found, Found::Bootstrap(_)));
@@ -318,7 +319,8 @@ mod tests {
         assert!(ready(disk.survey(NOW)).foreign.is_some());
         for (year, used, foreign) in [(2026, "2027", true), (2028, "2028", false)] {
             let (chain, key) = certificate([year, 2030]);
-            certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, NOW.parse().unwrap()).unwrap();
+            certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, NOW.parse().unwrap())
+                .unwrap();
             let own = ready(disk.survey(NOW));
             assert_eq!((begins(&own).as_str(), own.foreign.is_some()), (used, foreign));
         }
@@ -340,7 +342,14 @@ mod tests {
         assert_eq!(used(), ("2027".to_owned(), true), "still to be replaced");
         // The signer dates back.
         let (chain, key) = certificate([2026, 2030]);
-        certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, now + jiff::SignedDuration::from_secs(60)).unwrap();
+        certificates::keep(
+            certificates::Purpose::Client,
+            &disk.1.cert_dir,
+            &chain,
+            &key,
+            now + jiff::SignedDuration::from_secs(60),
+        )
+        .unwrap();
         assert_eq!(used(), ("2026".to_owned(), false));
         // Somebody gives the node a new one.
         let (chain, key) = certificate([2028, 2031]);

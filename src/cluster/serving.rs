@@ -178,10 +178,9 @@ mod tests {
     use k8s_openapi::api::core::v1::{NodeAddress, NodeStatus};
 
     fn addresses(listed: &[(&str, &str)]) -> Addresses {
-        let listed = listed.iter().map(|(type_, address)| NodeAddress {
-            type_: (*type_).to_owned(),
-            address: (*address).to_owned(),
-        });
+        let listed = listed
+            .iter()
+            .map(|(type_, address)| NodeAddress { type_: (*type_).to_owned(), address: (*address).to_owned() });
         let status = NodeStatus { addresses: Some(listed.collect()), ..NodeStatus::default() };
         Addresses::of(&Node { status: Some(status), ..Node::default() })
     }

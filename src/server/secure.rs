@@ -61,9 +61,7 @@ pub async fn serve_node_api(node: Arc<dyn Node>, mut shutdown: watch::Receiver<b
     let certificate: Arc<dyn Shown> = Arc::new(Certificate::new(node.as_ref(), &config));
     let answer: Arc<tls::Answer> = {
         let node = Arc::clone(&node);
-        Arc::new(move |peer, request| {
-            Box::pin(kubelet::answer(Arc::clone(&node), Arc::clone(&guard), peer, request))
-        })
+        Arc::new(move |peer, request| Box::pin(kubelet::answer(Arc::clone(&node), Arc::clone(&guard), peer, request)))
     };
     loop {
         tokio::select! {
@@ -204,9 +202,8 @@ impl Certificate {
         let mut made = self.made();
         let problem = match read {
             Ok((chain, key)) => {
-                let same = |known: &(Arc<Vec<u8>>, Arc<Vec<u8>>)| {
-                    Arc::ptr_eq(&known.0, &chain) && Arc::ptr_eq(&known.1, &key)
-                };
+                let same =
+                    |known: &(Arc<Vec<u8>>, Arc<Vec<u8>>)| Arc::ptr_eq(&known.0, &chain) && Arc::ptr_eq(&known.1, &key);
                 if made.files.as_ref().is_some_and(same) {
                     return;
                 }
@@ -317,9 +314,7 @@ fn due(pem: &[u8], name: &str) -> Option<Timestamp> {
     let der = CertificateDer::from_pem_slice(pem).ok()?;
     let (_, read) = X509Certificate::from_der(&der).ok()?;
     let names = read.subject_alternative_name().ok()??;
-    let is_for = |of: &x509_parser::prelude::GeneralName<'_>| {
-        matches!(of, x509_parser::prelude::GeneralName::DNSName(of) if *of == name)
-    };
+    let is_for = |of: &x509_parser::prelude::GeneralName<'_>| matches!(of, x509_parser::prelude::GeneralName::DNSName(of) if *of == name);
     let ends = Timestamp::from_second(read.validity().not_after.timestamp()).ok()?;
     names.value.general_names.iter().any(is_for).then(|| ends.checked_sub(EARLY).unwrap_or(ends))
 }
@@ -360,7 +355,8 @@ mod tests {
 
     #[test]
     fn a_pair_that_does_not_fit_is_refused() {
-        let (one, two) = (sign("a", at("2026-11-22T10:00:00Z")).unwrap(), sign("a", at("2026-11-22T10:00:00Z")).unwrap());
+        let (one, two) =
+            (sign("a", at("2026-11-22T10:00:00Z")).unwrap(), sign("a", at("2026-11-22T10:00:00Z")).unwrap());
         terms_of(one.as_bytes(), one.as_bytes()).unwrap();
         assert!(terms_of(one.as_bytes(), two.as_bytes()).is_err());
         assert!(terms_of(b"", one.as_bytes()).is_err() && terms_of(one.as_bytes(), b"").is_err());

@@ -49,6 +49,7 @@
 //! | what hostile registries, proxies and mirrors try | [`hostile_registry`]; [`registry`]: `a_registry_that_is_away_or_damaged_…` |
 //! | what hostile containers and servers try | [`hostile`] |
 
+mod access;
 mod airgap;
 mod attach;
 mod bootstrap;

@@ -75,9 +75,7 @@ fn subject(name: &X509Name<'_>) -> Result<User, Error> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use rcgen::{
-        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    };
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
     const NOW: i64 = 1_800_000_000;
 

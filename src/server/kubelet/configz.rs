@@ -169,7 +169,9 @@ fn reserved(reserved: &Reserved) -> Value {
         ("pid", reserved.pids, ""),
     ];
     let set = all.into_iter().filter(|(_, amount, _)| *amount != 0);
-    set.map(|(name, amount, unit)| (name.to_owned(), Value::from(format!("{amount}{unit}")))).collect::<Map<_, _>>().into()
+    set.map(|(name, amount, unit)| (name.to_owned(), Value::from(format!("{amount}{unit}"))))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 #[cfg(test)]

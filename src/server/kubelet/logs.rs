@@ -87,7 +87,10 @@ fn page(names: &[String]) -> String {
         let (stem, slash) = name.strip_suffix('/').map_or((name.as_str(), ""), |stem| (stem, "/"));
         format!("<a href=\"./{}{slash}\">{}</a>\n", encode(stem), escaped(name))
     };
-    format!("<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n{}</pre>\n", names.iter().map(line).collect::<String>())
+    format!(
+        "<!doctype html>\n<meta name=\"viewport\" content=\"width=device-width\">\n<pre>\n{}</pre>\n",
+        names.iter().map(line).collect::<String>()
+    )
 }
 
 fn escaped(text: &str) -> String {
@@ -96,7 +99,8 @@ fn escaped(text: &str) -> String {
 
 fn moved(last: &str) -> Result<Reply, Failure> {
     let mut reply = reply::with_type(StatusCode::MOVED_PERMANENTLY, "text/plain", reply::bytes(Bytes::new()));
-    let to = HeaderValue::try_from(format!("{}/", encode(last))).map_err(|_| Failure::not_found("404 page not found"))?;
+    let to =
+        HeaderValue::try_from(format!("{}/", encode(last))).map_err(|_| Failure::not_found("404 page not found"))?;
     reply.headers_mut().insert(LOCATION, to);
     Ok(reply)
 }
@@ -110,10 +114,13 @@ fn copy(mut file: File) -> Reply {
             let read = tokio::task::spawn_blocking(move || {
                 let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
                 let count = file.read(&mut piece);
-                (file, count.map(|count| {
-                    piece.truncate(count);
-                    piece
-                }))
+                (
+                    file,
+                    count.map(|count| {
+                        piece.truncate(count);
+                        piece
+                    }),
+                )
             });
             let Ok((returned, read)) = read.await else { return };
             file = returned;
@@ -164,7 +171,9 @@ mod tests {
         assert_eq!(found(&[]).unwrap(), "etc in out pipe pods/");
         assert_eq!(found(&["pods", "a.log"]).unwrap(), "one");
         assert_eq!(found(&["in"]).unwrap(), "one");
-        for path in [&["out"][..], &["etc"], &["etc", "hostname"], &["none"], &["pods", "..", "..", "secret"], &["pipe"]] {
+        for path in
+            [&["out"][..], &["etc"], &["etc", "hostname"], &["none"], &["pods", "..", "..", "secret"], &["pipe"]]
+        {
             assert!(found(path).is_err(), "{path:?}");
         }
         fs::remove_dir_all(&dir).unwrap();

@@ -191,9 +191,11 @@ fn running_pods(pods: &[Arc<Pod>]) -> Reply {
     let one = |pod: &Arc<Pod>| {
         let status = pod.status.as_ref()?;
         let all = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
-        let running = all.into_iter().flatten().flatten().filter(|container| {
-            container.state.as_ref().is_some_and(|state| state.running.is_some())
-        });
+        let running = all
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()));
         let containers: Vec<Value> = running
             .map(|container| json!({ "name": container.name, "image": container.image, "resources": {} }))
             .collect();
@@ -217,5 +219,7 @@ fn checkpoint(node: &dyn Node, place: &Place, query: &Query) -> Result<Reply, Fa
         return Err(Failure::not_found("cannot parse value of timeout parameter"));
     }
     let Place { namespace, pod, container, .. } = place;
-    Err(Failure::internal(format!("checkpointing of {namespace}/{pod}/{container} failed (containers cannot be frozen to files here)")))
+    Err(Failure::internal(format!(
+        "checkpointing of {namespace}/{pod}/{container} failed (containers cannot be frozen to files here)"
+    )))
 }

@@ -66,31 +66,6 @@ impl Route {
         let metrics = matches!(self, Metrics | CadvisorMetrics | ResourceMetrics | ProbeMetrics | HealthMetrics);
         metrics || matches!(self, Health(_) | Pods | Summary)
     }
-
-    /// Name of what is asked, for metrics (as kubelet: the first part of the path).
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            Route::Health(_) => "healthz",
-            Route::Pods => "pods",
-            Route::RunningPods => "runningpods",
-            Route::Metrics | Route::HealthMetrics => "metrics",
-            Route::CadvisorMetrics => "metrics/cadvisor",
-            Route::ResourceMetrics => "metrics/resource",
-            Route::ProbeMetrics => "metrics/probes",
-            Route::Summary => "stats",
-            Route::Configz => "configz",
-            Route::Statusz => "statusz",
-            Route::Flagz => "flagz",
-            Route::Checkpoint(_) => "checkpoint",
-            Route::Logs(_) => "logs",
-            Route::ContainerLogs(_) => "containerLogs",
-            Route::Exec(_) => "exec",
-            Route::Attach(_) => "attach",
-            Route::PortForward(_) => "portForward",
-            Route::Run(_) => "run",
-            Route::Profiling | Route::DebugFlags => "debug",
-        }
-    }
 }
 
 /// A request as it was understood.
