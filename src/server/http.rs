@@ -35,7 +35,7 @@ pub(super) async fn handle(
     door: Door,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<Body>, Infallible> {
-    let _counted = node.requests().begin(request.method(), request.uri().path(), false);
+    let _counted = node.requests().begin(request.method(), request.uri().path(), door == Door::ReadOnly);
     if door == Door::ReadOnly {
         return Ok(kubelet::answer_read_only(node, request).await);
     }

@@ -1,6 +1,6 @@
 //! kubectl without a cluster: a lone node serves what kubectl needs of an API server.
 
-use crate::harness::{BUSYBOX, Kubectl, Node, PATIENCE, REST, eventually, free_port, mode, resting, secs, wait_child};
+use crate::harness::{BUSYBOX, Kubectl, Node, PATIENCE, eventually, free_port, mode, resting};
 use crate::kubectl_list as list;
 use serde_json::{Value, json};
 use std::fs;
@@ -151,6 +151,9 @@ fn what_kubectl_writes_is_a_manifest() {
     assert!(with(&["create", "-f", "-"], &web).fails(1).contains("AlreadyExists"));
     assert_eq!(with(&["diff", "-f", "-"], &web).code, Some(0));
 
+    kubectl.run(&["delete", "pod", "web", "--dry-run=server"]).ok();
+    assert!(node.manifest(file).exists());
+
     // Another version of it replaces the one that runs.
     web["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}]);
     assert_eq!(with(&["apply", "-f", "-"], &web).ok(), "pod/web configured\n");
@@ -215,8 +218,8 @@ fn what_kubectl_writes_is_a_manifest() {
     kubectl.run(&["delete", "configmap/settings", "secret/password"]).ok();
 
     // A run of its own, to its end.
-    let said = kubectl.run(&["run", "once", "--image", BUSYBOX, "--restart=Never", "--attach", "--rm", "--quiet", "--", "echo", "hi"]);
-    assert_eq!(said.ok(), "hi\n");
+    let run = ["run", "once", "--image", BUSYBOX, "--restart=Never", "--stdin", "--rm", "--quiet", "--", "cat"];
+    assert_eq!(kubectl.run_with(&run, b"hi\n").ok(), "hi\n");
     kubectl.run(&["delete", "pods", "--all", "--timeout=60s"]).ok();
     for name in ["web", "one", "once"] {
         node.wait_gone(name);

@@ -452,6 +452,8 @@ fn not_in_a_file(request: &Request<'_>, name: &str) -> Failure {
 struct Deletion {
     wanted: Preconditions,
     grace: Option<u64>,
+    /// Whether nothing is to be deleted.
+    dry: bool,
 }
 
 async fn deletion(request: &Request<'_>, sent: Sent) -> Result<Deletion, Failure> {
@@ -460,7 +462,8 @@ async fn deletion(request: &Request<'_>, sent: Sent) -> Result<Deletion, Failure
     let text = |key: &str| options["preconditions"][key].as_str().map(str::to_owned);
     let wanted = Preconditions { uid: text("uid"), version: text("resourceVersion") };
     let grace = options["gracePeriodSeconds"].as_u64().or(request.query.number("gracePeriodSeconds")?);
-    Ok(Deletion { wanted, grace })
+    let dry = options["dryRun"].as_array().is_some_and(|all| all.iter().any(|stage| stage == "All"));
+    Ok(Deletion { wanted, grace, dry: dry || request.is_dry()? })
 }
 
 /// How long a pod may take to end.
@@ -482,7 +485,7 @@ fn going(pod: &Arc<Pod>) -> Arc<Pod> {
 }
 
 async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, Failure> {
-    let Deletion { wanted, grace } = deletion(request, sent).await?;
+    let Deletion { wanted, grace, dry } = deletion(request, sent).await?;
     request.check(name, &wanted)?;
     let present = request.object(name).ok();
     let mut warnings = Vec::new();
@@ -494,7 +497,7 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
             warnings.push("a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned());
         }
     }
-    if request.is_dry()? {
+    if dry {
         let present = present.ok_or_else(|| not_in_a_file(request, name))?;
         return request.reply(&present);
     }
@@ -521,8 +524,7 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
 
 /// All that is selected and comes from the manifest directory, or nothing.
 async fn delete_all(request: Request<'_>, sent: Sent) -> Result<Reply, Failure> {
-    let Deletion { .. } = deletion(&request, sent).await?;
-    let dry = request.is_dry()?;
+    let Deletion { dry, .. } = deletion(&request, sent).await?;
     let revision = *request.node.changes().borrow();
     let node = Arc::clone(&request.node);
     let scope = Scope::new(node, &request.asked, request.shape, request.query, request.for_kubectl)?;
