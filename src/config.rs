@@ -10,6 +10,7 @@ pub mod cluster;
 mod file;
 pub mod images;
 mod layers;
+mod local;
 mod node;
 pub mod reserve;
 pub mod server;
@@ -115,9 +116,33 @@ pub struct Flags {
     /// Address of the health endpoint [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     pub healthz_bind_address: Option<IpAddr>,
-    /// Port of the kubelet API, 0 to turn it off [default: 10250; not served yet]
+    /// Port of the kubelet API, 0 to turn it off [default: 10250, once the node is in a cluster]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
+    /// Address of the kubelet API [default: 0.0.0.0]
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// Port without authentication for health, pods and metrics, 0 to turn it off [default: 0]
+    #[arg(long, value_name = "PORT")]
+    pub read_only_port: Option<u16>,
+    /// Authorities of the certificates of those who use the kubelet API [default: the cluster's]
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether requests of the kubelet API that show nothing are those of system:anonymous [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub anonymous_auth: Option<bool>,
+    /// Who may use the kubelet API [default: Webhook]
+    #[arg(long, value_name = "MODE")]
+    pub authorization_mode: Option<server::AuthorizationMode>,
+    /// Certificate of the kubelet API [default: one signed by itself]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Ask the cluster for the certificate of the kubelet API [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rotate_server_certificates: Option<bool>,
     /// DNS servers of pods with dnsPolicy ClusterFirst
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub cluster_dns: Vec<IpAddr>,
@@ -425,7 +450,6 @@ impl Config {
         set(&mut self.cluster.rotate_certificates, &flags.rotate_certificates);
         set(&mut self.healthz_port, &flags.healthz_port);
         set(&mut self.healthz_bind_address, &flags.healthz_bind_address);
-        set(&mut self.port, &flags.port);
         set(&mut self.cluster_domain, &flags.cluster_domain);
         set(&mut self.max_pods, &flags.max_pods);
         set(&mut self.verbosity, &flags.v);
@@ -458,6 +482,7 @@ impl Config {
         if let Some(labels) = &flags.node_labels {
             self.node_labels = value::labels(labels).map_err(|reason| Error::invalid("--node-labels", reason))?;
         }
+        server::flags(flags, self)?;
         node::flags(flags, &mut self.cluster)
     }
 
@@ -498,7 +523,7 @@ impl Config {
         if self.max_pods == 0 {
             return Err(Error::invalid("maxPods", "0 leaves no room for any pod"));
         }
-        Ok(())
+        server::check(self)
     }
 }
 

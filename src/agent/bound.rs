@@ -118,6 +118,7 @@ impl Agent {
                 grace_seconds: grace.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(GRACE_SECONDS).max(1),
             };
             if self.shared.evict(&Key::of(victim), uid, eviction) {
+                self.shared.metrics.work.preempted();
                 let note = Note::warning(preemption::REASON, preemption::MESSAGE);
                 self.shared.note(pod_reference(victim, None), &note, clock::now());
                 if let Some(worker) = self.workers.get(&Key::of(victim)) {

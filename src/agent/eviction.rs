@@ -141,6 +141,7 @@ async fn lighten(
     let since = Instant::now();
     let eviction = Eviction { reason: "Evicted", message: message.clone(), grace_seconds };
     if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
+        shared.metrics.work.evicted(&signal.to_string());
         shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), clock::now());
         changed.notify_one();
     }
@@ -170,10 +171,20 @@ async fn watch_pods(shared: &Arc<Shared>, changed: &Notify) {
             let Some(message) = found else { continue };
             let eviction = Eviction { reason: "Evicted", message: message.clone(), grace_seconds: GRACE_SECONDS };
             if shared.evict(&Key::of(&pod), uid(&pod), eviction) {
+                shared.metrics.work.evicted(local_signal(&message));
                 shared.note(pod_reference(&pod, None), &Note::warning("Evicted", message), clock::now());
                 changed.notify_one();
             }
         }
+    }
+}
+
+/// The kubelet's name of the limit of local storage that a message is about.
+fn local_signal(message: &str) -> &'static str {
+    match message.split(' ').next() {
+        Some("Usage") => "emptydirfs.limit",
+        Some("Pod") => "ephemeralpodfs.limit",
+        _ => "ephemeralcontainerfs.limit",
     }
 }
 

@@ -16,7 +16,21 @@ pub(super) async fn open(
     end: &watch::Receiver<bool>,
 ) -> Result<(), server::Error> {
     status_page(config.server.status_page_port, api, end).await?;
-    health(config, api, end).await
+    health(config, api, end).await?;
+    api.local_api().resume(api, end);
+    read_only(config, api, end).await?;
+    // It waits for a cluster, and for its port.
+    tokio::spawn(server::serve_node_api(Arc::clone(api), end.clone()));
+    Ok(())
+}
+
+async fn read_only(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {
+    if config.server.read_only_port == 0 {
+        return Ok(());
+    }
+    let listener = server::bind_read_only(config).await?;
+    tokio::spawn(server::serve_read_only(Arc::clone(api), listener, end.clone()));
+    Ok(())
 }
 
 async fn status_page(port: u16, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {

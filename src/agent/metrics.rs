@@ -1,6 +1,12 @@
 //! Metrics in the Prometheus text format: kubelet names where they exist, `coracle_*` for the rest.
 
+mod census;
+mod work;
+
+use super::probed::Book;
+use crate::cluster::calls;
 use crate::image::Reason;
+use crate::server::Requests;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::encoding::text::encode;
@@ -13,13 +19,19 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use census::About;
+use census::Census;
+use work::Work;
+
 /// The node's counters and gauges.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Mutex<Registry>,
-    running_pods: Gauge,
-    running_containers: Gauge,
-    restarts: Gauge,
+    census: Census,
+    /// Of requests to the node's APIs.
+    pub requests: Requests,
+    /// Of what the agent does.
+    pub work: Work,
     manifest_problems: Gauge,
     source_healthy: Gauge,
     departures: Gauge,
@@ -33,6 +45,8 @@ pub struct Metrics {
     images_collected: Family<[(&'static str, &'static str); 1], Counter>,
     /// Of pulls.
     pub pulls: PullMetrics,
+    /// Of probes, which have a page of their own.
+    pub probes: Arc<Book>,
 }
 
 /// Counts pulls; a clone counts for the same metrics.
@@ -97,9 +111,6 @@ impl Default for Metrics {
             registry.register(name, help, gauge.clone());
             gauge
         };
-        let running_pods = gauge("kubelet_running_pods", "Pods that have a running sandbox");
-        let running_containers = gauge("kubelet_running_containers", "Containers that run");
-        let restarts = gauge("coracle_container_restarts", "Restart counts of all containers, added up");
         let manifest_problems = gauge("coracle_manifest_problems", "Errors in the manifests as they are now");
         let source_healthy = gauge("coracle_manifest_source_healthy", "1 when the manifest directory can be read");
         let departures = gauge("coracle_pods_not_as_manifest", "Pods that do not run what their manifests say");
@@ -115,6 +126,9 @@ impl Default for Metrics {
         // As kubelet, which counts what was removed for age and for space.
         let help = "Total number of images garbage collected by the kubelet, whether through disk usage or image age";
         registry.register("kubelet_image_garbage_collected", help, images_collected.clone());
+        let requests = Requests::default();
+        requests.register(&mut registry);
+        calls().register(&mut registry);
         let mut counter = |name: &str, help: &str| {
             let counter: Counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -128,10 +142,11 @@ impl Default for Metrics {
             images_healed: counter("coracle_images_healed", "Damaged images that were brought back"),
             images_collected,
             pulls: PullMetrics::register(&mut registry),
+            probes: Arc::default(),
+            census: Census::register(&mut registry),
+            work: Work::register(&mut registry),
+            requests,
             registry: Mutex::new(registry),
-            running_pods,
-            running_containers,
-            restarts,
             manifest_problems,
             source_healthy,
             departures,
@@ -142,6 +157,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Of a node of which this is known.
+    #[must_use]
+    pub fn of(about: &About<'_>) -> Metrics {
+        let metrics = Metrics::default();
+        census::introduce(&mut metrics.registry.lock().unwrap_or_else(PoisonError::into_inner), about);
+        metrics
+    }
+
     /// A step of a plan failed.
     pub fn action_failed(&self) {
         self.action_failures.inc();
@@ -197,17 +220,7 @@ impl Metrics {
     /// All of them as text, with the pods as they are reported now.
     #[must_use]
     pub fn render(&self, pods: &[Arc<Pod>]) -> String {
-        let statuses = || {
-            let each = |s: &'_ Arc<Pod>| s.status.clone().unwrap_or_default();
-            pods.iter().map(each).flat_map(|s| {
-                s.init_container_statuses.into_iter().flatten().chain(s.container_statuses.into_iter().flatten())
-            })
-        };
-        let running = statuses().filter(|c| c.state.as_ref().is_some_and(|s| s.running.is_some())).count();
-        let up = pods.iter().filter(|p| p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running")));
-        self.running_pods.set(i64::try_from(up.count()).unwrap_or(i64::MAX));
-        self.running_containers.set(i64::try_from(running).unwrap_or(i64::MAX));
-        self.restarts.set(statuses().map(|c| i64::from(c.restart_count)).sum());
+        self.census.take(pods);
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));

@@ -19,12 +19,14 @@ mod metrics;
 mod node;
 mod objects;
 mod own;
+mod probed;
 mod prober;
 mod pulled;
 mod pulls;
 mod readiness;
 mod shown;
 mod trial;
+mod usage;
 mod worker;
 
 use crate::cluster as api;
@@ -41,8 +43,8 @@ use jiff::SignedDuration;
 use node::{Parts, Shared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
@@ -252,6 +254,7 @@ async fn serve(config: Config) -> Result<(), Error> {
             () = images_changed.notified() => agent.wake_all(),
             () = evicted.notified() => agent.wake_all(),
             _ = housekeeping.tick() => {
+                *agent.shared.alive.lock().unwrap_or_else(PoisonError::into_inner) = clock::now();
                 // A pod may have finished, or the pressure be over.
                 agent.admit_again();
                 agent.share_burstable();

@@ -1,10 +1,11 @@
 //! What all workers share, and what the server sees of the node.
 
 use super::events::{EventLog, Note};
-use super::metrics::Metrics;
+use super::metrics::{About, Metrics};
 use super::pulls::Pulls;
 use super::readiness::Readiness;
 use super::shown;
+use super::usage::Usage;
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::image::{Collector, ImageStore};
@@ -55,12 +56,16 @@ pub struct Shared {
     pub events: EventLog,
     /// Counters.
     pub metrics: Metrics,
+    /// What is used.
+    usage: Arc<Usage>,
     /// What the node was told.
     pub config: Arc<Config>,
     /// Labels of the Node object.
     pub labels: BTreeMap<String, String>,
     /// When the agent started.
     pub started: Timestamp,
+    /// When its loop went round last, of those rounds that come by themselves.
+    pub alive: Mutex<Timestamp>,
     /// The manifest directory.
     pub manifest_dir: PathBuf,
     /// Talks to the sources.
@@ -99,6 +104,10 @@ pub struct Shared {
     adopted: Mutex<BTreeMap<Key, String>>,
     /// The cluster: what it says of the Node, how it is reached.
     pub cluster: cluster::Handle,
+    /// What was listed lately.
+    lists: server::Lists,
+    /// The local Kubernetes API on loopback.
+    local_api: Arc<server::LocalApi>,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -133,9 +142,16 @@ impl Shared {
     /// Of a node that starts now.
     #[must_use]
     pub fn new(parts: Parts) -> Shared {
-        let metrics = Metrics::default();
+        let metrics = Metrics::of(&About {
+            node: &parts.name,
+            kubelet_version: super::own::KUBELET_VERSION,
+            architecture: parts.runtime.machine().architecture,
+            cgroup_version: parts.runtime.cgroups().version().number(),
+        });
+        let local_api = server::LocalApi::new(&parts.config.root_dir, parts.config.server.local_api);
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
+            usage: Arc::new(Usage::new(&parts.runtime)),
             pulls: Arc::new(pulls),
             events: EventLog::new(&parts.name),
             name: parts.name,
@@ -146,13 +162,14 @@ impl Shared {
             config: parts.config,
             labels: parts.labels,
             started: clock::now(),
+            alive: Mutex::new(clock::now()),
             manifest_dir: parts.manifest_dir,
             sources: parts.sources,
             verifier: parts.verifier,
             slow: Semaphore::new(SLOW_ACTIONS),
             ends: Semaphore::new(SLOW_ENDS),
             pods: RwLock::default(),
-            revision: watch::Sender::new(1),
+            revision: watch::Sender::new(first_revision()),
             source_error: RwLock::default(),
             readiness: Mutex::new(Readiness::new(clock::now())),
             pressure: RwLock::default(),
@@ -165,6 +182,8 @@ impl Shared {
             sources_have_spoken: AtomicBool::new(false),
             adopted: Mutex::default(),
             cluster: parts.cluster,
+            lists: server::Lists::default(),
+            local_api: Arc::new(local_api),
         }
     }
 
@@ -195,6 +214,7 @@ impl Shared {
                     if **old == pod {
                         return;
                     }
+                    self.metrics.work.told(old, &pod, clock::now());
                 }
                 pod.metadata.resource_version = Some((*self.revision.borrow() + 1).to_string());
                 let uid = pod.metadata.uid.clone();
@@ -322,6 +342,9 @@ impl Shared {
     /// Record an event, and log it.
     pub fn note(&self, object: ObjectReference, note: &Note, now: Timestamp) {
         let (reason, message, container) = (note.reason, &note.message, note.container.as_deref());
+        if message.starts_with("Pod was rejected: ") {
+            self.metrics.work.rejected(reason);
+        }
         if note.warning {
             tracing::warn!(reason, container, "{message}");
         } else {
@@ -449,6 +472,12 @@ impl Shared {
     }
 }
 
+/// The revision that a node begins with: one that it has not had before, so that who was here before a restart is told that
+/// what they know is old. A clock that was set back is caught by clients at their next list.
+fn first_revision() -> u64 {
+    u64::try_from(clock::wall().as_millisecond()).unwrap_or(1).max(1)
+}
+
 impl server::Node for Shared {
     fn name(&self) -> &str {
         &self.name
@@ -461,8 +490,11 @@ impl server::Node for Shared {
     fn node(&self) -> ApiNode {
         let mut node = self.own_node();
         node.metadata.resource_version = Some(self.revision.borrow().to_string());
+        // Events of the node have its name for a UID (as kubelet's), and so must not be told twice by who asks for both.
+        node.metadata.uid = Some(format!("{}-node", self.name));
         if let Some(api) = self.api_node() {
             // What others made of it.
+            node.metadata.uid.clone_from(&api.metadata.uid);
             node.metadata.labels = api.metadata.labels.clone().or(node.metadata.labels);
             node.spec.clone_from(&api.spec);
         }
@@ -541,12 +573,22 @@ impl server::Node for Shared {
         netns.map(Some).ok_or_else(|| format!("pod \"{}\" has no sandbox", name_of(&pod)))
     }
 
-    fn stats(&self, _max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
-        Box::pin(std::future::ready(Arc::default()))
+    fn stats(&self, max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
+        let (usage, pods) = (Arc::clone(&self.usage), server::Node::pods(self));
+        Box::pin(async move { usage.look(max_age, pods).await })
     }
 
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
+    }
+
+    fn started(&self) -> Timestamp {
+        self.started
+    }
+
+    fn quiet_for(&self) -> std::time::Duration {
+        let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        clock::now().duration_since(*alive).try_into().unwrap_or_default()
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {
@@ -557,6 +599,14 @@ impl server::Node for Shared {
         let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
         self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
+    }
+
+    fn requests(&self) -> server::Requests {
+        self.metrics.requests.clone()
+    }
+
+    fn probe_metrics(&self) -> String {
+        self.metrics.probes.render()
     }
 
     fn rescan(&self) {
@@ -586,6 +636,14 @@ impl server::Node for Shared {
             sources.remember().await;
             Ok((key, rolled))
         })
+    }
+
+    fn lists(&self) -> &server::Lists {
+        &self.lists
+    }
+
+    fn local_api(&self) -> &Arc<server::LocalApi> {
+        &self.local_api
     }
 
     fn images_changed(&self) {

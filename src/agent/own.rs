@@ -8,8 +8,8 @@ use crate::runtime::Machine;
 use crate::sys::clock;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node, NodeAddress, NodeCondition, NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures,
-    NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeStatus, NodeSwapStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -42,6 +42,9 @@ impl Shared {
                 conditions: Some(self.conditions(clock::now())),
                 features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
                 images: Some(images(self.runtime.images().list())),
+                daemon_endpoints: self.daemon_endpoints(),
+                // Sorted. What the API server need not translate for this node.
+                declared_features: Some(vec!["ExtendWebSocketsToKubelet".to_owned()]),
                 node_info: Some(node_info(machine)),
                 runtime_handlers: Some(vec![handler(&machine.kernel)]),
                 ..NodeStatus::default()
@@ -72,6 +75,13 @@ impl Shared {
         let ips = self.runtime.machine().addresses();
         let ips = ips.iter().map(|ip| of("InternalIP", ip.to_string()));
         ips.chain([of("Hostname", self.name.clone())]).collect()
+    }
+
+    /// Where the node API is; `None`: nowhere. The API server takes 10250 then, where nobody answers.
+    fn daemon_endpoints(&self) -> Option<NodeDaemonEndpoints> {
+        let port = self.config.port;
+        let endpoint = DaemonEndpoint { port: i32::from(port) };
+        (port != 0).then_some(NodeDaemonEndpoints { kubelet_endpoint: Some(endpoint) })
     }
 
     /// Ready last (as kubelet).

@@ -1,10 +1,12 @@
 //! What a person types. Every command but `agent`, `validate`, `version`, `completion` and `hello` asks the agent over
 //! its socket.
 
+mod attach;
 mod client;
 mod cluster;
 #[cfg(test)]
 mod columns_tests;
+mod cp;
 mod describe;
 mod error;
 mod exec;
@@ -13,16 +15,19 @@ mod get;
 mod hello;
 mod history;
 mod images;
+mod kubeconfig;
 mod kubelet;
 mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod session;
 mod signature;
 mod start;
 mod status;
 mod table;
 mod terminal;
+mod top;
 mod validate;
 mod verify;
 mod web;
@@ -100,6 +105,26 @@ enum Command {
     Exec {
         #[command(flatten)]
         options: exec::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// See what a container writes from now on, and type into it
+    Attach {
+        #[command(flatten)]
+        options: attach::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Show what pods, containers and the node use
+    #[command(subcommand)]
+    Top(top::Top),
+    /// Copy files and folders to and from containers
+    ///
+    /// The image needs no tar. What is copied out of a container gets no owner, link or special mode that the container chose.
+    #[command(after_help = CP_EXAMPLES)]
+    Cp {
+        #[command(flatten)]
+        options: cp::Options,
         #[command(flatten)]
         scope: Scope,
     },
@@ -201,6 +226,17 @@ enum Command {
         #[command(flatten)]
         place: cluster::Place,
     },
+    /// Print a kubeconfig for this node, and serve it the Kubernetes API on loopback
+    ///
+    /// kubectl then works as with a cluster: get, describe, logs, exec, cp, port-forward, top, wait, events; apply and delete
+    /// write and remove manifests. That it is served is remembered until --revoke.
+    #[command(after_help = KUBECONFIG_EXAMPLES)]
+    Kubeconfig {
+        #[command(flatten)]
+        args: kubeconfig::KubeconfigArgs,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Show the node's health
     Status {
         /// Show it as a web page, on 127.0.0.1 until Ctrl-C: live, with logs, read-only
@@ -241,11 +277,23 @@ Examples:
   coracle history web --revision 3     the third one, as YAML
   coracle rollback web                 back to the one before";
 
+const CP_EXAMPLES: &str = "\
+Examples:
+  coracle cp web:/etc/nginx ./nginx          a folder out of pod web
+  coracle cp ./app.conf kube-system/etcd:/   a file into a pod of another namespace";
+
 const JOIN_EXAMPLES: &str = "\
 Examples:
   coracle join 10.0.0.1:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:8fe4...
   coracle status                   how it stands
   coracle reset                    leave again";
+
+const KUBECONFIG_EXAMPLES: &str = "\
+Examples:
+  coracle kubeconfig > admin.conf                 may do everything
+  coracle kubeconfig --read-only > reader.conf    may look
+  kubectl --kubeconfig admin.conf get pods
+  coracle kubeconfig --revoke                     closed again";
 
 const LS_EXAMPLES: &str = "\
 Examples:
@@ -474,6 +522,11 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Attach { options, scope } => {
+            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
+        }
+        Command::Top(asked) => top::top(asked).await,
+        Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -506,6 +559,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
         Command::Join { target, place } => cluster::join(&target, &place).await,
         Command::Reset { place } => cluster::reset(&place).await,
+        Command::Kubeconfig { args, agent } => kubeconfig::kubeconfig(&agent.client(), &args).await,
         Command::Status { web: true, port, agent, .. } => web::serve(&agent.client(), port).await,
         Command::Status { output, agent, .. } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
@@ -577,6 +631,11 @@ mod tests {
             "coracle logs -f --tail=5 --since 5m web -c c",
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
+            "coracle attach -it web -c c",
+            "coracle top pod -A --containers --sort-by=memory",
+            "coracle top po web --no-headers",
+            "coracle top nodes --show-capacity",
+            "coracle cp kube-system/web:/etc/hosts . -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

@@ -1,7 +1,7 @@
-//! Client certificates: when they begin, when they are to be renewed, and where they are kept.
+//! The node's certificates: when they begin, when they are to be renewed, and where they are kept.
 //!
-//! The folder is the kubelet's: each certificate with its key is a file `kubelet-client-<when>.pem`, and the link
-//! `kubelet-client-current.pem` leads to the one in use.
+//! The folder is the kubelet's: each certificate with its key is a file `kubelet-client-<when>.pem` (the one that others are
+//! shown: `kubelet-server-<when>.pem`), and the link `kubelet-client-current.pem` leads to the one in use.
 
 use crate::pod::clock::later;
 use crate::sys::fs;
@@ -13,10 +13,42 @@ use std::io;
 use std::path::{Path, PathBuf};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// The link to the certificate in use.
-pub(super) const CURRENT: &str = "kubelet-client-current.pem";
-/// The link before it is renamed.
-const UPDATED: &str = "kubelet-client-updated.pem";
+/// What a certificate is for, as the names of its files begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To say who the node is when it asks.
+    Client,
+    /// To say who it is when it is asked.
+    Server,
+}
+
+impl Purpose {
+    const ALL: [Purpose; 2] = [Purpose::Client, Purpose::Server];
+
+    fn prefix(self) -> &'static str {
+        match self {
+            Purpose::Client => "kubelet-client-",
+            Purpose::Server => "kubelet-server-",
+        }
+    }
+
+    /// The link to the certificate in use, in the folder `dir`.
+    pub(super) fn current(self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}current.pem", self.prefix()))
+    }
+
+    /// The link before it is renamed.
+    fn updated(self, dir: &Path) -> PathBuf {
+        dir.join(format!("{}updated.pem", self.prefix()))
+    }
+
+    /// `kubelet-client-2026-01-31-23-59-59.pem`.
+    fn is_issued(self, name: &str) -> bool {
+        let when = name.strip_prefix(self.prefix()).and_then(|rest| rest.strip_suffix(".pem"));
+        when.is_some_and(|when| when.len() == 19 && when.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+    }
+}
+
 /// Most bytes of a file with certificates.
 pub(super) const LIMIT: u64 = 1 << 20;
 /// How many certificates are kept, the one in use included. Those before it are of use to nobody but thieves.
@@ -111,9 +143,9 @@ pub(super) fn life(certificate: &CertificateDer<'_>) -> Result<Life, String> {
     Ok(Life { begins: at(validity.not_before.timestamp())?, ends: at(validity.not_after.timestamp())? })
 }
 
-/// The link to the certificate in use, in the folder `dir`.
+/// The link to the client certificate in use, in the folder `dir`.
 pub(super) fn current(dir: &Path) -> PathBuf {
-    dir.join(CURRENT)
+    Purpose::Client.current(dir)
 }
 
 /// The file, in the folder `dir`, that names the kubeconfig's certificate that was taken over: by [`print`].
@@ -131,7 +163,7 @@ pub(super) fn print(certificate: &CertificateDer<'_>) -> String {
 /// # Errors
 /// As [`keep`].
 pub(super) fn take_over(dir: &Path, chain: &str, key: &str, now: Timestamp) -> Result<(), Error> {
-    keep(dir, chain, key, now)?;
+    keep(Purpose::Client, dir, chain, key, now)?;
     let Some(first) = certificates(chain.as_bytes()).ok().and_then(|all| all.into_iter().next()) else { return Ok(()) };
     // After the certificate: a name alone would vouch for whatever was kept before.
     let path = taken_over(dir);
@@ -142,13 +174,13 @@ pub(super) fn take_over(dir: &Path, chain: &str, key: &str, now: Timestamp) -> R
 ///
 /// # Errors
 /// [`Error::NoLink`] and [`Error::Write`]; the one that was in use is untouched then.
-pub(super) fn keep(dir: &Path, chain: &str, key: &str, now: Timestamp) -> Result<(), Error> {
+pub(super) fn keep(purpose: Purpose, dir: &Path, chain: &str, key: &str, now: Timestamp) -> Result<(), Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::Write { path, source }
     };
-    let current = current(dir);
-    for link in [&current, &dir.join(UPDATED)] {
+    let (current, updated) = (purpose.current(dir), purpose.updated(dir));
+    for link in [&current, &updated] {
         match std::fs::symlink_metadata(link) {
             Ok(found) if !found.file_type().is_symlink() => return Err(Error::NoLink(link.clone())),
             Ok(_) => {}
@@ -157,12 +189,11 @@ pub(super) fn keep(dir: &Path, chain: &str, key: &str, now: Timestamp) -> Result
         }
     }
     fs::create_dir_all(dir, 0o700).map_err(failed(dir))?;
-    let path = dir.join(format!("kubelet-client-{}.pem", now.strftime("%Y-%m-%d-%H-%M-%S")));
+    let path = dir.join(format!("{}{}.pem", purpose.prefix(), now.strftime("%Y-%m-%d-%H-%M-%S")));
     let mut content = chain.trim_end().to_owned();
     content.push('\n');
     content.push_str(key);
     fs::atomic_write(&path, content.as_bytes(), 0o600).map_err(failed(&path))?;
-    let updated = dir.join(UPDATED);
     match std::fs::remove_file(&updated) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&updated)(error)),
         _ => {}
@@ -171,13 +202,13 @@ pub(super) fn keep(dir: &Path, chain: &str, key: &str, now: Timestamp) -> Result
     std::os::unix::fs::symlink(&target, &updated).map_err(failed(&updated))?;
     std::fs::rename(&updated, &current).map_err(failed(&current))?;
     fs::sync_dir(dir).map_err(failed(dir))?;
-    tidy(dir, &path);
+    tidy(purpose, dir, &path);
     Ok(())
 }
 
 /// Removes certificates that nothing leads to any more, but the last ones.
-fn tidy(dir: &Path, used: &Path) {
-    let mut old: Vec<PathBuf> = issued(dir).into_iter().filter(|path| path != used).collect();
+fn tidy(purpose: Purpose, dir: &Path, used: &Path) {
+    let mut old: Vec<PathBuf> = issued(purpose, dir).into_iter().filter(|path| path != used).collect();
     old.sort();
     for path in old.iter().rev().skip(KEPT - 1) {
         // The next time, if not now.
@@ -186,15 +217,11 @@ fn tidy(dir: &Path, used: &Path) {
 }
 
 /// The certificates that were kept in a folder.
-fn issued(dir: &Path) -> Vec<PathBuf> {
+fn issued(purpose: Purpose, dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_issued)).collect()
-}
-
-/// `kubelet-client-2026-01-31-23-59-59.pem`.
-fn is_issued(name: &str) -> bool {
-    let when = name.strip_prefix("kubelet-client-").and_then(|rest| rest.strip_suffix(".pem"));
-    when.is_some_and(|when| when.len() == 19 && when.bytes().all(|b| b.is_ascii_digit() || b == b'-'))
+    entries
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| purpose.is_issued(name)))
+        .collect()
 }
 
 /// Removes all certificates and their keys that were kept in a folder, and the links.
@@ -203,8 +230,8 @@ fn is_issued(name: &str) -> bool {
 /// [`Error::Write`], after all that could be removed is.
 pub(super) fn remove_all(dir: &Path) -> Result<(), Error> {
     let mut result = Ok(());
-    let links = [current(dir), dir.join(UPDATED), taken_over(dir)];
-    for path in links.into_iter().chain(issued(dir)) {
+    let of = |purpose: Purpose| [purpose.current(dir), purpose.updated(dir)].into_iter().chain(issued(purpose, dir));
+    for path in Purpose::ALL.into_iter().flat_map(of).chain([taken_over(dir)]) {
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => result = Err(Error::Write { path, source }),
             _ => {}
@@ -247,18 +274,18 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         let (chain, key) = certificate();
         for (n, when) in ["2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"].iter().enumerate() {
-            keep(&dir, &chain, &key, at(when)).unwrap();
+            keep(Purpose::Client, &dir, &chain, &key, at(when)).unwrap();
             let name = format!("kubelet-client-2026-0{}-01-00-00-00.pem", n + 1);
-            assert_eq!(std::fs::read_link(dir.join(CURRENT)).unwrap(), dir.join(name));
+            assert_eq!(std::fs::read_link(dir.join("kubelet-client-current.pem")).unwrap(), dir.join(name));
         }
-        let content = std::fs::read(dir.join(CURRENT)).unwrap();
+        let content = std::fs::read(dir.join("kubelet-client-current.pem")).unwrap();
         Pair::read(&content, &content, "it").unwrap();
-        assert_eq!(issued(&dir).len(), KEPT);
+        assert_eq!(issued(Purpose::Client, &dir).len(), KEPT);
         // What is not a link was put there by somebody else.
         let other = dir.join("other");
         std::fs::create_dir(&other).unwrap();
-        std::fs::write(other.join(CURRENT), "x").unwrap();
-        let error = keep(&other, &chain, &key, at("2026-01-01T00:00:00Z")).unwrap_err();
+        std::fs::write(other.join("kubelet-client-current.pem"), "x").unwrap();
+        let error = keep(Purpose::Client, &other, &chain, &key, at("2026-01-01T00:00:00Z")).unwrap_err();
         assert!(matches!(error, Error::NoLink(_)), "{error}");
         std::fs::write(dir.join("kubelet.crt"), "x").unwrap();
         remove_all(&dir).unwrap();

@@ -9,9 +9,11 @@
 //!
 //! Nothing here ends the process or touches a pod: whatever is wrong is told, and tried again.
 
+use super::certificates::Purpose;
 use super::context::Context;
 use super::credentials::{Credentials, Found, Survey};
 use super::csr::{self, Wanted};
+use super::review::Reviewer;
 use super::transport::{self, Contact, ask};
 use super::{Machine, certificates, kubeconfig, leave, session, trouble};
 use crate::causes;
@@ -114,12 +116,26 @@ enum Error {
 
 /// Talks to the API server whenever there are credentials, for ever. `leaves` are orders to leave the cluster.
 pub(super) async fn follow(context: Arc<Context>, machine: Arc<dyn Machine>, mut leaves: mpsc::Receiver<leave::Order>) {
+    let (mut epoch, mut digest) = (0, None);
     loop {
         let survey = survey(&context).await;
         let client = match &survey.found {
             Found::Ready(own) => Some(Arc::new(Link::to(&context, own))),
             _ => None,
         };
+        let now = match &survey.found {
+            Found::Ready(own) => Some(own.digest),
+            _ => None,
+        };
+        if digest != now {
+            (epoch, digest) = (epoch + 1, now);
+        }
+        context.reviewer.send_replace(match (&survey.found, &client) {
+            (Found::Ready(own), Some(link)) => {
+                Some(Reviewer { connection: link.connection.clone(), epoch, authorities: Arc::clone(&own.authorities) })
+            }
+            _ => None,
+        });
         let work = async {
             match &survey.found {
                 Found::Nothing => {
@@ -327,7 +343,7 @@ async fn bootstrap(context: &Arc<Context>, spare: &Credentials) {
 async fn certificate(context: &Context, client: &Client, tell: impl Fn(String)) -> Result<(), Error> {
     let wanted = Wanted::new(&context.node_name)?;
     let chain = wanted.obtain(client, tell).await?;
-    certificates::keep(&context.config.cert_dir, &chain, &wanted.key, clock::wall())?;
+    certificates::keep(Purpose::Client, &context.config.cert_dir, &chain, &wanted.key, clock::wall())?;
     if let Some(life) =
         certificates::certificates(chain.as_bytes()).ok().and_then(|all| certificates::life(&all[0]).ok())
     {

@@ -3,6 +3,8 @@
 use super::ended::Ended;
 use super::kept::Kept;
 use super::rate::Rate;
+use super::review::Reviewer;
+use super::serving::Serving;
 use super::supply::Shelf;
 use super::{Bound, Handle, State, events, leave, node};
 use crate::config::{Cluster, Config};
@@ -44,6 +46,12 @@ pub(super) struct Context {
     pub(super) node: watch::Sender<Option<Arc<Node>>>,
     /// Told by [`super::connection`].
     pub(super) state: watch::Sender<State>,
+    /// Told by [`super::connection`].
+    pub(super) reviewer: watch::Sender<Option<Reviewer>>,
+    /// Told by [`super::serving`].
+    pub(super) serving: watch::Sender<Option<Arc<Serving>>>,
+    /// Whether the cluster is asked for a certificate to serve with (`serverTLSBootstrap`).
+    pub(super) wants_serving: bool,
     /// Look for credentials now.
     pub(super) look: Arc<Notify>,
     /// Turns for requests (`kubeAPIQPS`, `kubeAPIBurst`).
@@ -65,7 +73,7 @@ impl Context {
         let alone = [&records, &config.cluster.kubeconfig, &config.cluster.bootstrap_kubeconfig];
         // Where there never was a cluster, no pod on the machine is one of its.
         let alone = alone.iter().all(|path| !path.exists());
-        let (kept, pods, complete) = Kept::open(records.join("pods"));
+        let (pods_kept, pods, complete) = Kept::open(records.join("pods"));
         let known = alone || complete;
         let (bound, bound_receiver) = watch::channel(Arc::new(Bound { generation: 0, known, pods }));
         let (shelf, supply) = Shelf::open(records.join("objects"), config.cluster.sealing_key_file.as_deref());
@@ -74,6 +82,10 @@ impl Context {
         let told = node::Told::before(recalled.as_ref());
         let (node, node_receiver) = watch::channel(recalled.map(Arc::new));
         let (state, state_receiver) = watch::channel(State::default());
+        let (reviewer, reviewer_receiver) = watch::channel(None);
+        let wants_serving = config.server.server_tls_bootstrap;
+        let kept = wants_serving.then(|| Serving::kept(&config.cluster.cert_dir)).flatten();
+        let (serving, serving_receiver) = watch::channel(kept.map(Arc::new));
         let look = Arc::new(Notify::new());
         let ended = Ended::open(records.join("ended"));
         let renewals_failed = Arc::new(AtomicU64::new(0));
@@ -82,13 +94,16 @@ impl Context {
             node_name: config.node_name.clone(),
             config: config.cluster.clone(),
             records,
-            kept: Arc::new(Mutex::new(kept)),
+            kept: Arc::new(Mutex::new(pods_kept)),
             shelf: Arc::new(shelf),
             known: watch::Sender::default(),
             bound,
             supply,
             node,
             state,
+            reviewer,
+            serving,
+            wants_serving,
             look: Arc::clone(&look),
             rate: Mutex::new(Rate::new(config.cluster.request_rate.0, config.cluster.request_rate.1)),
             events: Mutex::default(),
@@ -101,6 +116,8 @@ impl Context {
             supply: supply_receiver,
             node: node_receiver,
             state: state_receiver,
+            reviewer: reviewer_receiver,
+            serving: serving_receiver,
             config: Arc::new(config.cluster.clone()),
             ended,
             look,

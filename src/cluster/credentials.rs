@@ -8,6 +8,7 @@ use crate::http::place::{Place, is_loopback};
 use crate::sys::fs;
 use hyper::Uri;
 use jiff::Timestamp;
+use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +42,8 @@ pub(super) struct Credentials {
     pub(super) access: Access,
     pub(super) server: Uri,
     pub(super) tls: Arc<ClientConfig>,
+    /// Those that the kubeconfig has the API server vouched for by; empty: it names none.
+    pub(super) authorities: Arc<Vec<CertificateDer<'static>>>,
     /// Of the client certificate, where there is one.
     pub(super) life: Option<Life>,
     /// The client certificate and its key in PEM, when they are not in the folder of certificates yet.
@@ -193,19 +196,23 @@ impl Reader {
         }
         let life = client.as_ref().map(|pair| pair.life);
         let identity = client.map(|pair| (pair.chain, pair.key));
+        let mut authorities = Vec::new();
         let tls = if access.insecure {
             http::unverified_tls_as(identity).map_err(|e| unusable(e.to_string()))
         } else if let Some(authority) = &authority {
             let wrong = |why: String| unusable(format!("certificate-authority: {why}"));
             digest.update(authority);
             let roots = certificates::certificates(authority).map_err(wrong)?;
-            http::tls_of(&roots, identity).map_err(|e| unusable(e.to_string()))
+            let tls = http::tls_of(&roots, identity).map_err(|e| unusable(e.to_string()));
+            authorities = roots;
+            tls
         } else {
             http::tls_of_machine(identity).map_err(|e| unusable(e.to_string()))
         }?;
         // The text of a token, which `Access` does not show.
         digest.update(&text);
-        Ok(Some(Credentials { access, server, tls: Arc::new(tls), life, foreign, digest: digest.finalize().into() }))
+        let (tls, authorities) = (Arc::new(tls), Arc::new(authorities));
+        Ok(Some(Credentials { access, server, tls, authorities, life, foreign, digest: digest.finalize().into() }))
     }
 }
 
@@ -282,7 +289,8 @@ mod tests {
         disk.write("kubeconfig", BY_FILE);
         assert!(matches!(disk.survey(NOW).found, Found::Bootstrap(_)));
         let (chain, key) = certificate([2027, 2028]);
-        certificates::keep(&disk.1.cert_dir, &chain, &key, NOW.parse().unwrap()).unwrap();
+        certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, NOW.parse().unwrap())
+            .unwrap();
         let survey = disk.survey(NOW);
         assert!(matches!(&survey.found, Found::Ready(own) if own.foreign.is_none()) && survey.spare.is_some());
         assert!(matches!(disk.survey("2029-01-01T00:00:00Z").found, Found::Bootstrap(_)));
@@ -311,7 +319,8 @@ mod tests {
         assert!(ready(disk.survey(NOW)).foreign.is_some());
         for (year, used, foreign) in [(2026, "2027", true), (2028, "2028", false)] {
             let (chain, key) = certificate([year, 2030]);
-            certificates::keep(&disk.1.cert_dir, &chain, &key, NOW.parse().unwrap()).unwrap();
+            certificates::keep(certificates::Purpose::Client, &disk.1.cert_dir, &chain, &key, NOW.parse().unwrap())
+                .unwrap();
             let own = ready(disk.survey(NOW));
             assert_eq!((begins(&own).as_str(), own.foreign.is_some()), (used, foreign));
         }
@@ -333,7 +342,14 @@ mod tests {
         assert_eq!(used(), ("2027".to_owned(), true), "still to be replaced");
         // The signer dates back.
         let (chain, key) = certificate([2026, 2030]);
-        certificates::keep(&disk.1.cert_dir, &chain, &key, now + jiff::SignedDuration::from_secs(60)).unwrap();
+        certificates::keep(
+            certificates::Purpose::Client,
+            &disk.1.cert_dir,
+            &chain,
+            &key,
+            now + jiff::SignedDuration::from_secs(60),
+        )
+        .unwrap();
         assert_eq!(used(), ("2026".to_owned(), false));
         // Somebody gives the node a new one.
         let (chain, key) = certificate([2028, 2031]);

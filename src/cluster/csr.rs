@@ -1,4 +1,4 @@
-//! Asking the cluster for the node's client certificate.
+//! Asking the cluster for the node's certificates.
 
 use super::transport::ask;
 use crate::pod::clock::later;
@@ -7,15 +7,18 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::Method;
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The API's path of certificate signing requests.
 const PATH: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
-/// Signer of client certificates of nodes.
-const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Signers of client certificates of nodes, and of those that they show to others.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+const SERVER_SIGNER: &str = "kubernetes.io/kubelet-serving";
 /// As kubelet: a request that nobody has answered by then is given up, and another one is made.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(15);
 /// How long a request is looked at often.
@@ -41,6 +44,10 @@ pub(super) enum Error {
     Unfit { name: String, why: String },
 }
 
+fn made(error: rcgen::Error) -> Error {
+    Error::Make(error.to_string())
+}
+
 /// A key, and a request for a certificate for it.
 pub(super) struct Wanted {
     /// PEM, `EC PRIVATE KEY`.
@@ -48,25 +55,46 @@ pub(super) struct Wanted {
     request: String,
     public: Vec<u8>,
     user: String,
+    signer: &'static str,
+    usage: &'static str,
 }
 
 impl Wanted {
-    /// A new key, ECDSA P-256, for the node of this name.
+    /// A new key, ECDSA P-256, for a client certificate of the node of this name.
     ///
     /// # Errors
     /// [`Error::Make`].
     pub(super) fn new(node: &str) -> Result<Wanted, Error> {
-        let failed = |e: rcgen::Error| Error::Make(e.to_string());
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let user = format!("system:node:{node}");
+        Wanted::with(node, CertificateParams::default(), CLIENT_SIGNER, "client auth")
+    }
+
+    /// As [`Wanted::new`], for a certificate that the node shows to those who reach it by these addresses.
+    ///
+    /// # Errors
+    /// [`Error::Make`].
+    pub(super) fn serving(node: &str, names: &BTreeSet<String>, ips: &BTreeSet<IpAddr>) -> Result<Wanted, Error> {
+        let name = |name: &String| name.as_str().try_into().map(SanType::DnsName);
         let mut params = CertificateParams::default();
+        params.subject_alt_names = names.iter().map(name).collect::<Result<_, _>>().map_err(made)?;
+        params.subject_alt_names.extend(ips.iter().copied().map(SanType::IpAddress));
+        Wanted::with(node, params, SERVER_SIGNER, "server auth")
+    }
+
+    fn with(
+        node: &str,
+        mut params: CertificateParams,
+        signer: &'static str,
+        usage: &'static str,
+    ) -> Result<Wanted, Error> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(made)?;
+        let user = format!("system:node:{node}");
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
         params.distinguished_name.push(DnType::CommonName, user.as_str());
-        let request = params.serialize_request(&key).and_then(|request| request.pem()).map_err(failed)?;
+        let request = params.serialize_request(&key).and_then(|request| request.pem()).map_err(made)?;
         let public = key.public_key_raw().to_vec();
         let secret = sec1(key.serialized_der(), &public).ok_or_else(|| Error::Make("an odd key".to_owned()))?;
-        Ok(Wanted { key: pem("EC PRIVATE KEY", &secret), request, public, user })
+        Ok(Wanted { key: pem("EC PRIVATE KEY", &secret), request, public, user, signer, usage })
     }
 
     /// The object that asks for it.
@@ -77,8 +105,8 @@ impl Wanted {
             "metadata": {"generateName": "csr-"},
             "spec": {
                 "request": STANDARD.encode(&self.request),
-                "signerName": SIGNER,
-                "usages": ["digital signature", "client auth"],
+                "signerName": self.signer,
+                "usages": ["digital signature", self.usage],
             },
         })
     }
@@ -233,6 +261,21 @@ mod tests {
         let object = wanted.object();
         assert_eq!(object["spec"]["usages"], json!(["digital signature", "client auth"]));
         assert!(object["spec"].get("expirationSeconds").is_none());
+    }
+
+    #[test]
+    fn the_request_for_serving_names_all_addresses_and_only_those() {
+        let names = BTreeSet::from(["edge-1".to_owned()]);
+        let ips = BTreeSet::from(["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()]);
+        let wanted = Wanted::serving("edge-1", &names, &ips).unwrap();
+        let der = CertificateSigningRequestDer::from_pem_slice(wanted.request.as_bytes()).unwrap();
+        let (_, request) = X509CertificationRequest::from_der(&der).unwrap();
+        let shown = format!("{:?}", request.requested_extensions().unwrap().collect::<Vec<_>>());
+        assert!(shown.contains("DNSName(\"edge-1\")"), "{shown}");
+        assert!(shown.contains("[10, 0, 0, 1]") && shown.contains("[253, 0, 0"), "{shown}");
+        assert_eq!(wanted.object()["spec"]["signerName"], "kubernetes.io/kubelet-serving");
+        assert_eq!(wanted.object()["spec"]["usages"], json!(["digital signature", "server auth"]));
+        assert!(Wanted::serving("edge-1", &BTreeSet::from(["bücher".to_owned()]), &ips).is_err());
     }
 
     #[test]

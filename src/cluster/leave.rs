@@ -60,6 +60,8 @@ pub(super) async fn leave(context: &Arc<Context>, client: Option<&Client>, order
     left.problems.extend(removed.unwrap_or_else(|_| vec!["credentials are left".to_owned()]));
     context.known.send_replace(Arc::new(Known::default()));
     context.node.send_replace(None);
+    context.serving.send_replace(None);
+    context.reviewer.send_replace(None);
     // Another cluster has been told nothing.
     *context.told.lock().unwrap_or_else(PoisonError::into_inner) = node::Told::default();
     *context.events.lock().unwrap_or_else(PoisonError::into_inner) = events::Ledger::default();

@@ -9,11 +9,13 @@
 //!                   supply ▶ Supply ────▶ runtime: objects, tokens, services
 //!                   status · mirror ◀──── reports of the agent    (statuses, ends, mirror pods)
 //!                   events ◀───────────── the agent's events
+//!                   review · serving ◀─── the server: who asks the node, and what it shows them
 //! ```
 //!
 //! Nothing of what runs depends on any of this: while no API server answers, everything goes on with what is known, and
 //! static pods need none of it at all.
 
+mod calls;
 mod certificates;
 mod connection;
 mod context;
@@ -34,6 +36,8 @@ mod pods;
 mod rate;
 mod record;
 mod request;
+mod review;
+mod serving;
 mod session;
 mod status;
 mod status_end;
@@ -43,9 +47,12 @@ mod supply;
 mod transport;
 mod trouble;
 
+pub use calls::{Calls, calls};
 pub use connection::{Connection, Membership, State};
 pub use ended::Ended;
 pub use leave::{Left, forget, forget_certificates};
+pub use review::{Access, Error as ReviewError, Reviewer, User};
+pub use serving::Serving;
 
 use crate::config::{self, Config};
 use crate::pod::Supply;
@@ -105,6 +112,10 @@ pub struct Handle {
     pub node: watch::Receiver<Option<Arc<Node>>>,
     /// How the node stands to the cluster.
     pub state: watch::Receiver<State>,
+    /// Who says who others are and what they may do; `None`: there is no API server to ask.
+    pub reviewer: watch::Receiver<Option<Reviewer>>,
+    /// The certificate that the cluster issued to be shown to others; `None`: none yet, or none was asked for.
+    pub serving: watch::Receiver<Option<Arc<Serving>>>,
     /// How pods ended of which nothing is left.
     pub ended: Ended,
     /// Where credentials are looked for, and what else is configured.

@@ -1,5 +1,6 @@
 //! How requests get to the API server: one connection for all of them, an end to every wait, a limit to every answer.
 
+use super::calls::calls;
 use super::credentials::Credentials;
 use super::kubeconfig::Bearer;
 use super::trouble;
@@ -110,6 +111,8 @@ fn new(
     let service = tower::service_fn(move |request: Request<Body>| {
         let (http, bearer, contact) = (http.clone(), bearer.clone(), Arc::clone(&contact));
         let is_watch = is_watch(request.uri());
+        let (method, host, begun) =
+            (request.method().clone(), server.authority().map(ToString::to_string), Instant::now());
         let request = addressed(request, &server, bearer.as_deref());
         async move {
             let deadline = Instant::now() + REQUEST;
@@ -120,6 +123,8 @@ fn new(
                 }),
                 Err(_) => Err((Error::Late.into(), Error::Late.to_string())),
             };
+            let code = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+            calls().answered(&method, host.as_deref().unwrap_or_default(), code, begun.elapsed());
             match answer {
                 Ok(answer) => {
                     contact(Ok(answer.status()));

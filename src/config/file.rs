@@ -4,6 +4,7 @@ use super::images;
 use super::layers::Documents;
 use super::node;
 use super::reserve::{Maps, Reserved, thresholds};
+use super::server;
 use super::sources;
 use super::value::quantity_bytes;
 use super::{Config, Error, LogFormat, Warning};
@@ -48,7 +49,6 @@ const KUBELET_FIELDS: &[&str] = &[
     "podCIDR",
     "podLogsDir",
     "podPidsLimit",
-    "port",
     "resolvConf",
     "rotateCertificates",
     "seccompDefault",
@@ -59,9 +59,6 @@ const KUBELET_FIELDS: &[&str] = &[
 
 /// Fields of a `KubeletConfiguration` (1.36) that later work will honour, or that have no meaning here.
 const KUBELET_IGNORED: &[&str] = &[
-    "address",
-    "authentication",
-    "authorization",
     "cgroupDriver",
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
@@ -75,10 +72,7 @@ const KUBELET_IGNORED: &[&str] = &[
     "enableContentionProfiling",
     "enableControllerAttachDetach",
     "enableDebugFlagsHandler",
-    "enableDebuggingHandlers",
     "enableProfilingHandler",
-    "enableServer",
-    "enableSystemLogHandler",
     "enableSystemLogQuery",
     "failCgroupV1",
     "failSwapOn",
@@ -100,25 +94,20 @@ const KUBELET_IGNORED: &[&str] = &[
     "podsPerCore",
     "protectKernelDefaults",
     "qosReserved",
-    "readOnlyPort",
     "reservedMemory",
     "reservedSystemCPUs",
     "runOnce",
     "runtimeRequestTimeout",
-    "serverTLSBootstrap",
     "showHiddenMetricsForVersion",
     "shutdownGracePeriod",
     "shutdownGracePeriodByPodPriority",
     "shutdownGracePeriodCriticalPods",
-    "streamingConnectionIdleTimeout",
     "syncFrequency",
     "systemCgroups",
     "systemReservedCgroup",
-    "tlsCertFile",
     "tlsCipherSuites",
     "tlsCurvePreferences",
     "tlsMinVersion",
-    "tlsPrivateKeyFile",
     "topologyManagerPolicy",
     "topologyManagerPolicyOptions",
     "topologyManagerScope",
@@ -137,6 +126,7 @@ const OWN_FIELDS: &[&str] = &[
     "cdiSpecDirs",
     "cluster",
     "images",
+    "localAPI",
     "logFormat",
     "nodeIPs",
     "nodeLabels",
@@ -175,7 +165,14 @@ fn is_unset(value: &Value) -> bool {
 fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let document = Section { path: "KubeletConfiguration", map };
     document.reject_unknown(
-        &[KUBELET_FIELDS, images::KUBELET_FIELDS, node::KUBELET_FIELDS, sources::KUBELET_FIELDS].concat(),
+        &[
+            KUBELET_FIELDS,
+            images::KUBELET_FIELDS,
+            node::KUBELET_FIELDS,
+            server::KUBELET_FIELDS,
+            sources::KUBELET_FIELDS,
+        ]
+        .concat(),
         KUBELET_IGNORED,
     )?;
     let logging = document.section("logging")?;
@@ -207,9 +204,6 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
     }
     if let Some(port) = document.integer("healthzPort", 0, 65535)? {
         config.healthz_port = port as u16;
-    }
-    if let Some(port) = document.integer("port", 0, 65535)? {
-        config.port = port as u16;
     }
     if let Some(address) = document.text("healthzBindAddress")? {
         config.healthz_bind_address = document.parsed("healthzBindAddress", address, "an IP address")?;
@@ -244,6 +238,7 @@ fn kubelet_document(map: &Map<String, Value>, config: &mut Config, warnings: &mu
     }
     resource_fields(&document, config, warnings)?;
     node::kubelet_fields(&document, &mut config.cluster)?;
+    server::kubelet_fields(&document, config)?;
     if let Some(value) = document.get("allowedUnsafeSysctls") {
         config.allowed_unsafe_sysctls = sysctl_patterns(&document, value)?;
     }
@@ -385,6 +380,9 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
             config.cluster.sealing_key_file = Some(PathBuf::from(path));
         }
     }
+    if let Some(map) = document.section("localAPI")? {
+        super::local::own_section(map, &mut config.server.local_api)?;
+    }
     sources::own_fields(&document, &mut config.sources)?;
     node::own_fields(&document, &mut config.cluster)?;
     document.log_format_into("logFormat", &mut config.log_format)?;
@@ -490,7 +488,7 @@ impl<'a> Section<'a> {
         list.iter().enumerate().map(read).collect::<Result<_, _>>().map(Some)
     }
 
-    fn parsed<T: std::str::FromStr>(&self, field: &str, text: &str, what: &str) -> Result<T, Error> {
+    pub(super) fn parsed<T: std::str::FromStr>(&self, field: &str, text: &str, what: &str) -> Result<T, Error> {
         text.parse().map_err(|_| Error::invalid(self.at(field), format!("{text:?} is not {what}")))
     }
 

@@ -88,7 +88,7 @@ nodeLabels: {site: north}
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     expect![[r#"
         [
-            "KubeletConfiguration: these fields have no effect here: authentication, cgroupDriver",
+            "KubeletConfiguration: these fields have no effect here: cgroupDriver",
         ]
     "#]]
     .assert_debug_eq(&warnings);
@@ -186,12 +186,17 @@ fn what_kubeadm_writes_is_taken_as_it_is() {
         node_name: "edge-1".to_owned(),
         cluster_dns: vec![IpAddr::from([10, 96, 0, 10])],
         cluster_domain: "cluster.local".to_owned(),
+        server: Server {
+            standalone: true,
+            client_ca_file: Some("/etc/kubernetes/pki/ca.crt".into()),
+            ..Server::default()
+        },
         ..Config::default()
     };
     assert_eq!(config, defaults, "zeros are what nobody set");
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     expect![[r#"
-        KubeletConfiguration: these fields have no effect here: authentication, authorization, cgroupDriver"#]]
+        KubeletConfiguration: these fields have no effect here: cgroupDriver"#]]
     .assert_eq(&warnings.join("\n"));
 }
 
@@ -505,4 +510,75 @@ fn kubeadms_flags_are_taken_and_said_to_change_nothing() {
         resolve(&format!("{KUBELET}rotateCertificates: false\n")).is_ok_and(|(c, _)| !c.cluster.rotate_certificates)
     );
     assert!(resolve(KUBELET).is_ok_and(|(c, _)| c.cluster.rotate_certificates));
+}
+
+#[test]
+fn who_may_use_the_node_is_read() {
+    use server::Authorization;
+    let read = |text: &str| resolve(&format!("apiVersion: {KUBELET_API_VERSION}\nkind: KubeletConfiguration\n{text}"));
+    let (config, warnings) = read(
+        "address: '::1'
+port: 11250
+readOnlyPort: 10255
+authentication:
+  anonymous: {enabled: true}
+  webhook: {enabled: false, cacheTTL: 10s}
+  x509: {clientCAFile: ''}
+authorization: {mode: AlwaysAllow}
+enableDebuggingHandlers: false
+streamingConnectionIdleTimeout: 5m
+tlsCertFile: /a
+tlsPrivateKeyFile: /b
+",
+    )
+    .unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.port, 11250);
+    assert_eq!(
+        config.server,
+        Server {
+            standalone: true,
+            address: "::1".parse().unwrap(),
+            tls_cert_file: Some("/a".into()),
+            tls_private_key_file: Some("/b".into()),
+            anonymous: true,
+            token_webhook: None,
+            authorization: Authorization::AlwaysAllow,
+            read_only_port: 10255,
+            debugging_handlers: false,
+            streaming_idle: Duration::from_secs(300),
+            ..Server::default()
+        }
+    );
+    let server = |text: &str| read(text).unwrap().0.server;
+    let (authorized, unauthorized) = (Duration::from_secs(60), Duration::from_secs(30));
+    let webhook = server("authorization: {webhook: {cacheAuthorizedTTL: 1m, cacheUnauthorizedTTL: 0s}}\n");
+    assert_eq!(webhook.authorization, Authorization::Webhook { authorized, unauthorized });
+    assert_eq!(server("authentication: {webhook: {cacheTTL: 3s}}\n").token_webhook, Some(Duration::from_secs(3)));
+    assert!(!server("address: 0.0.0.0\nserverTLSBootstrap: true\n").standalone);
+    assert_eq!(read("enableServer: false\n").unwrap().0.port, 0);
+    let flags = Flags {
+        authorization_mode: Some(server::AuthorizationMode::Webhook),
+        client_ca_file: Some("/ca".into()),
+        ..Flags::default()
+    };
+    let flagged = Config::resolve(&flags, &[], &facts()).unwrap().0.server;
+    assert_eq!(flagged, Server { standalone: true, client_ca_file: Some("/ca".into()), ..Server::default() });
+}
+
+#[test]
+fn who_may_use_the_node_is_not_guessed() {
+    let refused = [
+        "authorization: {mode: RBAC}",
+        "authentication: {anonymus: {}}",
+        "authentication: {anonymous: {enabled: 'yes'}}",
+        "authentication: {webhook: {cacheTTL: soon}}",
+        "address: here",
+        "port: 70000",
+        "tlsCertFile: /a",
+        "tlsCertFile: /a\ntlsPrivateKeyFile: /b\nserverTLSBootstrap: true",
+        "readOnlyPort: 10250",
+    ];
+    let text: Vec<String> = refused.iter().map(|text| refusal(&format!("{text}\n"))).collect();
+    expect![[r#""#]].assert_eq(&text.join("\n"));
 }

@@ -4,10 +4,11 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, lists, log, page, verify};
+use super::{Node, apply, cluster, exec, history, images, kube, kubelet, local, log, page, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::CONTENT_TYPE;
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,10 @@ pub(super) enum Door {
     Loopback,
     /// Loopback: the status page.
     Page,
+    /// The local Kubernetes API: what the certificate allows.
+    Local(kube::Who),
+    /// The kubelet's port without authentication: health, pods and metrics.
+    ReadOnly,
 }
 
 /// Answers a request; never fails, a refusal is an answer too.
@@ -32,6 +37,10 @@ pub(super) async fn handle(
     door: Door,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<Body>, Infallible> {
+    let _counted = node.requests().begin(request.method(), request.uri().path(), door == Door::ReadOnly);
+    if door == Door::ReadOnly {
+        return Ok(kubelet::answer_read_only(node, request).await);
+    }
     Ok(answer(node, door, request).await.unwrap_or_else(Failure::into_reply))
 }
 
@@ -44,15 +53,22 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
     if door == Door::Loopback && !matches!(asked, Route::Health | Route::Ready | Route::Metrics) {
         return Err(Failure::not_found("only health and metrics are served here"));
     }
+    if let Door::Local(who) = door {
+        kube::check(who, &asked)?;
+    }
     match asked {
         Route::Health => Ok(reply::text("ok")),
         Route::Ready => Ok(ready(node.as_ref())),
         Route::Metrics => Ok(metrics(node.metrics())),
         Route::Status => status(node).await,
-        Route::List { resource, namespace } => lists::list(node, resource, namespace, &query),
-        Route::Get { resource, namespace, name } => lists::get(&node, resource, namespace.as_deref(), &name),
+        Route::Kube(asked) => {
+            let who = if let Door::Local(who) = door { Some(who) } else { None };
+            kube::answer(node, who, asked, &query, Sent::of(request)).await
+        }
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
         Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
+        Route::Attach { namespace, pod } => exec::attach(&node, &namespace, &pod, &query, request),
+        Route::Copy { namespace, pod } => exec::copy(&node, &namespace, &pod, &query, request),
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await
@@ -69,8 +85,30 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::VerifyImages => verify::verify(node, &query).await,
         Route::Cluster => cluster::show(node.as_ref()),
         Route::LookForCluster => cluster::look(node.as_ref()),
+        Route::Kubeconfig if request.method() == Method::DELETE => local::revoke(node).await,
+        Route::Kubeconfig => local::kubeconfig(node, query.number("port")?, query.flag("readOnly")?).await,
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
         Route::Page(part) => page::answer(node, part, &query).await,
+        Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
+    }
+}
+
+/// A request's headers, and its body for who wants it.
+pub(super) struct Sent {
+    pub(super) headers: HeaderMap,
+    request: Request<Incoming>,
+}
+
+impl Sent {
+    fn of(request: Request<Incoming>) -> Sent {
+        Sent { headers: request.headers().clone(), request }
+    }
+
+    /// The body, and its type without parameters (none: empty).
+    pub(super) async fn body(self) -> Result<(String, Bytes), Failure> {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        body(self.request).await.map(|bytes| (kind, bytes))
     }
 }
 
@@ -109,7 +147,7 @@ fn ready(node: &dyn Node) -> Reply {
     }
 }
 
-fn metrics(text: String) -> Reply {
+pub(super) fn metrics(text: String) -> Reply {
     // Scrapers choose the parser by the type; the end mark is what tells OpenMetrics from the older format.
     let content_type = if text.ends_with("# EOF\n") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"

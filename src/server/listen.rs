@@ -119,6 +119,11 @@ pub async fn serve_page(node: Arc<dyn Node>, listener: TcpListener, shutdown: wa
     run(node, Door::Page, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
 }
 
+/// Serves health, pods and metrics to everybody on a bound port until `shutdown` turns true.
+pub async fn serve_read_only(node: Arc<dyn Node>, listener: TcpListener, shutdown: watch::Receiver<bool>) {
+    run(node, Door::ReadOnly, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
+}
+
 /// What connections come from.
 trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
@@ -167,7 +172,7 @@ async fn run(
     }
 }
 
-async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
+pub(super) async fn asked_to_stop(shutdown: &mut watch::Receiver<bool>) {
     // An error is a dropped sender: the agent is going down too.
     let _ = shutdown.wait_for(|down| *down).await;
 }

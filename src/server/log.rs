@@ -166,7 +166,7 @@ pub(super) fn container_name(pod: &Pod, named: Option<&str>) -> Result<String, F
 }
 
 /// All containers of a pod, init containers first.
-fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+pub(super) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
 }
 

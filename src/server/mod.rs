@@ -6,28 +6,37 @@
 
 pub(crate) mod age;
 mod apply;
+mod auth;
 mod cluster;
 pub(crate) mod columns;
 mod exec;
 mod history;
 mod http;
 mod images;
+mod kube;
+mod kubelet;
 mod listen;
-mod lists;
+pub mod local;
 mod log;
 mod logfile;
 mod objects;
 pub(crate) mod page;
 mod reply;
+mod requests;
 mod route;
-mod selector;
+mod secure;
+mod tls;
 pub mod types;
+mod usage;
 mod verify;
 
-pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
-pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_page};
+pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_page, serve_read_only};
 pub use logfile::{Line, Tag};
+pub use requests::Requests;
+pub use secure::{bind_read_only, serve_node_api};
 pub(crate) use route::encode;
+pub use kube::Lists;
+pub use local::LocalApi;
 
 use crate::cluster::Handle;
 use crate::config::Config;
@@ -40,6 +49,7 @@ use crate::source::sources::{Refusal, Rolled};
 use crate::source::{Standing, Verifier};
 use crate::stats::Snapshot;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node as ApiNode, Pod};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,6 +94,14 @@ pub trait Node: Send + Sync + 'static {
     fn config(&self) -> Arc<Config>;
     /// Metrics in the Prometheus text format.
     fn metrics(&self) -> String;
+    /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.
+    fn probe_metrics(&self) -> String {
+        String::new()
+    }
+    /// Where requests are counted.
+    fn requests(&self) -> Requests {
+        Requests::default()
+    }
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
     /// What is known of a pod name, given with or without the node's suffix.
@@ -97,8 +115,16 @@ pub trait Node: Send + Sync + 'static {
         name: &str,
         to: Option<u64>,
     ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
+    /// What was listed lately, for watches.
+    fn lists(&self) -> &Lists;
+    /// The local Kubernetes API on loopback.
+    fn local_api(&self) -> &Arc<LocalApi>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
+    /// When the agent started, by its own time.
+    fn started(&self) -> Timestamp;
+    /// How long the agent's loop has given no sign of life: seconds, unless something is wrong.
+    fn quiet_for(&self) -> Duration;
     /// How the node stands to a cluster; `None`: it never can be in one.
     fn cluster(&self) -> Option<Handle>;
 }

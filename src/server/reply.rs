@@ -34,6 +34,10 @@ impl Failure {
         Failure::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
+    pub(super) fn unauthorized(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
+    }
+
     pub(super) fn forbidden(message: impl Into<String>) -> Failure {
         Failure::new(StatusCode::FORBIDDEN, "Forbidden", message)
     }
@@ -48,6 +52,18 @@ impl Failure {
 
     pub(super) fn conflict(message: impl Into<String>) -> Failure {
         Failure::new(StatusCode::CONFLICT, "Conflict", message)
+    }
+
+    pub(super) fn already_exists(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::CONFLICT, "AlreadyExists", message)
+    }
+
+    pub(super) fn not_acceptable(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
+    }
+
+    pub(super) fn unsupported_type(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
     pub(super) fn gone(message: impl Into<String>) -> Failure {
@@ -70,6 +86,10 @@ impl Failure {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
+    pub(super) fn is_not_found(&self) -> bool {
+        self.code == StatusCode::NOT_FOUND
+    }
+
     /// The v1 `Status` object.
     pub(crate) fn status(self) -> serde_json::Value {
         let details = (!self.causes.is_empty()).then_some(StatusDetails { causes: self.causes });
@@ -85,6 +105,12 @@ impl Failure {
         value["apiVersion"] = "v1".into();
         value["metadata"] = serde_json::json!({});
         value
+    }
+
+    /// As the kubelet refuses: the message alone.
+    pub(super) fn into_text(self) -> Reply {
+        let code = self.code;
+        with_type(code, "text/plain; charset=utf-8", bytes(self.message))
     }
 
     pub(super) fn into_reply(self) -> Reply {

@@ -47,6 +47,9 @@ pub struct Options {
     /// Connect its standard input; else it is empty.
     #[serde(default)]
     pub stdin: bool,
+    /// The command is this program, not one of the container's: `argv` is its role and what follows.
+    #[serde(default)]
+    pub own: bool,
     /// Rows and columns of the terminal.
     #[serde(default)]
     pub size: Option<(u16, u16)>,

@@ -134,7 +134,8 @@ fn begin(order: &Order, mut fds: Vec<OwnedFd>, control: &OwnedFd) -> Result<i32,
 fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
     let linux = spec.linux().as_ref();
     let mut process = spec.process().clone().ok_or("the container has no process")?;
-    process.set_args(Some(options.argv.clone()));
+    let name_of_program = options.own.then(|| "coracle".to_owned());
+    process.set_args(Some(name_of_program.into_iter().chain(options.argv.iter().cloned()).collect()));
     let mut env = process.env().clone().unwrap_or_default();
     let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     for entry in &options.env_add {
@@ -154,6 +155,10 @@ fn plan(spec: &Spec, options: &Options) -> Result<(Process, Program), String> {
     process.set_env(Some(env));
     process.set_terminal(Some(options.tty));
     let mut program = Program { die_with_parent: true, ..Program::default() };
+    if options.own {
+        let own = File::open("/proc/self/exe").map_err(|e| format!("cannot open this program: {e}"))?;
+        program.own = Some(Arc::new(own));
+    }
     program.seccomp = linux.and_then(|linux| linux.seccomp().clone());
     if program.seccomp.is_some()
         && process.no_new_privileges() != Some(true)

@@ -10,6 +10,7 @@ use nix::unistd::{AccessFlags, Gid, Uid};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +52,9 @@ pub(super) struct Program {
     pub(super) die_with_parent: bool,
     /// For a process that joins a running container with a user namespace of its own.
     pub(super) joined: Option<Joined>,
+    /// This program, open, to be executed instead of one of the container's. What runs in the container can reach it
+    /// through `/proc`, but not write to it: see [`process::sealed_program`].
+    pub(super) own: Option<Arc<File>>,
 }
 
 /// A user namespace to join last, when everything else that takes the machine's root is done: libcontainer joins none for
@@ -102,6 +106,9 @@ impl Program {
 
 impl Executor for Program {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
+        if self.own.is_some() {
+            return Ok(());
+        }
         Program::refusal(spec)
             .map(drop)
             .map_err(|refusal| ExecutorValidationError::ArgValidationError(refusal.marked()))
@@ -111,7 +118,10 @@ impl Executor for Program {
         if let Some(joined) = &self.joined {
             joined.join()?;
         }
-        let path = Program::refusal(spec).map_err(|refusal| ExecutorError::Other(refusal.marked()))?;
+        let path = match &self.own {
+            Some(_) => PathBuf::from("coracle"),
+            None => Program::refusal(spec).map_err(|refusal| ExecutorError::Other(refusal.marked()))?,
+        };
         let process = spec.process().as_ref().ok_or(ExecutorError::InvalidArg)?;
         let args = process.args().iter().flatten().map(|arg| CString::new(arg.as_bytes()));
         let args: Vec<CString> = args.collect::<Result<_, _>>().map_err(|_| ExecutorError::InvalidArg)?;
@@ -134,7 +144,14 @@ impl Executor for Program {
             libcontainer::capabilities::drop_privileges(capabilities, &*create_syscall())
                 .map_err(|e| ExecutorError::Other(format!("cannot drop capabilities: {e}")))?;
         }
-        let Err(errno) = nix::unistd::execv(&program, &args);
+        let Err(errno) = match &self.own {
+            // Without an environment: the container's is for its own programs.
+            Some(own) => {
+                let (none, at): (&[CString], _) = (&[], nix::fcntl::AtFlags::AT_EMPTY_PATH);
+                nix::unistd::execveat(Some(own.as_raw_fd()), c"", &args, none, at)
+            }
+            None => nix::unistd::execv(&program, &args),
+        };
         let refusal = refuse_exec(&path, &io::Error::from(errno));
         // The container has started by now: its log is where this can be seen.
         eprintln!("{}", refusal.message);

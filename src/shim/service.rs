@@ -1,5 +1,7 @@
 //! The shim's process: one thread that waits for requests, output, exits and deadlines.
 
+mod attached;
+
 use super::container::{Container, Phase, Site};
 use super::hotplug::{self, Change, Seen};
 use super::pause::Pause;
@@ -7,6 +9,7 @@ use super::protocol::{MAX_PACKET, Reply, Request, Run};
 use super::{IDENTITY, Identity, SOCKET, STATE, cgroup, record, socket};
 use crate::sys::process::{self, Exit};
 use crate::sys::{clock, mount};
+use attached::Session;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -77,6 +80,7 @@ struct Connection {
     subscribed: bool,
     /// ID of the container whose start this connection waits for.
     waits_for: Option<String>,
+    attached: Option<Session>,
 }
 
 struct Shim {
@@ -99,6 +103,8 @@ struct Shim {
     /// Until when a shutdown waits, and who asked for it.
     shutdown: Option<Instant>,
     shutdown_asked_by: Vec<OwnedFd>,
+    /// Number of the next attached client.
+    next_session: u64,
 }
 
 /// What a descriptor in the poll list belongs to.
@@ -108,6 +114,7 @@ enum Source {
     Connection(usize),
     Report(usize),
     Output(usize, usize),
+    Tap(usize, usize),
 }
 
 impl Shim {
@@ -162,6 +169,7 @@ impl Shim {
             alone: false,
             shutdown: None,
             shutdown_asked_by: Vec::new(),
+            next_session: 0,
         })
     }
 
@@ -198,12 +206,21 @@ impl Shim {
                 sources.push(Source::Report(i));
                 fds.push(report.as_fd());
             }
-            for (j, output) in container.outputs.iter().enumerate() {
+            for (j, output) in container.outputs.iter().enumerate().filter(|(_, output)| container.is_read(output)) {
                 sources.push(Source::Output(i, j));
                 fds.push(output.fd.as_fd());
             }
+            for (j, tap) in container.taps.iter().enumerate().filter(|(_, tap)| tap.is_behind()) {
+                sources.push(Source::Tap(i, j));
+                fds.push(tap.fd.as_fd());
+            }
         }
-        let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let kinds = sources.iter().map(|source| match source {
+            Source::Tap(..) => PollFlags::OUT,
+            _ => PollFlags::IN,
+        });
+        let mut fds: Vec<PollFd<'_>> =
+            fds.into_iter().zip(kinds).map(|(fd, kind)| PollFd::from_borrowed_fd(fd, kind)).collect();
         let wakes = self.containers.iter().filter_map(Container::wakes_at);
         let wakes = wakes.chain(self.tidy_at).chain(self.shutdown).min();
         let timeout = wakes.map(|at| {
@@ -224,7 +241,7 @@ impl Shim {
         match source {
             Source::Listener => {
                 if let Ok(fd) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                    self.connections.push(Connection { fd, subscribed: false, waits_for: None });
+                    self.connections.push(Connection { fd, subscribed: false, waits_for: None, attached: None });
                     // The request is usually there already.
                     self.handle(Source::Connection(self.connections.len() - 1));
                 }
@@ -243,6 +260,7 @@ impl Shim {
             Source::Output(index, output) => {
                 self.containers[index].pump(output);
             }
+            Source::Tap(index, tap) => self.containers[index].resume(tap),
         }
     }
 
@@ -254,6 +272,7 @@ impl Shim {
             if container.kill_at.is_some_and(|at| at <= now) {
                 container.kill();
             }
+            container.cut_off(now);
             changed |= container.finish(now);
         }
         if changed {
@@ -384,7 +403,7 @@ impl Shim {
         self.tidy_at = Some(Instant::now() + TIDY_AFTER);
         for connection in self.connections.iter().filter(|connection| connection.subscribed) {
             // A full queue already holds the news; one that is closed is noticed by poll.
-            let _ = socket::try_send(&connection.fd, b"{}");
+            let _ = socket::try_send(&connection.fd, b"{}", &[]);
         }
     }
 
@@ -397,7 +416,7 @@ impl Shim {
                 return;
             }
             Ok(_) | Err(_) => {
-                self.connections.remove(index);
+                self.disconnected(index);
                 return;
             }
         };
@@ -437,6 +456,13 @@ impl Shim {
             Request::Subscribe => {
                 self.connections[connection].subscribed = true;
                 Ok(())
+            }
+            Request::Attach { id, stdin } => {
+                return self.attach(id, stdin, connection).err().map(|message| Reply::Error { message });
+            }
+            Request::EndInput => {
+                self.end_input(connection);
+                return None;
             }
             Request::Shutdown => {
                 self.shut_down(connection);
@@ -587,7 +613,7 @@ fn answer(connection: &OwnedFd, reply: &Reply) {
     } else {
         packet
     };
-    let _ = socket::try_send(connection, &packet);
+    let _ = socket::try_send(connection, &packet, &[]);
 }
 
 /// The listening socket that came as standard input, out of the way of /dev/null.

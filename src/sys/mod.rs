@@ -15,3 +15,4 @@ pub mod overlay;
 pub mod pause;
 pub mod poll;
 pub mod process;
+pub mod socket;

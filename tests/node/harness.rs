@@ -5,11 +5,14 @@
 mod authority;
 pub mod browser;
 mod image;
+mod kubectl;
 mod network;
 pub mod nft;
+mod terminal;
 
 pub use authority::{Authority, kubeconfig, write_accounts_key, write_pair};
 pub use image::{BUSYBOX, append, busybox, docker_archive, image_archive, test_images};
+pub use kubectl::{Kubectl, Running, kubectl};
 pub use network::{Network, where_mounts_spread};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -24,6 +27,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+pub use terminal::Terminal;
 
 /// The program under test: the one that cargo built with the tests, or the one that `CORACLE_TEST_BINARY` names (a release
 /// build, say).

@@ -25,6 +25,7 @@
 //! | manifests from URLs | [`url`]; signed, with objects, by TLS in 1970: [`url_trust`] |
 //! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
+//! | what is used: metrics, summary, `top` | [`usage`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
 //! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`], [`cluster::bootstrap`] |
 //! | clusters: everything against a real control plane | [`cluster`] |
@@ -49,7 +50,9 @@
 //! | what hostile registries, proxies and mirrors try | [`hostile_registry`]; [`registry`]: `a_registry_that_is_away_or_damaged_…` |
 //! | what hostile containers and servers try | [`hostile`] |
 
+mod access;
 mod airgap;
+mod attach;
 mod bootstrap;
 mod cli;
 mod cluster;
@@ -57,6 +60,7 @@ mod collect;
 mod containers;
 mod control_plane;
 mod damage;
+mod copy;
 mod crash;
 mod devices;
 mod faults;
@@ -69,6 +73,8 @@ mod hostile_archives;
 mod hostile_images;
 mod hostile_registry;
 mod images;
+mod kubectl;
+mod kubectl_list;
 mod lifecycle;
 mod merge;
 mod net;
@@ -97,5 +103,6 @@ mod unlisted;
 mod url;
 mod url_server;
 mod url_trust;
+mod usage;
 mod userns;
 mod volumes;

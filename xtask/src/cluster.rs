@@ -31,10 +31,10 @@ enum Source {
     Due(String),
 }
 
-/// `target/controlplane`: the program, and beside it what it was made from.
-fn built() -> (PathBuf, PathBuf) {
-    let dir = shell::root().join("target/controlplane");
-    (dir.join("controlplane"), dir.join("stamp"))
+/// `target/<name>`: the program, and beside it what it was made from.
+fn built(name: &str) -> (PathBuf, PathBuf) {
+    let dir = shell::root().join("target").join(name);
+    (dir.join(name), dir.join("stamp"))
 }
 
 fn modules() -> PathBuf {
@@ -49,22 +49,33 @@ fn source() -> Result<Source> {
         }
         return Ok(Source::Named(named));
     }
-    let (out, stamp) = built();
-    let due = digest(&modules(), &flags())?;
+    cached("controlplane", &modules())
+}
+
+/// Whether a program of a folder of Go's is to be built.
+fn cached(name: &str, modules: &Path) -> Result<Source> {
+    let (out, stamp) = built(name);
+    let due = digest(modules, &flags())?;
     if out.is_file() && fs::read_to_string(stamp).is_ok_and(|done| done == due) {
         return Ok(Source::Cached(out));
     }
     let mut version = Command::new("go");
     // There, because go.mod may have this Go fetch another one.
-    version.args(["env", "GOVERSION"]).current_dir(modules()).stdin(Stdio::null());
+    version.args(["env", "GOVERSION"]).current_dir(modules).stdin(Stdio::null());
     let found = version.output().ok().filter(|out| out.status.success());
     let found = found.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_owned());
     if !found.as_deref().is_some_and(is_new_enough) {
         let found = found.map_or("there is no `go` that works on the PATH".to_owned(), |v| format!("this is {v}"));
         bail!(
-            "the tests' control plane is built with Go 1.{GO} or newer, and {found}\n\
-             hint: https://go.dev/dl; or name a built one: CORACLE_CONTROLPLANE=FILE, or KUBEBUILDER_ASSETS=FOLDER with\n\
-             etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubeadm and kubectl"
+            "the tests' {name} is built with Go 1.{GO} or newer, and {found}\n\
+             hint: https://go.dev/dl; or name a built one: CORACLE_{}=FILE{}",
+            name.to_uppercase(),
+            if name == "controlplane" {
+                ", or KUBEBUILDER_ASSETS=FOLDER with\n\
+                 etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubeadm and kubectl"
+            } else {
+                ""
+            }
         );
     }
     Ok(Source::Due(due))
@@ -96,15 +107,24 @@ pub fn provide(command: &mut Command) -> Result<()> {
 
 /// The program with the whole control plane: what `CORACLE_CONTROLPLANE` names, else it is built where that is due.
 pub fn build() -> Result<PathBuf> {
-    let due = match source()? {
+    made("controlplane", &modules(), source()?)
+}
+
+/// A program of a folder of Go's, in which Kubernetes' modules are: it is built where that is due.
+pub fn go_program(name: &str, modules: &Path) -> Result<PathBuf> {
+    made(name, modules, cached(name, modules)?)
+}
+
+fn made(name: &str, modules: &Path, source: Source) -> Result<PathBuf> {
+    let due = match source {
         Source::Named(path) | Source::Cached(path) => return Ok(path),
         Source::Due(due) => due,
     };
-    let (out, stamp) = built();
-    fs::create_dir_all(shell::root().join("target/controlplane"))?;
+    let (out, stamp) = built(name);
+    fs::create_dir_all(shell::root().join("target").join(name))?;
     println!("Kubernetes 1.{VERSION} from its modules: ten minutes the first time");
     let mut build = Command::new("go");
-    build.args(["build", "-trimpath", "-ldflags", &flags(), "-o"]).arg(&out).arg(".").current_dir(modules());
+    build.args(["build", "-trimpath", "-ldflags", &flags(), "-o"]).arg(&out).arg(".").current_dir(modules);
     shell::step(build.env("CGO_ENABLED", "0").env("GOFLAGS", ""))?;
     fs::write(&stamp, due)?;
     Ok(out)

@@ -28,6 +28,8 @@ pub const TESTS: &[Need] = &[
     BUSYBOX,
     Need { package: "iproute2", found: || on_path("ip") },
     Need { package: "mount", found: || on_path("mount") },
+    // Gives a program a terminal of its own.
+    Need { package: "util-linux", found: || on_path("setsid") },
     // Looks at the units. It is on every Debian machine, but not in every container.
     Need { package: "systemd", found: || on_path("systemd-analyze") },
     Need { package: "minisign", found: || on_path("minisign") },
@@ -44,6 +46,8 @@ pub const TESTS: &[Need] = &[
     Need { package: "nftables", found: || on_path("nft") },
     // Looks at the status page.
     Need { package: "chromium-headless-shell", found: || on_path("chromium-headless-shell") },
+    // Fetches kubectl.
+    Need { package: "python3-pip", found: || on_path("pip") || on_path("pip3") },
     // Makes system calls fail.
     Need { package: "strace", found: || on_path("strace") },
 ];

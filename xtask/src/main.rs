@@ -5,12 +5,15 @@ mod bench;
 mod bench_boot;
 mod bench_image;
 mod bench_probes;
+mod bench_stream;
 mod cluster;
 mod debian;
 mod demo;
 mod fields;
 mod fuzz;
 mod image;
+mod kubelet;
+mod kubectl;
 mod node;
 mod shell;
 mod test;
@@ -31,9 +34,11 @@ cargo xtask <task>
   bench image [--n N]           an image archive into coracle, containerd, podman and tar, side by side
   bench boot [--n N]            from the agent's start to the first of 20 pods, as after a reboot
   bench probes                  what 100 readiness probes a second cost
+  bench stream [--n N]          exec and port-forward of coracle and of a kubelet with containerd, side by side
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   cluster build|up|down         Kubernetes' own control plane: build it from its Go modules, run it on the loopback
+  kubectl                       fetch kubectl as it is published, for the tests
   image NAME [--out F]          make a docker-archive from Debian's packages: nginx, node-exporter or busybox
 ";
 
@@ -51,11 +56,16 @@ fn main() -> Result<()> {
             println!("CORACLE_CONTROLPLANE={}", cluster::build()?.display());
             Ok(())
         }
+        ["kubectl"] => {
+            println!("CORACLE_KUBECTL={}", kubectl::fetch()?.display());
+            Ok(())
+        }
         ["cluster", "up"] => cluster::up(),
         ["cluster", "down"] => cluster::down(),
         ["bench", "image", rest @ ..] => bench_image::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "boot", rest @ ..] => bench_boot::run(number(rest, "--n")?.unwrap_or(5)),
         ["bench", "probes"] => bench_probes::probes(),
+        ["bench", "stream", rest @ ..] => bench_stream::run(number(rest, "--n")?.unwrap_or(3)),
         ["bench", "start", rest @ ..] => bench::start(number(rest, "--n")?.unwrap_or(21)),
         ["fuzz"] => fuzz::list(),
         ["fuzz", target, rest @ ..] => fuzz::run(target, number(rest, "--seconds")?.unwrap_or(60)),

@@ -22,6 +22,11 @@ pub struct Node {
 impl Node {
     /// Makes the folders and starts the agent.
     pub fn start(binary: &Path, purpose: &str) -> Result<Node> {
+        Node::start_with(binary, purpose, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(binary: &Path, purpose: &str, more: &[String]) -> Result<Node> {
         if !shell::is_root() {
             bail!("a node needs root (namespaces, mounts, links)\nhint: sudo -E cargo xtask {purpose}");
         }
@@ -52,6 +57,7 @@ impl Node {
             format!("--healthz-port={port}"),
             "--hostname-override=edge".to_owned(),
         ];
+        node.arguments.extend_from_slice(more);
         println!("\x1b[1m$ coracle {}\x1b[0m", node.arguments.join(" "));
         let begin = node.launch()?;
         node.wait_for_agent()?;

@@ -23,12 +23,14 @@
 //! | no request of a node is refused | [`audit`], and every [`Plane::finish`] |
 //! | what lands on a node, what leaves it, and how | [`daemonsets`] |
 //! | no API server, no network, a reboot | [`offline`] |
+//! | the node API: kubectl's logs, exec, attach, port-forward and cp through the API server; metrics-server | [`nodeapi`] |
 
 mod agents;
 mod api;
 mod arguments;
 mod join;
 mod mirrors;
+mod nodeapi;
 mod audit;
 mod bootstrap;
 pub mod images;

@@ -5,7 +5,7 @@
 
 use super::api::{self, Client};
 use super::arguments::{AUDIT, PARTS, Place, arguments};
-use crate::harness::{Authority, Network, Node, Out, PATIENCE, output, secs, write_accounts_key, write_pair};
+use crate::harness::{Authority, Kubectl, Network, Node, Out, PATIENCE, output, secs, write_accounts_key, write_pair};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -61,6 +61,8 @@ pub struct Plane {
     parts: Mutex<BTreeMap<&'static str, Child>>,
     machines: AtomicU32,
     names: AtomicU32,
+    /// More arguments for a part.
+    more: Vec<(&'static str, &'static str)>,
     /// When the API server was about to start, and when it was ready.
     starts: Mutex<Vec<(Timestamp, Timestamp)>>,
     /// Ends what is left when its input ends, even if nobody could say so any more.
@@ -113,7 +115,14 @@ impl Plane {
     /// One that may be stopped and killed.
     #[track_caller]
     pub fn own() -> Plane {
-        let plane = Plane::stopped();
+        Plane::own_with(&[])
+    }
+
+    /// One that may be stopped and killed, with more arguments for some of its parts.
+    #[track_caller]
+    pub fn own_with(more: &[(&'static str, &'static str)]) -> Plane {
+        let mut plane = Plane::stopped();
+        plane.more = more.to_vec();
         for part in PARTS {
             plane.start(part);
             if part == "kube-apiserver" {
@@ -170,6 +179,7 @@ impl Plane {
             parts: Mutex::default(),
             machines: AtomicU32::new(0),
             names: AtomicU32::new(0),
+            more: Vec::new(),
             starts: Mutex::default(),
             janitor,
         }
@@ -192,7 +202,9 @@ impl Plane {
             controllers: 10257,
             services: SERVICES,
         };
-        arguments(&place, part)
+        let mut all = arguments(&place, part);
+        all.extend(self.more.iter().filter(|(name, _)| *name == part).map(|(_, argument)| (*argument).to_owned()));
+        all
     }
 
     fn pid_file(&self, part: &str) -> PathBuf {
@@ -362,6 +374,11 @@ impl Plane {
         let config = self.dir.join("admin.conf");
         command.arg("--kubeconfig").arg(config).arg("--cache-dir").arg(self.dir.join("kubectl")).args(args);
         self.inside(|| output(&mut command, stdin.as_bytes(), secs(60)))
+    }
+
+    /// kubectl as it is published, as the administrator, on the control plane's machine.
+    pub fn published_kubectl(&self) -> Kubectl<'_> {
+        Kubectl::new(&self.dir.join("admin.conf"), &self.dir.join("published"), Some(&self.network))
     }
 
     /// Does something on the control plane's machine.
