@@ -150,7 +150,7 @@ fn the_status_page_shows_the_node_live_and_to_nobody_from_elsewhere() {
 
     // Logs follow, and are text whatever they say.
     browser.eval("document.querySelector('#pods details[open] .box button').click()");
-    browser.wait("/line 1 <img src=x/.test(document.getElementById('lines').textContent)");
+    browser.wait("/line \\d+ <img src=x/.test(document.getElementById('lines').textContent)");
     browser.eval("window.before = document.getElementById('lines').textContent.length");
     browser.wait("document.getElementById('lines').textContent.length > window.before");
     assert_eq!(browser.eval("document.querySelectorAll('img, #lines *').length"), 0);
@@ -231,7 +231,7 @@ fn by_command_line(node: &Node, browser: &mut Browser) {
     browser.eval("[...document.querySelectorAll('#pods summary')].find(s => s.textContent.includes('talker')).click()");
     browser.wait("!!document.querySelector('#pods details[open] .box button')");
     browser.eval("document.querySelector('#pods details[open] .box button').click()");
-    browser.wait("/line 1 <img/.test(document.getElementById('lines').textContent)");
+    browser.wait("/line \\d+ <img/.test(document.getElementById('lines').textContent)");
     assert_eq!(browser.complaints(), Vec::<String>::new());
 
     signal(i32::try_from(child.id()).expect("a PID"), Signal::INT);

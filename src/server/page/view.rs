@@ -91,7 +91,7 @@ fn one(pod: &Pod) -> Value {
         "uid": pod.metadata.uid,
         "ready": cell(1),
         "status": cell(2),
-        "tone": tone(pod, &cell(2)),
+        "tone": tone(pod, &cell(2), applied.is_none()),
         "restarts": restarts,
         "created": seconds(pod.metadata.creation_timestamp.as_ref()),
         "ip": status.pod_ip,
@@ -103,7 +103,7 @@ fn one(pod: &Pod) -> Value {
 }
 
 /// How to feel about it: `good`, `wait`, `bad` or `done`.
-fn tone(pod: &Pod, word: &str) -> &'static str {
+fn tone(pod: &Pod, word: &str, is_as_written: bool) -> &'static str {
     let status = pod.status.as_ref();
     let is_ready =
         status.is_some_and(|s| s.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True"));
@@ -117,7 +117,7 @@ fn tone(pod: &Pod, word: &str) -> &'static str {
         {
             "bad"
         }
-        _ if is_ready => "good",
+        _ if is_ready && is_as_written => "good",
         _ => "wait",
     }
 }
