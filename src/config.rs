@@ -10,6 +10,7 @@ pub mod cluster;
 mod file;
 pub mod images;
 mod layers;
+mod local;
 mod node;
 pub mod reserve;
 pub mod server;

@@ -15,8 +15,9 @@ pub(super) async fn open(
     api: &Arc<dyn Node>,
     end: &watch::Receiver<bool>,
 ) -> Result<(), server::Error> {
-    health(config, api, end).await?;
     status_page(config.server.status_page_port, api, end).await?;
+    health(config, api, end).await?;
+    api.local_api().resume(api, end);
     read_only(config, api, end).await?;
     // It waits for a cluster, and for its port.
     tokio::spawn(server::serve_node_api(Arc::clone(api), end.clone()));

@@ -104,6 +104,10 @@ pub struct Shared {
     adopted: Mutex<BTreeMap<Key, String>>,
     /// The cluster: what it says of the Node, how it is reached.
     pub cluster: cluster::Handle,
+    /// What was listed lately.
+    lists: server::Lists,
+    /// The local Kubernetes API on loopback.
+    local_api: Arc<server::LocalApi>,
 }
 
 /// What [`Shared::new`] takes besides what it makes.
@@ -144,6 +148,7 @@ impl Shared {
             architecture: parts.runtime.machine().architecture,
             cgroup_version: parts.runtime.cgroups().version().number(),
         });
+        let local_api = server::LocalApi::new(&parts.config.root_dir, parts.config.server.local_api);
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
             usage: Arc::new(Usage::new(&parts.runtime)),
@@ -164,7 +169,7 @@ impl Shared {
             slow: Semaphore::new(SLOW_ACTIONS),
             ends: Semaphore::new(SLOW_ENDS),
             pods: RwLock::default(),
-            revision: watch::Sender::new(1),
+            revision: watch::Sender::new(first_revision()),
             source_error: RwLock::default(),
             readiness: Mutex::new(Readiness::new(clock::now())),
             pressure: RwLock::default(),
@@ -177,6 +182,8 @@ impl Shared {
             sources_have_spoken: AtomicBool::new(false),
             adopted: Mutex::default(),
             cluster: parts.cluster,
+            lists: server::Lists::default(),
+            local_api: Arc::new(local_api),
         }
     }
 
@@ -465,6 +472,12 @@ impl Shared {
     }
 }
 
+/// The revision that a node begins with: one that it has not had before, so that who was here before a restart is told that
+/// what they know is old. A clock that was set back is caught by clients at their next list.
+fn first_revision() -> u64 {
+    u64::try_from(clock::wall().as_millisecond()).unwrap_or(1).max(1)
+}
+
 impl server::Node for Shared {
     fn name(&self) -> &str {
         &self.name
@@ -477,8 +490,11 @@ impl server::Node for Shared {
     fn node(&self) -> ApiNode {
         let mut node = self.own_node();
         node.metadata.resource_version = Some(self.revision.borrow().to_string());
+        // Events of the node have its name for a UID (as kubelet's), and so must not be told twice by who asks for both.
+        node.metadata.uid = Some(format!("{}-node", self.name));
         if let Some(api) = self.api_node() {
             // What others made of it.
+            node.metadata.uid.clone_from(&api.metadata.uid);
             node.metadata.labels = api.metadata.labels.clone().or(node.metadata.labels);
             node.spec.clone_from(&api.spec);
         }
@@ -622,6 +638,14 @@ impl server::Node for Shared {
             sources.remember().await;
             Ok((key, rolled))
         })
+    }
+
+    fn lists(&self) -> &server::Lists {
+        &self.lists
+    }
+
+    fn local_api(&self) -> &Arc<server::LocalApi> {
+        &self.local_api
     }
 
     fn images_changed(&self) {

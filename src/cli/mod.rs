@@ -4,9 +4,9 @@
 mod attach;
 mod client;
 mod cluster;
-mod cp;
 #[cfg(test)]
 mod columns_tests;
+mod cp;
 mod describe;
 mod error;
 mod exec;
@@ -16,6 +16,7 @@ mod get;
 mod hello;
 mod history;
 mod images;
+mod kubeconfig;
 mod kubelet;
 mod logs;
 mod manifests;
@@ -234,6 +235,17 @@ enum Command {
         #[command(flatten)]
         place: cluster::Place,
     },
+    /// Print a kubeconfig for this node, and serve it the Kubernetes API on loopback
+    ///
+    /// kubectl then works as with a cluster: get, describe, logs, exec, cp, port-forward, top, wait, events; apply and delete
+    /// write and remove manifests. That it is served is remembered until --revoke.
+    #[command(after_help = KUBECONFIG_EXAMPLES)]
+    Kubeconfig {
+        #[command(flatten)]
+        args: kubeconfig::KubeconfigArgs,
+        #[command(flatten)]
+        agent: Agent,
+    },
     /// Show the node's health
     Status {
         /// Show it as a web page, on 127.0.0.1 until Ctrl-C: live, with logs, read-only
@@ -290,6 +302,13 @@ Examples:
   coracle join 10.0.0.1:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:8fe4...
   coracle status                   how it stands
   coracle reset                    leave again";
+
+const KUBECONFIG_EXAMPLES: &str = "\
+Examples:
+  coracle kubeconfig > admin.conf                 may do everything
+  coracle kubeconfig --read-only > reader.conf    may look
+  kubectl --kubeconfig admin.conf get pods
+  coracle kubeconfig --revoke                     closed again";
 
 const LS_EXAMPLES: &str = "\
 Examples:
@@ -518,8 +537,10 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Attach { options, scope } => {
+            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
+        }
         Command::Top(asked) => top::top(asked).await,
-        Command::Attach { options, scope } => attach::attach(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::PortForward { options, scope } => {
             forward::forward(&scope.agent.client(), &scope.namespace, &options).await
@@ -556,6 +577,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Image(ImageCommand::Pull { names, agent }) => pull::pull(&agent.client(), &names).await,
         Command::Join { target, place } => cluster::join(&target, &place).await,
         Command::Reset { place } => cluster::reset(&place).await,
+        Command::Kubeconfig { args, agent } => kubeconfig::kubeconfig(&agent.client(), &args).await,
         Command::Status { web: true, port, agent, .. } => web::serve(&agent.client(), port).await,
         Command::Status { output, agent, .. } => status::status(&agent.client(), output.is_some()).await,
         Command::Version { output } => status::version(output.is_some()),
@@ -627,10 +649,10 @@ mod tests {
             "coracle logs -f --tail=5 --since 5m web -c c",
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
+            "coracle attach -it web -c c",
             "coracle top pod -A --containers --sort-by=memory",
             "coracle top po web --no-headers",
             "coracle top nodes --show-capacity",
-            "coracle attach -it web -c c",
             "coracle cp kube-system/web:/etc/hosts . -c c",
             "coracle port-forward pod/web 8080:80 :http -n a --address localhost,10.0.0.1",
             "coracle apply -f a.yaml -f -",

@@ -126,6 +126,7 @@ const OWN_FIELDS: &[&str] = &[
     "cdiSpecDirs",
     "cluster",
     "images",
+    "localAPI",
     "logFormat",
     "nodeIPs",
     "nodeLabels",
@@ -378,6 +379,9 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
         if let Some(path) = section.text("sealingKeyFile")?.filter(|path| !path.is_empty()) {
             config.cluster.sealing_key_file = Some(PathBuf::from(path));
         }
+    }
+    if let Some(map) = document.section("localAPI")? {
+        super::local::own_section(map, &mut config.server.local_api)?;
     }
     sources::own_fields(&document, &mut config.sources)?;
     node::own_fields(&document, &mut config.cluster)?;

@@ -172,6 +172,14 @@ pub fn load(bytes: &[u8], origin: Origin<'_>, node: &str) -> Loaded {
     loader.loaded
 }
 
+/// The documents of a text in YAML or JSON as they are written, within the same limits as [`load`]'s.
+///
+/// # Errors
+/// Why it is neither.
+pub fn documents(bytes: &[u8]) -> Result<Vec<serde_json::Value>, Box<Problem>> {
+    Ok(tree::parse(bytes)?.into_iter().map(serde_json::Value::from).collect())
+}
+
 /// Lists within lists: the API has none, but a manifest may; this many levels are followed.
 const MAX_LIST_DEPTH: usize = 4;
 /// What a document of apiVersion v1 may be.

@@ -111,6 +111,23 @@ impl From<serde_json::Value> for Node {
     }
 }
 
+impl From<Node> for serde_json::Value {
+    /// The value without its place. A number that JSON has no room for is null.
+    fn from(node: Node) -> serde_json::Value {
+        match node.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(is) => is.into(),
+            Value::Integer(whole) => serde_json::Number::from_i128(whole).map_or(serde_json::Value::Null, Into::into),
+            Value::Float(number) => number.into(),
+            Value::String(text) => text.into(),
+            Value::List(items) => items.into_iter().map(serde_json::Value::from).collect(),
+            Value::Map(entries) => {
+                entries.into_iter().map(|entry| (entry.key, serde_json::Value::from(entry.node))).collect()
+            }
+        }
+    }
+}
+
 impl Node {
     /// The value of a key of this map.
     pub(super) fn get(&self, key: &str) -> Option<&Node> {

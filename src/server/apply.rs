@@ -84,7 +84,7 @@ fn object_id(text: &str) -> Result<ObjectId, Failure> {
 
 /// What a manifest defines: a pod, by its name without the node's suffix, or an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Named {
+pub(super) enum Named {
     Pod(String, String),
     Object(ObjectId),
 }
@@ -112,7 +112,7 @@ impl Named {
 }
 
 /// A pod's name without the node's suffix.
-fn base_name<'a>(name: &'a str, node: &str) -> &'a str {
+pub(super) fn base_name<'a>(name: &'a str, node: &str) -> &'a str {
     name.strip_suffix(node).and_then(|name| name.strip_suffix('-')).filter(|name| !name.is_empty()).unwrap_or(name)
 }
 
@@ -203,16 +203,12 @@ fn write(
             return Err(Failure::conflict(format!("{key} is already defined by {file}: edit that file")));
         }
     }
-    let mut lacking = lacking(&loaded, &others, served);
+    let lacking = lacking(&loaded, &others, served);
     if sent.strict && !lacking.is_empty() {
         problems.extend(lacking.iter().map(Cause::from));
         return Err(Failure::invalid("the manifest refers to what is not there", problems));
     }
-    for problem in &mut lacking {
-        problem.severity = Severity::Warning;
-        problem.reason.push_str("; until it is there this version of the pod waits");
-    }
-    problems.extend(lacking.iter().map(Cause::from));
+    problems.extend(waited_for(lacking));
     let beside = signature_path(&path);
     let signature = sent.signature.map(str::as_bytes);
     let action = match fs::read(&path) {
@@ -231,6 +227,97 @@ fn write(
     }
     let (pods, objects) = (names(&loaded.pods), object_names(&loaded.objects));
     Ok(Applied { file: path.display().to_string(), action, pods, objects, problems })
+}
+
+/// Makes a manifest's one document out of the present one, if there is one.
+pub(super) type Change = Box<dyn FnOnce(Option<serde_json::Value>) -> Result<serde_json::Value, Failure> + Send>;
+
+/// What a change of one manifest came to.
+pub(super) struct Edited {
+    pub(super) action: Action,
+    pub(super) pods: Vec<Pod>,
+    pub(super) objects: Vec<Object>,
+    pub(super) problems: Vec<Cause>,
+}
+
+/// Changes the manifest that defines `named` and nothing else, or writes one; with the checks of [`apply`]. `dry`: nothing is
+/// written.
+pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, change: Change) -> Result<Edited, Failure> {
+    let (dir, node, verifier) = (api.manifest_dir(), api.name(), api.verifier());
+    let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut others = defined(&dir, node).map_err(|error| unreadable(&dir, &error))?;
+    let found = others.iter().position(|file| file.keys.contains(named)).map(|at| others.remove(at));
+    let (path, present) = match &found {
+        Some(file) => (file.path.clone(), Some(only_document(file, named)?)),
+        None => (dir.join(format!("{}.yaml", checked_stem(&named.stem())?)), None),
+    };
+    let document = change(present.clone())?;
+    let is_json = path.extension().is_some_and(|kind| kind == "json");
+    let text = if is_json { serde_json::to_string_pretty(&document).ok() } else { serde_yaml::to_string(&document).ok() };
+    let bytes = text.ok_or_else(|| Failure::internal("the manifest cannot be written as text"))?.into_bytes();
+    let loaded = manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node);
+    let mut problems: Vec<Cause> = loaded.problems.iter().map(Cause::from).collect();
+    // Lines are those of a text that the client has not seen.
+    problems.iter_mut().for_each(|cause| (cause.line, cause.column) = (None, None));
+    if loaded.has_errors() {
+        let why = problems.iter().find(|cause| cause.reason != "Warning");
+        let why = why.map(|cause| format!("{}: {}", cause.field, cause.message)).unwrap_or_default();
+        return Err(Failure::invalid(format!("{named} is invalid: {why}"), problems));
+    }
+    if keys(&loaded, node) != [named.clone()] {
+        return Err(Failure::invalid(format!("it has to define {named}, and nothing else"), problems));
+    }
+    if let Some(verifier) = &verifier {
+        let text = Text { origin: &path.to_string_lossy(), bytes: &bytes, loaded: &loaded, node };
+        let sent = Sent { manifest: &bytes, signature: None, stem: None, strict: false };
+        let refused = |error: SignatureError| Failure::forbidden(format!("the manifest {error}"));
+        verify(verifier, &sent, &text).map_err(refused)?;
+    }
+    problems.extend(waited_for(lacking(&loaded, &others, &api.objects())));
+    let action = match present {
+        None if path.exists() => {
+            let file = path.display();
+            return Err(Failure::conflict(format!("{file} is there, and does not define {named}: remove it")));
+        }
+        None => Action::Created,
+        Some(present) if present == document => Action::Unchanged,
+        Some(_) => Action::Configured,
+    };
+    if action != Action::Unchanged && !dry {
+        let written = replace(&path, &bytes).and_then(|()| discard(&signature_path(&path)));
+        written.map_err(|error| Failure::internal(format!("cannot write {}: {error}", path.display())))?;
+    }
+    Ok(Edited { action, pods: loaded.pods, objects: loaded.objects, problems })
+}
+
+/// The one document of a file.
+fn only_document(file: &Defined, named: &Named) -> Result<serde_json::Value, Failure> {
+    let path = file.path.display();
+    if let Some(other) = file.keys.iter().find(|key| *key != named) {
+        return Err(Failure::conflict(format!("{path} also defines {other}: edit the file")));
+    }
+    let text = read_limited(&file.path).map_err(|error| Failure::internal(format!("cannot read {path}: {error}")))?;
+    let documents = manifest::documents(&text);
+    let documents = documents.map_err(|problem| Failure::conflict(format!("{path}: {problem}")))?;
+    let mut documents = documents.into_iter().filter(|document| !document.is_null());
+    match (documents.next(), documents.next()) {
+        (Some(document), None) if document["items"].is_null() => Ok(document),
+        _ => Err(Failure::conflict(format!("{path} holds more than {named}: edit the file"))),
+    }
+}
+
+/// Removes the files that define these, all or none.
+pub(super) fn remove_these(api: &dyn Node, named: &[Named]) -> Result<Vec<Applied>, Failure> {
+    remove_named(&api.manifest_dir(), api.name(), named, &api.pods())
+}
+
+/// What a manifest lacks, as warnings.
+fn waited_for(mut lacking: Vec<Problem>) -> Vec<Cause> {
+    for problem in &mut lacking {
+        problem.severity = Severity::Warning;
+        problem.reason.push_str("; until it is there this version of the pod waits");
+    }
+    lacking.iter().map(Cause::from).collect()
 }
 
 /// What the pods of a manifest refer to and is neither served, nor in it, nor in a file that is about to be looked at.

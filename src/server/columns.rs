@@ -207,6 +207,18 @@ pub(crate) fn secret_row(secret: &Value) -> Row {
     vec![text(&secret["metadata"]["name"]), text(&secret["type"]), keys.to_string(), UNKNOWN.to_owned()]
 }
 
+/// Header of the namespace table.
+pub(crate) fn namespace_header() -> Row {
+    header(&["NAME", "STATUS", "AGE"])
+}
+
+/// A namespace's row.
+pub(crate) fn namespace_row(namespace: &Value, now: Timestamp) -> Row {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let created = namespace["metadata"]["creationTimestamp"].as_str().and_then(|time| time.parse().ok());
+    vec![text(&namespace["metadata"]["name"]), text(&namespace["status"]["phase"]), age_or_unknown(created, now)]
+}
+
 /// Header of the node table.
 pub(crate) fn node_header(wide: bool) -> Row {
     let mut names = vec!["NAME", "STATUS", "ROLES", "AGE", "VERSION"];

@@ -4,10 +4,11 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, forward, history, images, kubelet, lists, log, page, usage, verify};
+use super::{Node, apply, cluster, exec, forward, history, images, kube, kubelet, local, log, page, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, StatusCode};
+use hyper::header::CONTENT_TYPE;
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +23,12 @@ pub(super) enum Door {
     Socket,
     /// Loopback: health and metrics.
     Loopback,
-/// The kubelet's port without authentication: health, pods and metrics.
-    ReadOnly,
-/// Loopback: the status page.
+    /// Loopback: the status page.
     Page,
+    /// The local Kubernetes API: what the certificate allows.
+    Local(kube::Who),
+    /// The kubelet's port without authentication: health, pods and metrics.
+    ReadOnly,
 }
 
 /// Answers a request; never fails, a refusal is an answer too.
@@ -50,13 +53,18 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
     if door == Door::Loopback && !matches!(asked, Route::Health | Route::Ready | Route::Metrics) {
         return Err(Failure::not_found("only health and metrics are served here"));
     }
+    if let Door::Local(who) = door {
+        kube::check(who, &asked)?;
+    }
     match asked {
         Route::Health => Ok(reply::text("ok")),
         Route::Ready => Ok(ready(node.as_ref())),
         Route::Metrics => Ok(metrics(node.metrics())),
         Route::Status => status(node).await,
-        Route::List { resource, namespace } => lists::list(node, resource, namespace, &query),
-        Route::Get { resource, namespace, name } => lists::get(&node, resource, namespace.as_deref(), &name),
+        Route::Kube(asked) => {
+            let who = if let Door::Local(who) = door { Some(who) } else { None };
+            kube::answer(node, who, asked, &query, Sent::of(request)).await
+        }
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
         Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
         Route::Attach { namespace, pod } => exec::attach(&node, &namespace, &pod, &query, request),
@@ -78,9 +86,30 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::VerifyImages => verify::verify(node, &query).await,
         Route::Cluster => cluster::show(node.as_ref()),
         Route::LookForCluster => cluster::look(node.as_ref()),
+        Route::Kubeconfig if request.method() == Method::DELETE => local::revoke(node).await,
+        Route::Kubeconfig => local::kubeconfig(node, query.number("port")?, query.flag("readOnly")?).await,
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
-Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
-Route::Page(part) => page::answer(node, part, &query).await,
+        Route::Page(part) => page::answer(node, part, &query).await,
+        Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
+    }
+}
+
+/// A request's headers, and its body for who wants it.
+pub(super) struct Sent {
+    pub(super) headers: HeaderMap,
+    request: Request<Incoming>,
+}
+
+impl Sent {
+    fn of(request: Request<Incoming>) -> Sent {
+        Sent { headers: request.headers().clone(), request }
+    }
+
+    /// The body, and its type without parameters (none: empty).
+    pub(super) async fn body(self) -> Result<(String, Bytes), Failure> {
+        let kind = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        body(self.request).await.map(|bytes| (kind, bytes))
     }
 }
 

@@ -114,14 +114,14 @@ pub async fn serve_healthz(node: Arc<dyn Node>, listener: TcpListener, shutdown:
     run(node, Door::Loopback, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
 }
 
-/// Serves health, pods and metrics to everybody on a bound port until `shutdown` turns true.
-pub async fn serve_read_only(node: Arc<dyn Node>, listener: TcpListener, shutdown: watch::Receiver<bool>) {
-    run(node, Door::ReadOnly, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
-}
-
 /// Serves the status page on a bound port of loopback until `shutdown` turns true.
 pub async fn serve_page(node: Arc<dyn Node>, listener: TcpListener, shutdown: watch::Receiver<bool>) {
     run(node, Door::Page, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
+}
+
+/// Serves health, pods and metrics to everybody on a bound port until `shutdown` turns true.
+pub async fn serve_read_only(node: Arc<dyn Node>, listener: TcpListener, shutdown: watch::Receiver<bool>) {
+    run(node, Door::ReadOnly, MAX_LOOPBACK_CONNECTIONS, &listener, shutdown).await;
 }
 
 /// What connections come from.

@@ -14,9 +14,10 @@ mod forward;
 mod history;
 mod http;
 mod images;
+mod kube;
 mod kubelet;
 mod listen;
-mod lists;
+pub mod local;
 mod log;
 mod logfile;
 mod objects;
@@ -25,7 +26,6 @@ mod reply;
 mod requests;
 mod route;
 mod secure;
-mod selector;
 mod tls;
 pub mod types;
 mod usage;
@@ -34,8 +34,10 @@ mod verify;
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_page, serve_read_only};
 pub use logfile::{Line, Tag};
 pub use requests::Requests;
-pub(crate) use route::encode;
 pub use secure::{bind_read_only, serve_node_api};
+pub(crate) use route::encode;
+pub use kube::Lists;
+pub use local::LocalApi;
 
 use crate::cluster::Handle;
 use crate::config::Config;
@@ -114,6 +116,10 @@ pub trait Node: Send + Sync + 'static {
         name: &str,
         to: Option<u64>,
     ) -> BoxFuture<'static, Result<(Key, Rolled), Refusal>>;
+    /// What was listed lately, for watches.
+    fn lists(&self) -> &Lists;
+    /// The local Kubernetes API on loopback.
+    fn local_api(&self) -> &Arc<LocalApi>;
     /// Images came in: pods that wait for one look now (after `image import`).
     fn images_changed(&self);
     /// When the agent started, by its own time.

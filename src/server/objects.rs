@@ -4,6 +4,9 @@
 //! in terminals, tickets and logs. There is no flag for it either; the manifest has the values.
 
 use crate::manifest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::ByteString;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,10 +18,21 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 #[derive(Clone, PartialEq)]
 pub(super) struct Shown {
     pub(super) metadata: ObjectMeta,
-    value: Value,
+    pub(super) value: Value,
 }
 
 impl Shown {
+    /// With asterisks for what is secret, as many as there are bytes: kubectl wants Base64, and tells sizes itself.
+    pub(super) fn masked(object: &manifest::Object) -> Shown {
+        let mut shown = Shown::of(object);
+        if let manifest::Object::Secret(secret) = object {
+            let mask = |(key, value): (&String, &ByteString)| (key.clone(), STANDARD.encode(mask(value.0.len())).into());
+            shown.value["data"] = Value::Object(secret.data.iter().flatten().map(mask).collect());
+        }
+        shown
+    }
+
+    /// With sizes for what is secret.
     pub(super) fn of(object: &manifest::Object) -> Shown {
         let (metadata, value) = match object {
             manifest::Object::ConfigMap(map) => (&map.metadata, serde_json::to_value(map.as_ref())),
@@ -40,6 +54,15 @@ impl Shown {
         }
         shown
     }
+}
+
+fn mask(length: usize) -> Vec<u8> {
+    vec![b'*'; length]
+}
+
+/// Whether a value of a Secret is what is shown in place of one, of that length.
+pub(super) fn is_mask(value: &str, length: usize) -> bool {
+    STANDARD.decode(value).is_ok_and(|bytes| bytes == mask(length))
 }
 
 impl Serialize for Shown {
@@ -67,6 +90,9 @@ mod tests {
             "metadata": {"name": "s", "annotations": {"a": "b"}}, "data": {"p": "<7 bytes>", "q": "<1 byte>"},
         });
         assert_eq!(serde_json::to_value(Shown::of(&secret)).unwrap(), want);
+        let masked = serde_json::to_value(Shown::masked(&secret)).unwrap();
+        assert_eq!(masked["data"], json!({"p": "KioqKioqKg==", "q": "Kg=="}));
+        assert!(is_mask("KioqKioqKg==", 7) && !is_mask("KioqKioqKg==", 6) && !is_mask("aHVudGVyMg==", 7));
     }
 
     #[test]

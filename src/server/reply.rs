@@ -34,6 +34,10 @@ impl Failure {
         Failure::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
+    pub(super) fn unauthorized(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
+    }
+
     pub(super) fn forbidden(message: impl Into<String>) -> Failure {
         Failure::new(StatusCode::FORBIDDEN, "Forbidden", message)
     }
@@ -48,6 +52,18 @@ impl Failure {
 
     pub(super) fn conflict(message: impl Into<String>) -> Failure {
         Failure::new(StatusCode::CONFLICT, "Conflict", message)
+    }
+
+    pub(super) fn already_exists(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::CONFLICT, "AlreadyExists", message)
+    }
+
+    pub(super) fn not_acceptable(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
+    }
+
+    pub(super) fn unsupported_type(message: impl Into<String>) -> Failure {
+        Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
     pub(super) fn gone(message: impl Into<String>) -> Failure {
@@ -68,6 +84,10 @@ impl Failure {
 
     pub(super) fn internal(message: impl Into<String>) -> Failure {
         Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    pub(super) fn is_not_found(&self) -> bool {
+        self.code == StatusCode::NOT_FOUND
     }
 
     /// The v1 `Status` object.

@@ -1,8 +1,9 @@
 //! Request path and query → what is asked. Pure.
 
+use super::kube::{self, Asked};
 use super::page::Part;
 use super::reply::Failure;
-use super::usage::Asked;
+use super::usage;
 use hyper::Method;
 
 /// What is asked.
@@ -12,8 +13,8 @@ pub(super) enum Route {
     Ready,
     Metrics,
     Status,
-    List { resource: Resource, namespace: Option<String> },
-    Get { resource: Resource, namespace: Option<String>, name: String },
+    /// The Kubernetes API, but for what is below a pod.
+    Kube(Asked),
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
     Attach { namespace: String, pod: String },
@@ -30,47 +31,11 @@ pub(super) enum Route {
     History { namespace: String, pod: String },
     Rollback { namespace: String, pod: String },
     Cluster,
+    Kubeconfig,
     LookForCluster,
     LeaveCluster,
-Usage(Asked),
-Page(Part),
-}
-
-/// A kind of object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resource {
-    Pods,
-    Nodes,
-    Events,
-    ConfigMaps,
-    Secrets,
-}
-
-impl Resource {
-    pub(super) fn plural(self) -> &'static str {
-        match self {
-            Resource::Pods => "pods",
-            Resource::Nodes => "nodes",
-            Resource::Events => "events",
-            Resource::ConfigMaps => "configmaps",
-            Resource::Secrets => "secrets",
-        }
-    }
-
-    pub(super) fn list_kind(self) -> &'static str {
-        match self {
-            Resource::Pods => "PodList",
-            Resource::Nodes => "NodeList",
-            Resource::Events => "EventList",
-            Resource::ConfigMaps => "ConfigMapList",
-            Resource::Secrets => "SecretList",
-        }
-    }
-
-    fn parse(plural: &str) -> Option<Resource> {
-        let all = [Resource::Pods, Resource::Nodes, Resource::Events, Resource::ConfigMaps, Resource::Secrets];
-        all.into_iter().find(|resource| resource.plural() == plural)
-    }
+    Page(Part),
+    Usage(usage::Asked),
 }
 
 /// Reads a request's method and path.
@@ -84,7 +49,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["healthz"] | ["livez"] => (Route::Health, &[Method::GET, Method::HEAD]),
         ["readyz"] => (Route::Ready, &[Method::GET, Method::HEAD]),
         ["metrics"] => (Route::Metrics, &[Method::GET]),
-        _ if let Some(asked) = Asked::of(&segments) => (Route::Usage(asked), &[Method::GET]),
+        _ if let Some(asked) = usage::Asked::of(&segments) => (Route::Usage(asked), &[Method::GET]),
         ["coracle", "v1", "status"] => (Route::Status, &[Method::GET]),
         ["coracle", "v1", "page", ref rest @ ..] if rest.len() < 2 => {
             let part = Part::of(rest.first().unwrap_or(&"")).ok_or_else(not_found)?;
@@ -124,23 +89,8 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
             let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
             (Route::PortForward { namespace, pod }, &[Method::GET, Method::POST])
         }
-        ["api", "v1", "namespaces", namespace, plural, ref rest @ ..] => {
-            let resource = Resource::parse(plural).filter(|r| *r != Resource::Nodes).ok_or_else(not_found)?;
-            let namespace = Some(namespace.to_owned());
-            match rest {
-                [] => (Route::List { resource, namespace }, &[Method::GET]),
-                [name] => (Route::Get { resource, namespace, name: (*name).to_owned() }, &[Method::GET]),
-                _ => return Err(not_found()),
-            }
-        }
-        ["api", "v1", plural] => {
-            let resource = Resource::parse(plural).ok_or_else(not_found)?;
-            (Route::List { resource, namespace: None }, &[Method::GET])
-        }
-        ["api", "v1", "nodes", name] => {
-            (Route::Get { resource: Resource::Nodes, namespace: None, name: name.to_owned() }, &[Method::GET])
-        }
-        _ => return Err(not_found()),
+        ["coracle", "v1", "kubeconfig"] => (Route::Kubeconfig, &[Method::POST, Method::DELETE]),
+        ref segments => return kube::asked(method, segments).ok_or_else(not_found)?.map(Route::Kube),
     };
     if methods.contains(method) {
         Ok(route)
@@ -256,15 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn kubernetes_paths_are_read() {
-        let (resource, namespace) = (Resource::Pods, Some("a".to_owned()));
-        assert_eq!(get("/api/v1/pods"), Ok(Route::List { resource, namespace: None }));
-        assert_eq!(get("/api/v1/namespaces/a/pods"), Ok(Route::List { resource, namespace: namespace.clone() }));
-        assert_eq!(get("/api/v1/namespaces/a/pods/p"), Ok(Route::Get { resource, namespace, name: "p".into() }));
+    fn paths_are_read() {
         assert_eq!(get("/api/v1/namespaces/a/pods/p/log"), Ok(Route::Log { namespace: "a".into(), pod: "p".into() }));
-        assert_eq!(get("/api/v1/namespaces/a/nodes"), Err(404));
-        assert_eq!(get("/api/v1/secrets"), Ok(Route::List { resource: Resource::Secrets, namespace: None }));
+        assert!(matches!(get("/api/v1/pods"), Ok(Route::Kube(Asked::Objects(_)))));
+        assert_eq!(get("/version"), Ok(Route::Kube(Asked::Version)));
         assert_eq!(get("/api/v1/services"), Err(404));
+        assert_eq!(get("/else"), Err(404));
         assert_eq!(get("/coracle/v1/apply"), Err(405));
         assert_eq!(get("/coracle/v1/cluster"), Ok(Route::Cluster));
         assert_eq!(get("/coracle/v1/cluster/leave"), Err(405));

@@ -18,6 +18,8 @@ struct Fake {
     store: Arc<ImageStore>,
     pods: Mutex<Vec<Arc<Pod>>>,
     revision: watch::Sender<u64>,
+    lists: Lists,
+    local_api: Arc<LocalApi>,
 }
 
 impl Node for Fake {
@@ -114,6 +116,12 @@ impl Node for Fake {
         let name = name.to_owned();
         Box::pin(async move { Err(Refusal::Unknown(name)) })
     }
+    fn lists(&self) -> &Lists {
+        &self.lists
+    }
+    fn local_api(&self) -> &Arc<LocalApi> {
+        &self.local_api
+    }
     fn images_changed(&self) {
         self.rescan();
     }
@@ -149,7 +157,14 @@ fn with_node(test: impl AsyncFnOnce(Arc<Fake>, &Path)) {
     std::fs::create_dir_all(&dir).unwrap();
     let store = Arc::new(ImageStore::open(&dir.join("store")).unwrap());
     let pods = Mutex::new(vec![pod("web-n1", "Running")]);
-    let node = Arc::new(Fake { dir: dir.clone(), store, pods, revision: watch::Sender::new(7) });
+    let node = Arc::new(Fake {
+        dir: dir.clone(),
+        store,
+        pods,
+        revision: watch::Sender::new(7),
+        lists: Lists::default(),
+        local_api: Arc::new(LocalApi::new(&dir, crate::config::server::LocalApi { port: 0, read_only: false })),
+    });
     let socket = dir.join("coracle.sock");
     runtime.block_on(async {
         let (down, shutdown) = watch::channel(false);

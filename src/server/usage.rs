@@ -1,9 +1,9 @@
 //! What pods and the node use, in the forms that people and programs ask for.
 
 use super::Node;
+use super::kube::{Fields, Resource, Selector};
 use super::reply::{self, Failure, Reply, blocking};
-use super::route::{Query, Resource};
-use super::selector::{Fields, Selector};
+use super::route::Query;
 use crate::stats::{self, Snapshot, Usage, text};
 use hyper::StatusCode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -113,8 +113,11 @@ async fn nodes(node: &dyn Node, name: Option<&str>, query: &Query) -> Result<Rep
 async fn pods(node: &dyn Node, namespace: Option<&str>, name: Option<&str>, query: &Query) -> Result<Reply, Failure> {
     let selector = Selector::parse(Resource::Pods, query.get("fieldSelector"), query.get("labelSelector"))?;
     let snapshot = measured(node).await;
+    // With or without the node's suffix.
+    let is_named =
+        |pod: &stats::PodStats, name: &str| pod.name == name || pod.name == format!("{name}-{}", node.name());
     let is_asked = |pod: &stats::PodStats| {
-        namespace.is_none_or(|namespace| pod.namespace == namespace) && name.is_none_or(|name| pod.name == name)
+        namespace.is_none_or(|namespace| pod.namespace == namespace) && name.is_none_or(|name| is_named(pod, name))
     };
     let known = node.pods();
     let mut items: Vec<Value> = Vec::new();

@@ -75,6 +75,7 @@ mod hostile_archives;
 mod hostile_images;
 mod hostile_registry;
 mod images;
+mod kubectl;
 mod kubectl_list;
 mod lifecycle;
 mod merge;

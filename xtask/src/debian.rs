@@ -46,6 +46,8 @@ pub const TESTS: &[Need] = &[
     Need { package: "nftables", found: || on_path("nft") },
     // Looks at the status page.
     Need { package: "chromium-headless-shell", found: || on_path("chromium-headless-shell") },
+    // Fetches kubectl.
+    Need { package: "python3-pip", found: || on_path("pip") || on_path("pip3") },
     // Makes system calls fail.
     Need { package: "strace", found: || on_path("strace") },
 ];

@@ -13,6 +13,7 @@ mod fields;
 mod fuzz;
 mod image;
 mod kubelet;
+mod kubectl;
 mod node;
 mod shell;
 mod test;
@@ -37,6 +38,7 @@ cargo xtask <task>
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   cluster build|up|down         Kubernetes' own control plane: build it from its Go modules, run it on the loopback
+  kubectl                       fetch kubectl as it is published, for the tests
   image NAME [--out F]          make a docker-archive from Debian's packages: nginx, node-exporter or busybox
 ";
 
@@ -52,6 +54,10 @@ fn main() -> Result<()> {
         ["vm"] => vm::run(),
         ["cluster", "build"] => {
             println!("CORACLE_CONTROLPLANE={}", cluster::build()?.display());
+            Ok(())
+        }
+        ["kubectl"] => {
+            println!("CORACLE_KUBECTL={}", kubectl::fetch()?.display());
             Ok(())
         }
         ["cluster", "up"] => cluster::up(),

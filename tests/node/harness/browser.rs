@@ -49,14 +49,9 @@ impl Browser {
             sleep(Duration::from_millis(30));
         };
         let stream = TcpStream::connect(format!("127.0.0.1:{port}")).expect("the browser");
-        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
-        let mut socket = loop {
-            // The time-out is for what comes later.
-            match client(format!("ws://127.0.0.1:{port}{path}"), stream.try_clone().expect("a socket")) {
-                Ok((socket, _)) => break socket,
-                Err(error) => assert!(Instant::now() < end, "the browser does not answer: {error}"),
-            }
-        };
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let (mut socket, _) = client(format!("ws://127.0.0.1:{port}{path}"), stream).expect("the browser's protocol");
+        socket.get_ref().set_read_timeout(Some(Duration::from_millis(100))).expect("a time-out");
         socket.set_config(|config| config.max_message_size = Some(64 << 20));
         let complaints = Vec::new();
         let mut browser = Browser { process, socket, session: String::new(), serial: 0, complaints, dir };
