@@ -241,8 +241,14 @@ pub(super) struct Edited {
 }
 
 /// Changes the manifest that defines `named` and nothing else, or writes one; with the checks of [`apply`]. `dry`: nothing is
-/// written.
-pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, change: Change) -> Result<Edited, Failure> {
+/// written. `strict`: fields that nobody knows are refused, not ignored.
+pub(super) fn edit(
+    api: &dyn Node,
+    named: &Named,
+    dry: bool,
+    strict: bool,
+    change: Change,
+) -> Result<Edited, Failure> {
     let (dir, node, verifier) = (api.manifest_dir(), api.name(), api.verifier());
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
     let mut others = defined(&dir, node).map_err(|error| unreadable(&dir, &error))?;
@@ -263,6 +269,10 @@ pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, change: Change) -> 
         let why = problems.iter().find(|cause| cause.reason != "Warning");
         let why = why.map(|cause| format!("{}: {}", cause.field, cause.message)).unwrap_or_default();
         return Err(Failure::invalid(format!("{named} is invalid: {why}"), problems));
+    }
+    let unknown = problems.iter().find(|cause| cause.message.starts_with("unknown field")).filter(|_| strict);
+    if let Some(cause) = unknown {
+        return Err(Failure::bad_request(format!("strict decoding error: unknown field {:?}", cause.field)));
     }
     if keys(&loaded, node) != [named.clone()] {
         return Err(Failure::invalid(format!("it has to define {named}, and nothing else"), problems));

@@ -83,7 +83,7 @@ fn what_the_node_has_is_shown_as_an_api_server_shows_it() {
         (&["get", "nodes"][..], "Ready"),
         (&["get", "ns"], "shop"),
         (&["get", "configmaps", "-n", "shop"], "settings"),
-        (&["get", "all"], "pod/web"),
+        (&["get", "all"], "web-"),
         (&["get", "events"], "Started"),
         (&["get", "events.events.k8s.io"], "Started"),
         (&["events", "--for", "pod/web"], "Started"),

@@ -114,9 +114,10 @@ impl Request<'_> {
     /// Changes the manifest that defines `named`, and answers with the object as it is then.
     async fn edit(&self, name: &str, change: Change, extra: Vec<String>) -> Result<Reply, Failure> {
         let (dry, named) = (self.is_dry()?, self.named(name));
+        let strict = self.query.get("fieldValidation") == Some("Strict");
         let edited = {
             let node = Arc::clone(&self.node);
-            blocking(move || apply::edit(node.as_ref(), &named, dry, change)).await??
+            blocking(move || apply::edit(node.as_ref(), &named, dry, strict, change)).await??
         };
         if !dry && edited.action != Action::Unchanged {
             self.node.rescan();
