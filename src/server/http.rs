@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, kube, kubelet, local, log, usage, verify};
+use super::{Node, apply, cluster, exec, forward, history, images, kube, kubelet, local, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -64,6 +64,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
         Route::Attach { namespace, pod } => exec::attach(&node, &namespace, &pod, &query, request),
         Route::Copy { namespace, pod } => exec::copy(&node, &namespace, &pod, &query, request),
+        Route::PortForward { namespace, pod } => forward::forward(&node, &namespace, &pod, request),
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await

@@ -10,6 +10,7 @@ mod auth;
 mod cluster;
 pub(crate) mod columns;
 mod exec;
+mod forward;
 mod history;
 mod http;
 mod images;

@@ -18,6 +18,7 @@ pub(super) enum Route {
     Exec { namespace: String, pod: String },
     Attach { namespace: String, pod: String },
     Copy { namespace: String, pod: String },
+    PortForward { namespace: String, pod: String },
     Apply,
     Delete,
     Images,
@@ -77,6 +78,10 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         }
         ["api", "v1", "namespaces", namespace, "pods", pod, "attach"] => {
             (Route::Attach { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
+        }
+        ["api", "v1", "namespaces", namespace, "pods", pod, "portforward"] => {
+            let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
+            (Route::PortForward { namespace, pod }, &[Method::GET, Method::POST])
         }
         ["coracle", "v1", "kubeconfig"] => (Route::Kubeconfig, &[Method::POST, Method::DELETE]),
         ref segments => return kube::asked(method, segments).ok_or_else(not_found)?.map(Route::Kube),

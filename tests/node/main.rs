@@ -64,6 +64,7 @@ mod crash;
 mod devices;
 mod faults;
 mod fields;
+mod forward;
 mod gate;
 mod harness;
 mod history;

@@ -75,6 +75,7 @@ pub(in crate::server) fn check(who: Who, asked: &Route) -> Result<(), Failure> {
         Route::Log { namespace, .. } => below("log", namespace),
         Route::Attach { namespace, .. } => below("attach", namespace),
         Route::Exec { namespace, .. } => below("exec", namespace),
+        Route::PortForward { namespace, .. } => below("portforward", namespace),
         Route::Usage(usage::Asked::Nodes { .. } | usage::Asked::Pods { .. }) => Ok(()),
         Route::Kube(Asked::Objects(objects)) => objects_check(who, objects),
         Route::Kube(_) => Ok(()),
