@@ -33,6 +33,8 @@ use std::time::Duration;
 
 /// How long it is waited for a new pod to be seen, so that who created it can ask for it.
 const SEEN: Duration = Duration::from_secs(5);
+/// How long it is waited for a pod whose manifest is gone to be seen to end.
+const GOING: Duration = Duration::from_secs(2);
 /// Who has applied a manifest whole, by server-side apply: only they replace it whole without being told to.
 const APPLIED_BY: &str = "coracle.dev/applied-by";
 
@@ -171,6 +173,28 @@ impl Request<'_> {
             }
         };
         tokio::time::timeout(SEEN, seen).await.ok().flatten()
+    }
+
+    /// Whether a pod without a manifest is about to go: its manifest may have gone a moment ago.
+    async fn ends(&self, pod: &Pod) -> bool {
+        let is_going = || {
+            let pods = self.node.pods();
+            let present = pods.iter().find(|present| present.metadata.uid == pod.metadata.uid);
+            present.is_none_or(|present| present.metadata.deletion_timestamp.is_some())
+        };
+        let mut changes = self.node.changes();
+        let ended = async {
+            loop {
+                changes.borrow_and_update();
+                if is_going() {
+                    return true;
+                }
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(GOING, ended).await.unwrap_or(false)
     }
 
     /// The object that a client sent, as a manifest, and what it expects of the present one.
@@ -505,7 +529,17 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
     let named = vec![request.named(name)];
     let node = Arc::clone(&request.node);
     let removed = blocking(move || apply::remove_these(node.as_ref(), &named)).await?;
-    let removed = removed.map_err(|failure| if failure.is_not_found() { not_in_a_file(request, name) } else { failure })?;
+    let removed = match removed {
+        Err(failure) if failure.is_not_found() => {
+            if let Some(Object::Pod(pod)) = &present
+                && request.ends(pod).await
+            {
+                return request.reply(&Object::Pod(going(pod)));
+            }
+            return Err(not_in_a_file(request, name));
+        }
+        removed => removed?,
+    };
     request.node.rescan();
     warnings.extend(removed.iter().flat_map(|applied| applied.problems.iter().map(warning)));
     let mut reply = match present {
