@@ -242,13 +242,7 @@ pub(super) struct Edited {
 
 /// Changes the manifest that defines `named` and nothing else, or writes one; with the checks of [`apply`]. `dry`: nothing is
 /// written. `strict`: fields that nobody knows are refused, not ignored.
-pub(super) fn edit(
-    api: &dyn Node,
-    named: &Named,
-    dry: bool,
-    strict: bool,
-    change: Change,
-) -> Result<Edited, Failure> {
+pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, strict: bool, change: Change) -> Result<Edited, Failure> {
     let (dir, node, verifier) = (api.manifest_dir(), api.name(), api.verifier());
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
     let mut others = defined(&dir, node).map_err(|error| unreadable(&dir, &error))?;
@@ -259,7 +253,8 @@ pub(super) fn edit(
     };
     let document = change(present.clone())?;
     let is_json = path.extension().is_some_and(|kind| kind == "json");
-    let text = if is_json { serde_json::to_string_pretty(&document).ok() } else { serde_yaml::to_string(&document).ok() };
+    let text =
+        if is_json { serde_json::to_string_pretty(&document).ok() } else { serde_yaml::to_string(&document).ok() };
     let bytes = text.ok_or_else(|| Failure::internal("the manifest cannot be written as text"))?.into_bytes();
     let loaded = manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node);
     let mut problems: Vec<Cause> = loaded.problems.iter().map(Cause::from).collect();

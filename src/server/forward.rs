@@ -1,8 +1,8 @@
 //! Port-forward, for the local API and the node API alike.
 
 use super::exec::refuse;
-use super::{Node, find_pod};
 use super::reply::{self, Failure, Reply};
+use super::{Node, find_pod};
 use crate::stream::{self, forward};
 use hyper::Request;
 use hyper::body::{Bytes, Incoming};

@@ -98,8 +98,9 @@ impl Request<'_> {
             // What is not told cannot be known.
             _ => false,
         };
-        let conflict =
-            |why: String| Failure::conflict(format!("Operation cannot be fulfilled on {} {name:?}: {why}", self.plural()));
+        let conflict = |why: String| {
+            Failure::conflict(format!("Operation cannot be fulfilled on {} {name:?}: {why}", self.plural()))
+        };
         if differs(&wanted.uid, &present.uid) {
             let (wanted, present) = (wanted.uid.as_deref(), present.uid.as_deref());
             let why = "Precondition failed: UID in precondition: ";
@@ -214,7 +215,9 @@ impl Request<'_> {
         let metadata = &mut value["metadata"];
         let namespace = metadata["namespace"].as_str().unwrap_or(self.namespace());
         if namespace != self.namespace() {
-            let why = format!("the namespace of the provided object ({namespace}) does not match the namespace sent on the request");
+            let why = format!(
+                "the namespace of the provided object ({namespace}) does not match the namespace sent on the request"
+            );
             return Err(Failure::bad_request(why));
         }
         let generate = metadata.as_object_mut().and_then(|map| map.remove("generateName"));
@@ -427,7 +430,8 @@ fn expected(patch: &mut Value) -> Preconditions {
 /// Server-side apply: the manifest becomes what is applied. What others have written stays unless that is forced.
 async fn apply_whole(request: &Request<'_>, name: &str, applied: Value) -> Result<Reply, Failure> {
     let manager = request.query.get("fieldManager").map(str::to_owned);
-    let manager = manager.ok_or_else(|| Failure::bad_request("fieldManager: Required value: is required for apply patch"))?;
+    let manager =
+        manager.ok_or_else(|| Failure::bad_request("fieldManager: Required value: is required for apply patch"))?;
     let force = request.query.flag("force")?;
     let (_, mut value, wanted) = request.manifest(applied, Some(name))?;
     value["metadata"]["annotations"][APPLIED_BY] = manager.as_str().into();
@@ -519,7 +523,9 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
             return request.reply(&Object::Pod(Arc::clone(pod)));
         }
         if grace.is_some_and(|grace| i64::try_from(grace) != Ok(seconds_of_grace(pod))) {
-            warnings.push("a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned());
+            warnings.push(
+                "a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned(),
+            );
         }
     }
     if dry {
@@ -602,11 +608,14 @@ mod tests {
         });
         let wanted = strip(&mut value, "n1");
         assert_eq!((wanted.uid.as_deref(), wanted.version.as_deref()), (Some("u"), Some("7")));
-        assert_eq!(value, json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "web", "labels": {"a": "b"}, "annotations": {LAST_APPLIED: "{}"}},
-            "spec": {"containers": []},
-        }));
+        assert_eq!(
+            value,
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "web", "labels": {"a": "b"}, "annotations": {LAST_APPLIED: "{}"}},
+                "spec": {"containers": []},
+            })
+        );
         // Another node's name is for the manifest's checks to refuse.
         let mut value = json!({"spec": {"nodeName": "n2"}});
         strip(&mut value, "n1");
