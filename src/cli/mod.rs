@@ -537,9 +537,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
-        Command::Attach { options, scope } => {
-            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
-        }
+        Command::Attach { options, scope } => attach::attach(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Top(asked) => top::top(asked).await,
         Command::Cp { options, scope } => cp::cp(&scope.agent.client(), &scope.namespace, &options).await,
         Command::PortForward { options, scope } => {

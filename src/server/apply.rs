@@ -241,8 +241,8 @@ pub(super) struct Edited {
 }
 
 /// Changes the manifest that defines `named` and nothing else, or writes one; with the checks of [`apply`]. `dry`: nothing is
-/// written.
-pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, change: Change) -> Result<Edited, Failure> {
+/// written. `strict`: fields that nobody knows are refused, not ignored.
+pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, strict: bool, change: Change) -> Result<Edited, Failure> {
     let (dir, node, verifier) = (api.manifest_dir(), api.name(), api.verifier());
     let _guard = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
     let mut others = defined(&dir, node).map_err(|error| unreadable(&dir, &error))?;
@@ -253,7 +253,8 @@ pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, change: Change) -> 
     };
     let document = change(present.clone())?;
     let is_json = path.extension().is_some_and(|kind| kind == "json");
-    let text = if is_json { serde_json::to_string_pretty(&document).ok() } else { serde_yaml::to_string(&document).ok() };
+    let text =
+        if is_json { serde_json::to_string_pretty(&document).ok() } else { serde_yaml::to_string(&document).ok() };
     let bytes = text.ok_or_else(|| Failure::internal("the manifest cannot be written as text"))?.into_bytes();
     let loaded = manifest::load(&bytes, Origin::File(&path.to_string_lossy()), node);
     let mut problems: Vec<Cause> = loaded.problems.iter().map(Cause::from).collect();
@@ -263,6 +264,10 @@ pub(super) fn edit(api: &dyn Node, named: &Named, dry: bool, change: Change) -> 
         let why = problems.iter().find(|cause| cause.reason != "Warning");
         let why = why.map(|cause| format!("{}: {}", cause.field, cause.message)).unwrap_or_default();
         return Err(Failure::invalid(format!("{named} is invalid: {why}"), problems));
+    }
+    let unknown = problems.iter().find(|cause| cause.message.starts_with("unknown field")).filter(|_| strict);
+    if let Some(cause) = unknown {
+        return Err(Failure::bad_request(format!("strict decoding error: unknown field {:?}", cause.field)));
     }
     if keys(&loaded, node) != [named.clone()] {
         return Err(Failure::invalid(format!("it has to define {named}, and nothing else"), problems));

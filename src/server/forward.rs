@@ -12,11 +12,11 @@ use std::sync::Arc;
 pub(super) fn forward(
     node: &Arc<dyn Node>,
     namespace: &str,
-    pod: &str,
+    name: &str,
     mut request: Request<Incoming>,
 ) -> Result<Reply, Failure> {
-    let pod =
-        find_pod(node.as_ref(), namespace, pod).ok_or_else(|| Failure::not_found(format!("pods {pod:?} not found")))?;
+    let pod = find_pod(node.as_ref(), namespace, name);
+    let pod = pod.ok_or_else(|| Failure::not_found(format!("pods {name:?} not found")))?;
     let name = pod.metadata.name.clone().unwrap_or_default();
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
     if matches!(phase, "Succeeded" | "Failed") {

@@ -318,7 +318,8 @@ pub(super) fn kubeconfig(
 ) -> BoxFuture<'static, Result<Reply, Failure>> {
     // Boxed, as what is behind the door leads here again.
     Box::pin(async move {
-        let port = port.map(|port| u16::try_from(port).map_err(|_| Failure::bad_request(format!("port: {port} is none"))));
+        let port =
+            port.map(|port| u16::try_from(port).map_err(|_| Failure::bad_request(format!("port: {port} is none"))));
         let api = Arc::clone(node.local_api());
         reply::json(&api.kubeconfig(&node, port.transpose()?, is_reader).await?)
     })

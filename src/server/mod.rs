@@ -31,13 +31,13 @@ pub mod types;
 mod usage;
 mod verify;
 
+pub use kube::Lists;
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz, serve_page, serve_read_only};
+pub use local::LocalApi;
 pub use logfile::{Line, Tag};
 pub use requests::Requests;
-pub use secure::{bind_read_only, serve_node_api};
 pub(crate) use route::encode;
-pub use kube::Lists;
-pub use local::LocalApi;
+pub use secure::{bind_read_only, serve_node_api};
 
 use crate::cluster::Handle;
 use crate::config::Config;

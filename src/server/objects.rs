@@ -26,7 +26,8 @@ impl Shown {
     pub(super) fn masked(object: &manifest::Object) -> Shown {
         let mut shown = Shown::of(object);
         if let manifest::Object::Secret(secret) = object {
-            let mask = |(key, value): (&String, &ByteString)| (key.clone(), STANDARD.encode(mask(value.0.len())).into());
+            let mask =
+                |(key, value): (&String, &ByteString)| (key.clone(), STANDARD.encode(mask(value.0.len())).into());
             shown.value["data"] = Value::Object(secret.data.iter().flatten().map(mask).collect());
         }
         shown

@@ -15,11 +15,26 @@ pub(super) enum Route {
     Status,
     /// The Kubernetes API, but for what is below a pod.
     Kube(Asked),
-    Log { namespace: String, pod: String },
-    Exec { namespace: String, pod: String },
-    Attach { namespace: String, pod: String },
-    Copy { namespace: String, pod: String },
-    PortForward { namespace: String, pod: String },
+    Log {
+        namespace: String,
+        pod: String,
+    },
+    Exec {
+        namespace: String,
+        pod: String,
+    },
+    Attach {
+        namespace: String,
+        pod: String,
+    },
+    Copy {
+        namespace: String,
+        pod: String,
+    },
+    PortForward {
+        namespace: String,
+        pod: String,
+    },
     Apply,
     Delete,
     Images,
@@ -28,8 +43,14 @@ pub(super) enum Route {
     VerifyImages,
     PruneImages,
     PullImage,
-    History { namespace: String, pod: String },
-    Rollback { namespace: String, pod: String },
+    History {
+        namespace: String,
+        pod: String,
+    },
+    Rollback {
+        namespace: String,
+        pod: String,
+    },
     Cluster,
     Kubeconfig,
     LookForCluster,

@@ -51,7 +51,8 @@ impl Who {
     }
 
     fn refuses(self, verb: &str, resource: &str, group: &str, namespace: Option<&str>) -> Failure {
-        let place = namespace.map_or_else(|| " at the cluster scope".to_owned(), |ns| format!(" in the namespace {ns:?}"));
+        let place =
+            namespace.map_or_else(|| " at the cluster scope".to_owned(), |ns| format!(" in the namespace {ns:?}"));
         let plural = resource.split('/').next().unwrap_or_default();
         Failure::forbidden(format!(
             "{plural} is forbidden: User {:?} cannot {verb} resource {resource:?} in API group {group:?}{place}",
@@ -96,7 +97,11 @@ const READING: [&str; 3] = ["get", "list", "watch"];
 const WRITING: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Answers a `SelfSubjectAccessReview`. What is not served is allowed to nobody.
-pub(super) fn review(who: Who, review: &Value, is_served: impl Fn(&str, &str) -> Option<&'static [&'static str]>) -> Value {
+pub(super) fn review(
+    who: Who,
+    review: &Value,
+    is_served: impl Fn(&str, &str) -> Option<&'static [&'static str]>,
+) -> Value {
     let spec = &review["spec"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (allowed, reason) = match (spec["resourceAttributes"].as_object(), spec["nonResourceAttributes"].as_object()) {

@@ -199,8 +199,12 @@ mod tests {
     fn both_forms_of_discovery_tell_the_same() {
         for (group, version) in GROUPS {
             let listed = resources(group, version).unwrap();
-            let listed: Vec<String> =
-                listed["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect();
+            let listed: Vec<String> = listed["resources"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|r| r["name"].as_str().unwrap().to_owned())
+                .collect();
             let all = all(group.is_empty());
             let all = all["items"].as_array().unwrap();
             let of_group = all.iter().find(|item| item["metadata"]["name"] == group).unwrap();

@@ -65,8 +65,7 @@ impl Scope {
         query: &Query,
         for_kubectl: bool,
     ) -> Result<Scope, Failure> {
-        let mut selector =
-            Selector::parse(asked.resource, query.get("fieldSelector"), query.get("labelSelector"))?;
+        let mut selector = Selector::parse(asked.resource, query.get("fieldSelector"), query.get("labelSelector"))?;
         if for_kubectl {
             selector.without_suffix(node.name());
         }

@@ -211,7 +211,10 @@ mod tests {
         assert_eq!(object.field("source"), Some("kubelet"));
         let new = object.value(Group::Events);
         assert_eq!(new["regarding"]["name"], "web");
-        assert_eq!((&new["note"], &new["deprecatedCount"], &new["reportingController"]), (&json!("m"), &json!(2), &json!("kubelet")));
+        assert_eq!(
+            (&new["note"], &new["deprecatedCount"], &new["reportingController"]),
+            (&json!("m"), &json!(2), &json!("kubelet"))
+        );
         assert!(new.get("involvedObject").is_none() && new["eventTime"].is_null());
         assert_eq!(object.value(Group::Core)["message"], "m");
     }

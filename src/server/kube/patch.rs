@@ -179,8 +179,14 @@ enum Lists {
 /// differ in them.
 fn lists(field: &str) -> Lists {
     match field {
-        "containers" | "initContainers" | "ephemeralContainers" | "env" | "volumes" | "imagePullSecrets"
-        | "resourceClaims" | "schedulingGates" => Lists::By("name"),
+        "containers"
+        | "initContainers"
+        | "ephemeralContainers"
+        | "env"
+        | "volumes"
+        | "imagePullSecrets"
+        | "resourceClaims"
+        | "schedulingGates" => Lists::By("name"),
         "ports" => Lists::By("containerPort"),
         "volumeMounts" => Lists::By("mountPath"),
         "volumeDevices" => Lists::By("devicePath"),
@@ -267,7 +273,9 @@ fn strategic_field(target: &mut Map<String, Value>, key: String, value: Value) -
                         }
                     }
                 }
-                Lists::By(merge_key) => strategic_list(into, items, merge_key).map_err(|why| format!("{key}: {why}"))?,
+                Lists::By(merge_key) => {
+                    strategic_list(into, items, merge_key).map_err(|why| format!("{key}: {why}"))?
+                }
             }
             Ok(())
         }
@@ -384,13 +392,16 @@ mod tests {
             "volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}, "emptyDir": null}],
             "tolerations": [{"key": "l"}],
         }, "metadata": {"$deleteFromPrimitiveList/finalizers": ["one"], "finalizers": ["two"], "labels": {"a": null}}});
-        assert_eq!(patched(Kind::Strategic, target, patch), json!({"spec": {
+        assert_eq!(
+            patched(Kind::Strategic, target, patch),
+            json!({"spec": {
             "containers": [{"name": "c", "image": "w"},
                 {"name": "a", "image": "z", "args": ["3"],
                     "env": [{"name": "E", "value": "1"}, {"name": "F", "value": "2"}]}],
             "volumes": [{"name": "v", "hostPath": {"path": "/x"}}],
             "tolerations": [{"key": "l"}],
-        }, "metadata": {"finalizers": ["two"], "labels": {"c": "d"}}}));
+        }, "metadata": {"finalizers": ["two"], "labels": {"c": "d"}}})
+        );
     }
 
     #[test]
@@ -414,12 +425,21 @@ mod tests {
 
     fn json() -> impl Strategy<Value = Value> {
         let key = prop_oneof![
-            Just("name".to_owned()), Just("containers".to_owned()), Just("$patch".to_owned()), Just("op".to_owned()),
-            Just("$setElementOrder/containers".to_owned()), Just("$retainKeys".to_owned()), Just("path".to_owned()),
+            Just("name".to_owned()),
+            Just("containers".to_owned()),
+            Just("$patch".to_owned()),
+            Just("op".to_owned()),
+            Just("$setElementOrder/containers".to_owned()),
+            Just("$retainKeys".to_owned()),
+            Just("path".to_owned()),
             "[a-b]",
         ];
         let leaf = prop_oneof![
-            Just(Value::Null), Just(json!("delete")), Just(json!("replace")), Just(json!("add")), Just(json!("/a/0")),
+            Just(Value::Null),
+            Just(json!("delete")),
+            Just(json!("replace")),
+            Just(json!("add")),
+            Just(json!("/a/0")),
             "[a-c]".prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 32, 4, move |inner| {

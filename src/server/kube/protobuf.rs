@@ -87,10 +87,14 @@ mod tests {
     #[test]
     fn reviews_are_read() {
         // A number stands before what is looked for.
-        let of = [put(1, b"default"), b"\x78\x96\x01".to_vec(), put(2, b"create"), put(5, b"pods"), put(6, b"exec")].concat();
+        let of = [put(1, b"default"), b"\x78\x96\x01".to_vec(), put(2, b"create"), put(5, b"pods"), put(6, b"exec")]
+            .concat();
         let read = review(&body("SelfSubjectAccessReview", &put(1, &of))).unwrap();
         let of = &read["spec"]["resourceAttributes"];
-        assert_eq!((&of["verb"], &of["resource"], &of["subresource"]), (&json!("create"), &json!("pods"), &json!("exec")));
+        assert_eq!(
+            (&of["verb"], &of["resource"], &of["subresource"]),
+            (&json!("create"), &json!("pods"), &json!("exec"))
+        );
         let path = put(2, &[put(1, b"/healthz"), put(2, b"get")].concat());
         let read = review(&body("SelfSubjectAccessReview", &path)).unwrap();
         assert_eq!(read["spec"]["nonResourceAttributes"], json!({"path": "/healthz", "verb": "get"}));

@@ -37,14 +37,8 @@ impl Group {
 }
 
 /// All that is listed and watched.
-pub(super) const RESOURCES: [Resource; 6] = [
-    Resource::ConfigMaps,
-    Resource::Events,
-    Resource::Namespaces,
-    Resource::Nodes,
-    Resource::Pods,
-    Resource::Secrets,
-];
+pub(super) const RESOURCES: [Resource; 6] =
+    [Resource::ConfigMaps, Resource::Events, Resource::Namespaces, Resource::Nodes, Resource::Pods, Resource::Secrets];
 
 const READ: &[&str] = &["get", "list", "watch"];
 const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];

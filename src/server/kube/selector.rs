@@ -81,7 +81,11 @@ impl Selector {
     ///
     /// # Errors
     /// 400 with what is wrong with them.
-    pub(in crate::server) fn parse(resource: Resource, fields: Option<&str>, labels: Option<&str>) -> Result<Selector, Failure> {
+    pub(in crate::server) fn parse(
+        resource: Resource,
+        fields: Option<&str>,
+        labels: Option<&str>,
+    ) -> Result<Selector, Failure> {
         let known = match resource {
             Resource::Pods => POD_FIELDS,
             Resource::Nodes => NODE_FIELDS,
@@ -111,7 +115,8 @@ impl Selector {
     pub(in crate::server) fn fits(&self, object: &dyn Fields) -> bool {
         let label = |key: &str| object.labels().and_then(|labels| labels.get(key)).map(String::as_str);
         let field = |requirement: &Requirement| {
-            requirement.holds(|key| Some(object.field(key).unwrap_or_default())) || self.holds_in_full(requirement, object)
+            requirement.holds(|key| Some(object.field(key).unwrap_or_default()))
+                || self.holds_in_full(requirement, object)
         };
         self.fields.iter().all(field) && self.labels.iter().all(|requirement| requirement.holds(label))
     }

@@ -190,7 +190,8 @@ mod tests {
     fn columns_are_named_as_the_api_server_names_them() {
         let names = |resource| {
             let names = definitions(resource);
-            let name = |d: &Value| format!("{}{}", d["name"].as_str().unwrap(), if d["priority"] == 1 { "+" } else { "" });
+            let name =
+                |d: &Value| format!("{}{}", d["name"].as_str().unwrap(), if d["priority"] == 1 { "+" } else { "" });
             names.iter().map(name).collect::<Vec<_>>().join(",")
         };
         assert_eq!(names(Resource::Pods), "Name,Ready,Status,Restarts,Age,IP+,Node+,Nominated Node+,Readiness Gates+");

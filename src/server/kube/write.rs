@@ -33,6 +33,8 @@ use std::time::Duration;
 
 /// How long it is waited for a new pod to be seen, so that who created it can ask for it.
 const SEEN: Duration = Duration::from_secs(5);
+/// How long it is waited for a pod whose manifest is gone to be seen to end.
+const GOING: Duration = Duration::from_secs(2);
 /// Who has applied a manifest whole, by server-side apply: only they replace it whole without being told to.
 const APPLIED_BY: &str = "coracle.dev/applied-by";
 
@@ -96,8 +98,9 @@ impl Request<'_> {
             // What is not told cannot be known.
             _ => false,
         };
-        let conflict =
-            |why: String| Failure::conflict(format!("Operation cannot be fulfilled on {} {name:?}: {why}", self.plural()));
+        let conflict = |why: String| {
+            Failure::conflict(format!("Operation cannot be fulfilled on {} {name:?}: {why}", self.plural()))
+        };
         if differs(&wanted.uid, &present.uid) {
             let (wanted, present) = (wanted.uid.as_deref(), present.uid.as_deref());
             let why = "Precondition failed: UID in precondition: ";
@@ -114,9 +117,10 @@ impl Request<'_> {
     /// Changes the manifest that defines `named`, and answers with the object as it is then.
     async fn edit(&self, name: &str, change: Change, extra: Vec<String>) -> Result<Reply, Failure> {
         let (dry, named) = (self.is_dry()?, self.named(name));
+        let strict = self.query.get("fieldValidation") == Some("Strict");
         let edited = {
             let node = Arc::clone(&self.node);
-            blocking(move || apply::edit(node.as_ref(), &named, dry, change)).await??
+            blocking(move || apply::edit(node.as_ref(), &named, dry, strict, change)).await??
         };
         if !dry && edited.action != Action::Unchanged {
             self.node.rescan();
@@ -172,6 +176,28 @@ impl Request<'_> {
         tokio::time::timeout(SEEN, seen).await.ok().flatten()
     }
 
+    /// Whether a pod without a manifest is about to go: its manifest may have gone a moment ago.
+    async fn ends(&self, pod: &Pod) -> bool {
+        let is_going = || {
+            let pods = self.node.pods();
+            let present = pods.iter().find(|present| present.metadata.uid == pod.metadata.uid);
+            present.is_none_or(|present| present.metadata.deletion_timestamp.is_some())
+        };
+        let mut changes = self.node.changes();
+        let ended = async {
+            loop {
+                changes.borrow_and_update();
+                if is_going() {
+                    return true;
+                }
+                if changes.changed().await.is_err() {
+                    return false;
+                }
+            }
+        };
+        tokio::time::timeout(GOING, ended).await.unwrap_or(false)
+    }
+
     /// The object that a client sent, as a manifest, and what it expects of the present one.
     fn manifest(&self, mut value: Value, name: Option<&str>) -> Result<(String, Value, Preconditions), Failure> {
         let kind = self.asked.resource.kind();
@@ -189,7 +215,9 @@ impl Request<'_> {
         let metadata = &mut value["metadata"];
         let namespace = metadata["namespace"].as_str().unwrap_or(self.namespace());
         if namespace != self.namespace() {
-            let why = format!("the namespace of the provided object ({namespace}) does not match the namespace sent on the request");
+            let why = format!(
+                "the namespace of the provided object ({namespace}) does not match the namespace sent on the request"
+            );
             return Err(Failure::bad_request(why));
         }
         let generate = metadata.as_object_mut().and_then(|map| map.remove("generateName"));
@@ -402,7 +430,8 @@ fn expected(patch: &mut Value) -> Preconditions {
 /// Server-side apply: the manifest becomes what is applied. What others have written stays unless that is forced.
 async fn apply_whole(request: &Request<'_>, name: &str, applied: Value) -> Result<Reply, Failure> {
     let manager = request.query.get("fieldManager").map(str::to_owned);
-    let manager = manager.ok_or_else(|| Failure::bad_request("fieldManager: Required value: is required for apply patch"))?;
+    let manager =
+        manager.ok_or_else(|| Failure::bad_request("fieldManager: Required value: is required for apply patch"))?;
     let force = request.query.flag("force")?;
     let (_, mut value, wanted) = request.manifest(applied, Some(name))?;
     value["metadata"]["annotations"][APPLIED_BY] = manager.as_str().into();
@@ -494,7 +523,9 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
             return request.reply(&Object::Pod(Arc::clone(pod)));
         }
         if grace.is_some_and(|grace| i64::try_from(grace) != Ok(seconds_of_grace(pod))) {
-            warnings.push("a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned());
+            warnings.push(
+                "a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned(),
+            );
         }
     }
     if dry {
@@ -504,7 +535,17 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
     let named = vec![request.named(name)];
     let node = Arc::clone(&request.node);
     let removed = blocking(move || apply::remove_these(node.as_ref(), &named)).await?;
-    let removed = removed.map_err(|failure| if failure.is_not_found() { not_in_a_file(request, name) } else { failure })?;
+    let removed = match removed {
+        Err(failure) if failure.is_not_found() => {
+            if let Some(Object::Pod(pod)) = &present
+                && request.ends(pod).await
+            {
+                return request.reply(&Object::Pod(going(pod)));
+            }
+            return Err(not_in_a_file(request, name));
+        }
+        removed => removed?,
+    };
     request.node.rescan();
     warnings.extend(removed.iter().flat_map(|applied| applied.problems.iter().map(warning)));
     let mut reply = match present {
@@ -567,11 +608,14 @@ mod tests {
         });
         let wanted = strip(&mut value, "n1");
         assert_eq!((wanted.uid.as_deref(), wanted.version.as_deref()), (Some("u"), Some("7")));
-        assert_eq!(value, json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": "web", "labels": {"a": "b"}, "annotations": {LAST_APPLIED: "{}"}},
-            "spec": {"containers": []},
-        }));
+        assert_eq!(
+            value,
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": "web", "labels": {"a": "b"}, "annotations": {LAST_APPLIED: "{}"}},
+                "spec": {"containers": []},
+            })
+        );
         // Another node's name is for the manifest's checks to refuse.
         let mut value = json!({"spec": {"nodeName": "n2"}});
         strip(&mut value, "n1");
