@@ -1,6 +1,7 @@
 //! Opens what is served besides `coracle.sock`: health, the node API, the local Kubernetes API, the status page, CRI.
 
-use crate::config::Config;
+use crate::config::{CRI_SOCKET_NAME, Config};
+use crate::cri;
 use crate::server::{self, Node};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -14,7 +15,17 @@ pub(super) async fn open(
     api: &Arc<dyn Node>,
     end: &watch::Receiver<bool>,
 ) -> Result<(), server::Error> {
-    health(config, api, end).await
+    health(config, api, end).await?;
+    cri(config, api, end)
+}
+
+/// The socket for crictl.
+fn cri(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {
+    if config.server.cri_socket {
+        let listener = server::Listener::bind(&config.run_dir.join(CRI_SOCKET_NAME))?;
+        tokio::spawn(cri::serve(Arc::clone(api), listener, end.clone()));
+    }
+    Ok(())
 }
 
 async fn health(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {

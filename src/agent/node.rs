@@ -12,7 +12,7 @@ use crate::manifest::Objects;
 use crate::pod::admission::NodeView;
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
-use crate::pod::{Eviction, Key, RefusedResize, is_from_api};
+use crate::pod::{Eviction, Key, Present, RefusedResize, is_from_api};
 use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
@@ -547,6 +547,15 @@ impl server::Node for Shared {
 
     fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
+    }
+
+    fn present(&self, uid: &str) -> Option<Present> {
+        self.runtime.observe(Some(uid)).present
+    }
+
+    fn problems(&self) -> [Option<String>; 2] {
+        let runtime = self.readiness.lock().unwrap_or_else(PoisonError::into_inner).runtime_problem();
+        [runtime, self.runtime.network_problem()]
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {

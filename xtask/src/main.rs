@@ -6,6 +6,7 @@ mod bench_boot;
 mod bench_image;
 mod bench_probes;
 mod cluster;
+mod crictl;
 mod debian;
 mod demo;
 mod fields;
@@ -34,6 +35,8 @@ cargo xtask <task>
   fuzz [<target> [--seconds N]] run a fuzz target; without one, list them
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   cluster build|up|down         Kubernetes' own control plane: build it from its Go modules, run it on the loopback
+  crictl                        build crictl from its Go module, as the tests use it
+  proto                         write src/cri/v1.rs, the CRI's messages, from its published proto (needs protoc)
   image NAME [--out F]          make a docker-archive from Debian's packages: nginx, node-exporter or busybox
 ";
 
@@ -47,6 +50,11 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),
+        ["crictl"] => {
+            println!("CORACLE_CRICTL={}", crictl::build()?.display());
+            Ok(())
+        }
+        ["proto"] => crictl::proto(),
         ["cluster", "build"] => {
             println!("CORACLE_CONTROLPLANE={}", cluster::build()?.display());
             Ok(())
