@@ -1,5 +1,6 @@
 //! Metrics in the Prometheus text format: kubelet names where they exist, `coracle_*` for the rest.
 
+use super::probed::Book;
 use crate::image::Reason;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Pod;
@@ -33,6 +34,8 @@ pub struct Metrics {
     images_collected: Family<[(&'static str, &'static str); 1], Counter>,
     /// Of pulls.
     pub pulls: PullMetrics,
+    /// Of probes, which have a page of their own.
+    pub probes: Arc<Book>,
 }
 
 /// Counts pulls; a clone counts for the same metrics.
@@ -128,6 +131,7 @@ impl Default for Metrics {
             images_healed: counter("coracle_images_healed", "Damaged images that were brought back"),
             images_collected,
             pulls: PullMetrics::register(&mut registry),
+            probes: Arc::default(),
             registry: Mutex::new(registry),
             running_pods,
             running_containers,

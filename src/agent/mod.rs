@@ -19,12 +19,14 @@ mod metrics;
 mod node;
 mod objects;
 mod own;
+mod probed;
 mod prober;
 mod pulled;
 mod pulls;
 mod readiness;
 mod shown;
 mod trial;
+mod usage;
 mod worker;
 
 use crate::cluster as api;

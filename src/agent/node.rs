@@ -5,6 +5,7 @@ use super::metrics::Metrics;
 use super::pulls::Pulls;
 use super::readiness::Readiness;
 use super::shown;
+use super::usage::Usage;
 use crate::cluster;
 use crate::config::{self, Config};
 use crate::image::{Collector, ImageStore};
@@ -55,6 +56,8 @@ pub struct Shared {
     pub events: EventLog,
     /// Counters.
     pub metrics: Metrics,
+    /// What is used.
+    usage: Arc<Usage>,
     /// What the node was told.
     pub config: Arc<Config>,
     /// Labels of the Node object.
@@ -136,6 +139,7 @@ impl Shared {
         let metrics = Metrics::default();
         let pulls = Pulls::open(&parts.runtime, parts.images, metrics.pulls.clone(), parts.images_changed);
         Shared {
+            usage: Arc::new(Usage::new(&parts.runtime)),
             pulls: Arc::new(pulls),
             events: EventLog::new(&parts.name),
             name: parts.name,
@@ -541,8 +545,9 @@ impl server::Node for Shared {
         netns.map(Some).ok_or_else(|| format!("pod \"{}\" has no sandbox", name_of(&pod)))
     }
 
-    fn stats(&self, _max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
-        Box::pin(std::future::ready(Arc::default()))
+    fn stats(&self, max_age: std::time::Duration) -> BoxFuture<'static, Arc<Snapshot>> {
+        let (usage, pods) = (Arc::clone(&self.usage), server::Node::pods(self));
+        Box::pin(async move { usage.look(max_age, pods).await })
     }
 
     fn config(&self) -> Arc<Config> {
@@ -566,6 +571,10 @@ impl server::Node for Shared {
         let expires = self.cluster.state.borrow().membership().and_then(|membership| membership.expires);
         self.metrics.certificate(expires.map(|at| at.duration_since(clock::wall())), self.cluster.renewals_failed());
         self.metrics.render(&server::Node::pods(self))
+    }
+
+    fn probe_metrics(&self) -> String {
+        self.metrics.probes.render()
     }
 
     fn rescan(&self) {

@@ -3,13 +3,14 @@
 //! What results mean is decided in [`crate::pod::probe`]; the worker hears of them only when a container's health changed.
 
 use super::events::Note;
+use super::probed::{Book, Page};
 use crate::pod::Health;
 use crate::pod::probe::{Checks, Kind, Outcome};
 use crate::probe::{Answer, Target, check};
 use crate::shim;
 use crate::sys::clock;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,8 @@ pub type Tell = Arc<dyn Fn(Note) + Send + Sync>;
 
 /// A container that runs.
 pub struct Run<'a> {
+    /// Its pod.
+    pub pod: &'a Pod,
     /// As the manifest has it.
     pub container: &'a Container,
     /// Container ID.
@@ -49,14 +52,15 @@ pub fn has_probes(container: &Container) -> bool {
 /// The probes of a pod. Dropping it ends them.
 pub struct Prober {
     wake: Arc<Notify>,
+    book: Arc<Book>,
     runs: BTreeMap<String, Watched>,
 }
 
 impl Prober {
-    /// No probes; `wake` is notified when a container's health changed.
+    /// No probes; `wake` is notified when a container's health changed. What comes out is counted in the book.
     #[must_use]
-    pub fn new(wake: Arc<Notify>) -> Prober {
-        Prober { wake, runs: BTreeMap::new() }
+    pub fn new(wake: Arc<Notify>, book: Arc<Book>) -> Prober {
+        Prober { wake, book, runs: BTreeMap::new() }
     }
 
     /// Takes note of all containers that run now: begins and ends probes, and asks at once whether a container that is not
@@ -78,7 +82,10 @@ impl Prober {
                     }
                     watched
                 }
-                None => Watched(Arc::new(Subject::new(&run, Arc::clone(&self.wake), Arc::clone(tell)))),
+                None => {
+                    let page = self.book.open(run.id, &run.container.name, run.pod);
+                    Watched(Arc::new(Subject::new(&run, Arc::clone(&self.wake), Arc::clone(tell), page)))
+                }
             };
             if run.stopping {
                 watched.0.stop();
@@ -118,6 +125,7 @@ struct Subject {
     kick: Notify,
     wake: Arc<Notify>,
     tell: Tell,
+    page: Page,
 }
 
 struct State {
@@ -131,7 +139,7 @@ struct State {
 const KICK: Duration = Duration::from_secs(1);
 
 impl Subject {
-    fn new(run: &Run<'_>, wake: Arc<Notify>, tell: Tell) -> Subject {
+    fn new(run: &Run<'_>, wake: Arc<Notify>, tell: Tell, page: Page) -> Subject {
         // IDs are digests: as good as dice, so the probes of many pods are spread evenly.
         let dice = run.id.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0);
         Subject {
@@ -150,6 +158,7 @@ impl Subject {
             kick: Notify::new(),
             wake,
             tell,
+            page,
         }
     }
 
@@ -249,6 +258,7 @@ impl Subject {
         {
             (self.tell)(note.about(&self.target.container.name));
         }
+        self.page.count(kind, outcome);
         if self.state().checks.record(kind, outcome) {
             self.wake.notify_one();
         }
@@ -313,12 +323,13 @@ mod tests {
             let (wake, notes) = (Arc::new(Notify::new()), Arc::new(Mutex::new(Vec::new())));
             let list = Arc::clone(&notes);
             let tell: Tell = Arc::new(move |note: Note| list.lock().unwrap().push(note.message));
-            Scene { prober: Prober::new(Arc::clone(&wake)), wake, notes, tell }
+            Scene { prober: Prober::new(Arc::clone(&wake), Arc::default()), wake, notes, tell }
         }
 
         fn sync(&mut self, container: &Container, stopping: bool, last: Option<&Health>) {
             let exec = shim::exec::Target { state_root: "/".into(), id: "x".into(), bundle: "/".into() };
-            let run = Run { container, id: "40000000ffff", started: clock::now(), ips: &[], exec, stopping, last };
+            let pod = &Pod::default();
+            let run = Run { pod, container, id: "40000000ffff", started: clock::now(), ips: &[], exec, stopping, last };
             self.prober.sync(&self.tell, [run]);
         }
 

@@ -68,6 +68,7 @@ pub fn start(
 ) -> Handle {
     let (sender, receiver) = watch::channel(wish);
     let wake = Arc::new(Notify::new());
+    let book = Arc::clone(&shared.metrics.probes);
     let worker = Worker {
         shared,
         key: key.clone(),
@@ -78,7 +79,7 @@ pub fn start(
         failure: None,
         container_failures: BTreeMap::new(),
         hooks: Hooks::default(),
-        prober: Prober::new(Arc::clone(&wake)),
+        prober: Prober::new(Arc::clone(&wake), book),
         hotplug: Hotplug::default(),
         follower: Follower::default(),
         evicted: None,
@@ -251,7 +252,7 @@ impl Worker {
             }
             None => {
                 self.hooks.keep(&BTreeSet::new());
-                self.prober = Prober::new(Arc::clone(&self.wake));
+                self.prober = Prober::new(Arc::clone(&self.wake), Arc::clone(&self.shared.metrics.probes));
                 // An edited pod is another one: it starts at once.
                 if let Some((uid, eviction)) = self.shared.take_eviction(&self.key)
                     && matches!(wish, Wish::Run(spec) if spec.uid() == uid)
@@ -289,6 +290,7 @@ impl Worker {
                 return None;
             }
             Some(prober::Run {
+                pod: present.spec.pod(),
                 container,
                 id: &run.id,
                 started: run.started?,

@@ -23,6 +23,7 @@ mod start;
 mod status;
 mod table;
 mod terminal;
+mod top;
 mod validate;
 mod verify;
 
@@ -101,6 +102,9 @@ enum Command {
         #[command(flatten)]
         scope: Scope,
     },
+    /// Show what pods, containers and the node use
+    #[command(subcommand)]
+    Top(top::Top),
     /// Write manifests to the manifest directory, once they are found valid
     Apply {
         /// Manifest: a file, a URL, or - for standard input
@@ -466,6 +470,7 @@ async fn client_command(command: Command) -> Result<i32, Error> {
             logs::logs(&scope.agent.client(), &scope.namespace, &pod, &options).await
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
+        Command::Top(asked) => top::top(asked).await,
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -568,6 +573,9 @@ mod tests {
             "coracle logs -f --tail=5 --since 5m web -c c",
             "coracle logs --tail -1 web",
             "coracle exec -it web -c c -- sh -c true",
+            "coracle top pod -A --containers --sort-by=memory",
+            "coracle top po web --no-headers",
+            "coracle top nodes --show-capacity",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

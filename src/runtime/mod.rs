@@ -48,7 +48,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-pub use usage::NodeResources;
+pub use usage::{NodeResources, Tree, disk_usage};
 
 /// Everything that actions need. Its state can be rebuilt from disk and shims.
 pub struct Runtime {

@@ -1,12 +1,12 @@
 //! What the node has, what is left of it, and what a pod takes of its disk.
 
-use super::{Error, Machine, Runtime};
+use super::{Error, Layout, Machine, Runtime};
 use crate::config::Config;
 use crate::config::reserve::{Reserved, Signal};
 use crate::pod::admission::NodeAmounts;
 use crate::pod::eviction::{LocalUsage, Observation, Observations};
 use crate::pod::resources::{self, CgroupSettings, Enforcement, HugePages, Qos};
-use crate::sys::cgroup::Usage;
+use crate::sys::cgroup::{Cgroups, Usage};
 use crate::volume;
 use k8s_openapi::api::core::v1::Pod;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
@@ -95,6 +95,24 @@ fn huge_pages() -> HugePages {
 }
 
 impl Runtime {
+    /// The machine's control groups.
+    #[must_use]
+    pub fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
+    /// The group below which all groups of this node are (`cgroupRoot`).
+    #[must_use]
+    pub fn cgroup_root(&self) -> &str {
+        &self.cgroup_root
+    }
+
+    /// Where things are.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// What the node has to give.
     #[must_use]
     pub fn resources(&self) -> &NodeResources {
@@ -230,7 +248,7 @@ impl Runtime {
         let Some(spec) = pod.spec.as_ref().filter(|_| !uid.is_empty()) else { return usage };
         let deadline = Instant::now() + COUNTING;
         let count = |path: PathBuf| match disk_usage(&path, deadline) {
-            Ok(bytes) => bytes,
+            Ok(tree) => tree.bytes,
             Err(Errno::NOENT) => 0,
             Err(error) => {
                 tracing::debug!(path = %path.display(), %error, "disk usage cannot be counted");
@@ -275,10 +293,19 @@ struct Level {
     identity: (u64, u64),
 }
 
+/// What a tree takes of its file system.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tree {
+    /// Bytes of the blocks that it occupies.
+    pub bytes: u64,
+    /// Its files and folders, itself included; hard links count once.
+    pub inodes: u64,
+}
+
 /// A count under way. What it remembers is bounded, whatever a container makes.
 struct Count {
     device: u64,
-    bytes: u64,
+    tree: Tree,
     deadline: Instant,
     /// Files of more than one name that are counted.
     linked: HashSet<u64>,
@@ -286,17 +313,18 @@ struct Count {
     waiting: usize,
 }
 
-/// Bytes of the blocks that a tree occupies (as `du -x`): hard links count once, mounts are not entered, links not
+/// What a tree occupies (as `du -x`): hard links count once, mounts are not entered, links not
 /// followed. It walks with one descriptor however deep the tree is, and ends where somebody moves a folder away under it
 /// or at `deadline`: then the result is what was counted so far.
 ///
 /// # Errors
 /// When `top` cannot be opened.
-fn disk_usage(top: &Path, deadline: Instant) -> Result<u64, Errno> {
+pub fn disk_usage(top: &Path, deadline: Instant) -> Result<Tree, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut dir = rustix::fs::openat(CWD, top, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&dir)?;
-    let mut count = Count { device: stat.st_dev, bytes: blocks(&stat), deadline, linked: HashSet::new(), waiting: 0 };
+    let tree = Tree { bytes: blocks(&stat), inodes: 1 };
+    let mut count = Count { device: stat.st_dev, tree, deadline, linked: HashSet::new(), waiting: 0 };
     let mut levels = vec![Level { folders: count.files(&dir)?, identity: (stat.st_dev, stat.st_ino) }];
     while let Some(level) = levels.last_mut() {
         if Instant::now() >= deadline {
@@ -318,12 +346,12 @@ fn disk_usage(top: &Path, deadline: Instant) -> Result<u64, Errno> {
         // Gone meanwhile, or a mount.
         let Ok(child) = rustix::fs::openat2(&dir, &name, flags, Mode::empty(), inside) else { continue };
         let Ok(stat) = rustix::fs::fstat(&child) else { continue };
-        count.bytes = count.bytes.saturating_add(blocks(&stat));
+        count.one(blocks(&stat));
         let folders = count.files(&child).unwrap_or_default();
         levels.push(Level { folders, identity: (stat.st_dev, stat.st_ino) });
         dir = child;
     }
-    Ok(count.bytes)
+    Ok(count.tree)
 }
 
 impl Count {
@@ -362,20 +390,25 @@ impl Count {
         Ok(folders)
     }
 
+    fn one(&mut self, bytes: u64) {
+        self.tree.bytes = self.tree.bytes.saturating_add(bytes);
+        self.tree.inodes = self.tree.inodes.saturating_add(1);
+    }
+
     fn add(&mut self, stat: &rustix::fs::Stat, folder: bool) {
-        let bytes = match stat.st_nlink {
-            _ if stat.st_dev != self.device || self.linked.contains(&stat.st_ino) => 0,
+        match stat.st_nlink {
+            _ if stat.st_dev != self.device || self.linked.contains(&stat.st_ino) => {}
             links if !folder && links > 1 && self.linked.len() >= Count::MAX_LINKED => {
                 // The type differs between architectures.
-                blocks(stat) / usize::try_from(links).unwrap_or(usize::MAX) as u64
+                self.one(blocks(stat) / usize::try_from(links).unwrap_or(usize::MAX) as u64);
             }
-            links if !folder && links > 1 => {
-                self.linked.insert(stat.st_ino);
-                blocks(stat)
+            links => {
+                if !folder && links > 1 {
+                    self.linked.insert(stat.st_ino);
+                }
+                self.one(blocks(stat));
             }
-            _ => blocks(stat),
-        };
-        self.bytes = self.bytes.saturating_add(bytes);
+        }
     }
 }
 
@@ -413,9 +446,10 @@ mod tests {
         let after = disk_usage(&top, far).expect("usage");
         let late = disk_usage(&top, Instant::now());
         std::fs::remove_dir_all(&top).expect("removed");
-        let grown = after - before;
+        let grown = after.bytes - before.bytes;
+        assert_eq!((before.inodes, after.inodes), (202, 203), "200 folders in one, a link, and a file with two names");
         assert!(((1 << 20)..(1 << 20) + 65_536).contains(&grown), "{grown}");
-        assert!(late.is_ok_and(|bytes| bytes < after), "a deadline ends the walk");
+        assert!(late.is_ok_and(|late| late.bytes < after.bytes), "a deadline ends the walk");
         assert_eq!(disk_usage(&top, far), Err(Errno::NOENT));
     }
 

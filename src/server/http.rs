@@ -4,7 +4,7 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, lists, log, verify};
+use super::{Node, apply, cluster, exec, history, images, lists, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -65,6 +65,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Cluster => cluster::show(node.as_ref()),
         Route::LookForCluster => cluster::look(node.as_ref()),
         Route::LeaveCluster => cluster::leave(node.as_ref()).await,
+        Route::Usage(asked) => usage::answer(node.as_ref(), asked, &query).await,
     }
 }
 

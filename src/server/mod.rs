@@ -19,6 +19,7 @@ mod reply;
 mod route;
 mod selector;
 pub mod types;
+mod usage;
 mod verify;
 
 pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
@@ -85,6 +86,10 @@ pub trait Node: Send + Sync + 'static {
     fn problems(&self) -> [Option<String>; 2];
     /// Metrics in the Prometheus text format.
     fn metrics(&self) -> String;
+    /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.
+    fn probe_metrics(&self) -> String {
+        String::new()
+    }
     /// Ask every source to look again now (after `apply` and `delete`).
     fn rescan(&self);
     /// What is known of a pod name, given with or without the node's suffix.

@@ -1,6 +1,7 @@
 //! Request path and query → what is asked. Pure.
 
 use super::reply::Failure;
+use super::usage::Asked;
 use hyper::Method;
 
 /// What is asked.
@@ -27,6 +28,7 @@ pub(super) enum Route {
     Cluster,
     LookForCluster,
     LeaveCluster,
+    Usage(Asked),
 }
 
 /// A kind of object.
@@ -77,6 +79,7 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         ["healthz"] | ["livez"] => (Route::Health, &[Method::GET, Method::HEAD]),
         ["readyz"] => (Route::Ready, &[Method::GET, Method::HEAD]),
         ["metrics"] => (Route::Metrics, &[Method::GET]),
+        _ if let Some(asked) = Asked::of(&segments) => (Route::Usage(asked), &[Method::GET]),
         ["coracle", "v1", "status"] => (Route::Status, &[Method::GET]),
         ["coracle", "v1", "cluster"] => (Route::Cluster, &[Method::GET]),
         ["coracle", "v1", "cluster", "look"] => (Route::LookForCluster, &[Method::POST]),

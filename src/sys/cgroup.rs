@@ -277,6 +277,26 @@ impl Cgroups {
         dir.and_then(|dir| fs::read_to_string(dir.join(file)).ok()).map_or(0, |text| number(&text))
     }
 
+    /// A file of a group, to be looked at; `None` when the group, its controller or the file is not there, or cannot be
+    /// read. The group `/` is the machine.
+    #[must_use]
+    pub fn read(&self, controller: &str, path: &str, file: &str) -> Option<String> {
+        let dir = match path {
+            "/" => self.root(controller)?.to_owned(),
+            path => self.dir(controller, path).ok()??,
+        };
+        fs::read_to_string(dir.join(file)).ok()
+    }
+
+    /// Where the hierarchy of a controller is mounted.
+    fn root(&self, controller: &str) -> Option<&Path> {
+        let found = match self.version {
+            Version::V1 => self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller)),
+            Version::V2 => self.hierarchies.first(),
+        };
+        found.map(|hierarchy| hierarchy.mount.as_path())
+    }
+
     /// Writes a setting unless it already holds.
     fn write(&self, controller: &str, path: &str, file: &str, value: &str) -> Result<(), Error> {
         let Some(dir) = self.dir(controller, path)? else {
@@ -306,11 +326,7 @@ impl Cgroups {
     /// The folder of group `path` in the hierarchy of `controller`.
     fn dir(&self, controller: &str, path: &str) -> Result<Option<PathBuf>, Error> {
         let name = relative(path)?;
-        let found = match self.version {
-            Version::V1 => self.hierarchies.iter().find(|h| h.controllers.iter().any(|c| c == controller)),
-            Version::V2 => self.hierarchies.first(),
-        };
-        Ok(found.map(|h| h.mount.join(name)))
+        Ok(self.root(controller).map(|mount| mount.join(name)))
     }
 
     fn dirs(&self, path: &str) -> Result<Vec<PathBuf>, Error> {

@@ -168,6 +168,25 @@ pub fn with_netns<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> io::Res
     })?
 }
 
+/// Runs `f` in each of the network namespaces bound at `paths`, one after the other, in one thread; an error stands for one
+/// that cannot be entered.
+///
+/// # Errors
+///
+/// There is no thread to be had.
+pub fn in_each_netns<T: Send>(
+    paths: &[PathBuf],
+    f: impl Fn(&Path) -> io::Result<T> + Sync,
+) -> io::Result<Vec<io::Result<T>>> {
+    let one = |path: &PathBuf| {
+        let file = File::open(path).map_err(|e| context(e, "opening the network namespace", path))?;
+        nix::sched::setns(file, CloneFlags::CLONE_NEWNET)
+            .map_err(|e| context(e.into(), "entering the network namespace", path))?;
+        f(path)
+    };
+    in_thread("netns", || paths.iter().map(one).collect())
+}
+
 /// Whether `path` is a live namespace bind mount.
 pub fn is_bound(path: &Path) -> io::Result<bool> {
     match rustix::fs::statfs(path) {

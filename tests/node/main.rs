@@ -25,6 +25,7 @@
 //! | manifests from URLs | [`url`]; signed, with objects, by TLS in 1970: [`url_trust`] |
 //! | power cuts, clocks that are wrong and are set, no network at all | [`power`] |
 //! | revisions, rollbacks by hand and by the gate | [`history`] |
+//! | what is used: metrics, summary, `top` | [`usage`] |
 //! | several sources, and objects that pods wait for | [`merge`] |
 //! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`], [`cluster::bootstrap`] |
 //! | clusters: everything against a real control plane | [`cluster`] |
@@ -95,5 +96,6 @@ mod unlisted;
 mod url;
 mod url_server;
 mod url_trust;
+mod usage;
 mod userns;
 mod volumes;
