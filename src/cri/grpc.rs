@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(read("99999999n").unwrap(), Some(Duration::from_nanos(99_999_999)));
         assert_eq!(read("1H").unwrap(), Some(Duration::from_secs(3600)));
         assert_eq!(timeout(&HeaderMap::new()).unwrap(), None);
-        for bad in ["", "S", "2", "-1S", "2s", "123456789S", "ü"] {
+        for bad in ["", "S", "2", "-1S", "2s", "123456789S"] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

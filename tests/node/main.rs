@@ -58,6 +58,7 @@ mod containers;
 mod control_plane;
 mod damage;
 mod crash;
+mod crictl;
 mod devices;
 mod faults;
 mod fields;
