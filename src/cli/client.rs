@@ -3,7 +3,7 @@
 use super::error::Error;
 use crate::config::SOCKET_NAME;
 use crate::server::types::Status;
-use crate::server::{V5, websocket_config};
+use crate::stream::websocket::{self, V5};
 use futures_util::stream::unfold;
 use http_body_util::{BodyExt, Full, Limited, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
@@ -121,7 +121,7 @@ impl Client {
             return Err(self.unreachable("it does not speak WebSocket"));
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(|error| self.unreachable(error))?;
-        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(websocket_config())).await)
+        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(websocket::config())).await)
     }
 
     async fn exchange<B>(&self, request: hyper::http::Result<Request<B>>) -> Result<Response<Incoming>, Error>

@@ -2,6 +2,7 @@
 //! its socket.
 
 mod age;
+mod attach;
 mod client;
 mod cluster;
 mod columns;
@@ -18,6 +19,7 @@ mod logs;
 mod manifests;
 mod pull;
 mod run;
+mod session;
 mod signature;
 mod start;
 mod status;
@@ -105,6 +107,13 @@ enum Command {
     /// Show what pods, containers and the node use
     #[command(subcommand)]
     Top(top::Top),
+    /// See what a container writes from now on, and type into it
+    Attach {
+        #[command(flatten)]
+        options: attach::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
     /// Write manifests to the manifest directory, once they are found valid
     Apply {
         /// Manifest: a file, a URL, or - for standard input
@@ -471,6 +480,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         }
         Command::Exec { options, scope } => exec::exec(&scope.agent.client(), &scope.namespace, &options).await,
         Command::Top(asked) => top::top(asked).await,
+        Command::Attach { options, scope } => {
+            attach::attach(&scope.agent.client(), &scope.namespace, &options).await
+        }
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -576,6 +588,7 @@ mod tests {
             "coracle top pod -A --containers --sort-by=memory",
             "coracle top po web --no-headers",
             "coracle top nodes --show-capacity",
+            "coracle attach -it web -c c",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

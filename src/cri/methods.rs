@@ -2,15 +2,17 @@
 
 use super::grpc::{Answer, Code, Status, frame};
 use super::look::{self, Pod};
+use super::streams::Streams;
 use super::v1::{
-    ContainerStatsRequest, ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse, ImageFsInfoRequest,
-    ImageSpec, ImageStatusRequest, ListContainerStatsRequest, ListContainerStatsResponse, ListContainersRequest,
-    ListContainersResponse, ListImagesRequest, ListImagesResponse, ListPodSandboxRequest, ListPodSandboxResponse,
-    ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxStatsRequest, PodSandboxStatsResponse,
-    PodSandboxStatusRequest, PodSandboxStatusResponse, PullImageRequest, RemoveImageRequest, RemoveImageResponse,
-    RuntimeConfigRequest, StatusRequest, VersionRequest,
+    AttachResponse, ContainerStatsRequest, ContainerStatsResponse, ContainerStatusRequest, ContainerStatusResponse,
+    ExecResponse, ExecSyncRequest, ImageFsInfoRequest, ImageSpec, ImageStatusRequest, ListContainerStatsRequest,
+    ListContainerStatsResponse, ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
+    ListPodSandboxRequest, ListPodSandboxResponse, ListPodSandboxStatsRequest, ListPodSandboxStatsResponse,
+    PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest, PodSandboxStatusResponse,
+    PullImageRequest, RemoveImageRequest, RemoveImageResponse, RuntimeConfigRequest,
+    StatusRequest, VersionRequest,
 };
-use super::{about, details, images, instant, usage};
+use super::{about, command, details, images, instant, usage};
 use crate::config::Config;
 use crate::runtime::Layout;
 use crate::server::Node;
@@ -33,6 +35,7 @@ pub(super) struct Methods {
     node: Arc<dyn Node>,
     config: Arc<Config>,
     layout: Layout,
+    streams: Arc<Streams>,
 }
 
 type Answered = Result<Bytes, Status>;
@@ -45,7 +48,8 @@ impl Methods {
             run: config.run_dir.clone(),
             pod_logs: config.pod_logs_dir.clone(),
         };
-        Methods { node, config, layout }
+        let streams = Arc::new(Streams::new(config.server.streaming_idle));
+        Methods { node, config, layout, streams }
     }
 
     /// Answers a call.
@@ -66,6 +70,17 @@ impl Methods {
             "ListContainerStats" => self.list_container_stats(read(request)?).await,
             "PodSandboxStats" => self.sandbox_stats(read(request)?).await,
             "ListPodSandboxStats" => self.list_sandbox_stats(read(request)?).await,
+            "ExecSync" => self.exec_sync(read(request)?).await,
+            "Exec" => {
+                let request = read(request)?;
+                let order = self.ordered(move |node, pods| command::exec(node, pods, request)).await?;
+                self.streams.address(order).await.and_then(|url| frame(&ExecResponse { url }))
+            }
+            "Attach" => {
+                let request = read(request)?;
+                let order = self.ordered(move |node, pods| command::attach(node, pods, request)).await?;
+                self.streams.address(order).await.and_then(|url| frame(&AttachResponse { url }))
+            }
             "ListImages" => self.list_images(read(request)?).await,
             "ImageStatus" => self.image_status(read(request)?).await,
             "PullImage" => self.pull_image(read(request)?).await,
@@ -166,6 +181,20 @@ impl Methods {
             Ok(ListPodSandboxStatsResponse { stats: stats.collect() })
         };
         self.looked(stats).await
+    }
+
+    /// What is to be streamed, or run at once, from a look at all pods.
+    async fn ordered<T: Send + 'static>(
+        self: &Arc<Self>,
+        order: impl FnOnce(&dyn Node, &[Pod]) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let methods = Arc::clone(self);
+        blocking(move || order(methods.node.as_ref(), &look::all(&methods.node))).await?
+    }
+
+    async fn exec_sync(self: &Arc<Self>, request: ExecSyncRequest) -> Answered {
+        let sync = self.ordered(move |node, pods| command::sync(node, pods, request)).await?;
+        frame(&command::run(sync).await?)
     }
 
     async fn list_images(self: &Arc<Self>, request: ListImagesRequest) -> Answered {

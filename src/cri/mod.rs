@@ -12,12 +12,14 @@
 //! nanoseconds since 1970, as the CRI has them.
 
 mod about;
+mod command;
 mod details;
 mod grpc;
 mod images;
 mod look;
 mod methods;
 mod serve;
+mod streams;
 mod usage;
 #[allow(missing_docs, clippy::all)]
 mod v1;

@@ -123,7 +123,7 @@ impl Runtime {
                 Ok(vec![Note::warning("Failed", format!("Error: {message}")).about(name)])
             }
             Reply::Error { message } => Err(Error::Start(message)),
-            Reply::Done | Reply::List { .. } | Reply::Devices { .. } => {
+            Reply::Done | Reply::List { .. } | Reply::Devices { .. } | Reply::Attached { .. } => {
                 Err(Error::Start("the shim gave a wrong answer".into()))
             }
         }

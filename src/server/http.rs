@@ -4,7 +4,8 @@ use super::apply::MAX_MANIFEST;
 use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
-use super::{Node, apply, cluster, exec, history, images, lists, log, usage, verify};
+use super::exec::{self, Named};
+use super::{Node, apply, cluster, history, images, lists, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -47,7 +48,8 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::List { resource, namespace } => lists::list(node, resource, namespace, &query),
         Route::Get { resource, namespace, name } => lists::get(&node, resource, namespace.as_deref(), &name),
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
-        Route::Exec { namespace, pod } => exec::exec(&node, &namespace, &pod, &query, request),
+        Route::Exec { namespace, pod } => exec::exec(&node, &Named::of(&namespace, &pod, &query), &query, request),
+        Route::Attach { namespace, pod } => exec::attach(&node, &Named::of(&namespace, &pod, &query), &query, request),
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await

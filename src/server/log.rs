@@ -3,6 +3,7 @@
 use super::logfile::{Moved, Options, Reader, Step};
 use super::reply::{self, Failure, Reply, blocking};
 use super::route::Query;
+use super::exec::Named;
 use super::{Node, find_pod};
 use crate::sys::clock;
 use hyper::StatusCode;
@@ -19,16 +20,45 @@ use tokio::sync::mpsc;
 /// and it costs one `read` and one `stat` each.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Answers with a container's log.
+/// Answers with a container's log, as the API server does: the container is named by the query.
 pub(super) async fn log(node: Arc<dyn Node>, namespace: &str, name: &str, query: &Query) -> Result<Reply, Failure> {
-    let options = Options { moved: moved(), ..options(query, clock::wall())? };
+    let options = options(query, clock::wall())?;
+    let named = Named::of(namespace, name, query);
+    let pod = named.pod(node.as_ref())?;
+    let container = find_container(&pod, named.container)?;
+    show(node, &pod, container, options, query).await
+}
+
+/// Answers with a container's log, as the kubelet does: all of it is named by the path.
+pub(super) async fn container_log(node: Arc<dyn Node>, named: &Named<'_>, query: &Query) -> Result<Reply, Failure> {
+    let mut options = options(query, clock::wall())?;
+    match query.get("tail") {
+        // The kubelet's own word for it.
+        Some("all") => options.tail = None,
+        Some(_) => options.tail = query.number("tail")?,
+        None => {}
+    }
+    let pod = find_pod(node.as_ref(), named.namespace, named.pod)
+        .ok_or_else(|| Failure::not_found(format!("pod {:?} does not exist", named.pod)))?;
+    let container = named.container.unwrap_or_default();
+    if !containers(&pod).any(|known| known.name == container) {
+        return Err(Failure::not_found(format!("container {container:?} not found in pod {:?}", named.pod)));
+    }
+    show(node, &pod, container.to_owned(), options, query).await
+}
+
+async fn show(
+    node: Arc<dyn Node>,
+    pod: &Pod,
+    container: String,
+    options: Options,
+    query: &Query,
+) -> Result<Reply, Failure> {
+    let options = Options { moved: moved(), ..options };
     let (follow, previous) = (query.flag("follow")?, query.flag("previous")?);
-    let pod = find_pod(node.as_ref(), namespace, name)
-        .ok_or_else(|| Failure::not_found(format!("pods {name:?} not found")))?;
-    let container = container_name(&pod, query.get("container"))?;
     let source = Source {
         node,
-        namespace: namespace.to_owned(),
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         pod: pod.metadata.name.clone().unwrap_or_default(),
         uid: pod.metadata.uid.clone(),
         container,
@@ -149,7 +179,7 @@ fn options(query: &Query, now: Timestamp) -> Result<Options, Failure> {
 }
 
 /// The container meant: the one named, or the only one.
-pub(super) fn container_name(pod: &Pod, named: Option<&str>) -> Result<String, Failure> {
+pub(super) fn find_container(pod: &Pod, named: Option<&str>) -> Result<String, Failure> {
     let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
     let names: Vec<&str> = containers(pod).map(|container| container.name.as_str()).collect();
     match named {
@@ -166,7 +196,7 @@ pub(super) fn container_name(pod: &Pod, named: Option<&str>) -> Result<String, F
 }
 
 /// All containers of a pod, init containers first.
-fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+pub(super) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
 }
 
@@ -222,9 +252,9 @@ mod tests {
     #[test]
     fn a_container_is_named_or_the_only_one() {
         let pod = pod("Always", 0, "Running");
-        assert_eq!(container_name(&pod, None).unwrap(), "c");
-        assert_eq!(container_name(&pod, Some("i")).unwrap(), "i");
-        assert!(container_name(&pod, Some("x")).is_err());
+        assert_eq!(find_container(&pod, None).unwrap(), "c");
+        assert_eq!(find_container(&pod, Some("i")).unwrap(), "i");
+        assert!(find_container(&pod, Some("x")).is_err());
     }
 
     #[test]

@@ -22,7 +22,6 @@ pub mod types;
 mod usage;
 mod verify;
 
-pub(crate) use exec::{CLOSE, RESIZE, RESULT, STDERR, STDIN, STDOUT, V5, websocket_config};
 pub use listen::{Listener, await_healthz, bind_healthz, serve, serve_healthz};
 pub use logfile::{Line, Tag};
 pub(crate) use route::encode;

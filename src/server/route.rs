@@ -15,6 +15,7 @@ pub(super) enum Route {
     Get { resource: Resource, namespace: Option<String>, name: String },
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
+    Attach { namespace: String, pod: String },
     Apply,
     Delete,
     Images,
@@ -102,8 +103,11 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
             (Route::Log { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
         }
         ["api", "v1", "namespaces", namespace, "pods", pod, "exec"] => {
-            // As the API server: a WebSocket begins with GET, whatever the verb.
-            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET])
+            // As the API server: a WebSocket begins with GET, whatever the verb; SPDY with POST.
+            (Route::Exec { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
+        }
+        ["api", "v1", "namespaces", namespace, "pods", pod, "attach"] => {
+            (Route::Attach { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
         }
         ["api", "v1", "namespaces", namespace, plural, ref rest @ ..] => {
             let resource = Resource::parse(plural).filter(|r| *r != Resource::Nodes).ok_or_else(not_found)?;

@@ -170,6 +170,17 @@ impl Client {
         Ok(reply)
     }
 
+    /// As [`Client::call`], for answers that come with descriptors; also returns the connection.
+    pub(super) fn ask_for_descriptors(
+        &self,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<(Reply, Vec<OwnedFd>, OwnedFd), Error> {
+        let connection = self.ask(request, timeout)?;
+        let (reply, fds) = self.answer_with_descriptors(&connection, timeout)?;
+        Ok((reply, fds, connection))
+    }
+
     fn ask(&self, request: &Request, timeout: Duration) -> Result<OwnedFd, Error> {
         let packet = serde_json::to_vec(request).map_err(Error::Answer)?;
         if packet.len() > MAX_PACKET {
@@ -183,12 +194,21 @@ impl Client {
     }
 
     fn answer(&self, connection: &OwnedFd, timeout: Duration) -> Result<Reply, Error> {
-        let (packet, _) =
+        self.answer_with_descriptors(connection, timeout).map(|(reply, _)| reply)
+    }
+
+    fn answer_with_descriptors(
+        &self,
+        connection: &OwnedFd,
+        timeout: Duration,
+    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        let (packet, fds) =
             socket::receive(connection, MAX_PACKET).map_err(|e| lost(e, timeout, "receive the answer"))?;
         if packet.is_empty() {
             return Err(Error::Gone);
         }
-        serde_json::from_slice(&packet).map_err(Error::Answer)
+        let reply = serde_json::from_slice(&packet).map_err(Error::Answer)?;
+        Ok((reply, fds))
     }
 }
 

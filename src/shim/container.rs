@@ -6,6 +6,7 @@ use super::log::{Encoder, Log, Stream};
 use super::program::Refusal;
 use super::protocol::Run;
 use super::start::{self, Order, Report, Stdio};
+use super::tap::Tap;
 use super::{cgroup, record};
 use crate::pod::clock::Timed;
 use crate::pod::{Instance, Termination};
@@ -32,6 +33,7 @@ const CLEAR: Duration = Duration::from_secs(2);
 /// One of a container's outputs.
 pub(super) struct Output {
     pub(super) fd: OwnedFd,
+    pub(super) stream: Stream,
     encoder: Encoder,
 }
 
@@ -55,6 +57,8 @@ pub(super) struct Container {
     pub(super) instance: Instance,
     pub(super) phase: Phase,
     pub(super) outputs: Vec<Output>,
+    /// Attached clients' copies of them.
+    pub(super) taps: Vec<Tap>,
     /// When SIGKILL is due.
     pub(super) kill_at: Option<Instant>,
     /// The record on disk has not reached the disk itself.
@@ -69,7 +73,27 @@ pub(super) struct Container {
     /// Its devices that may go and come back.
     pub(super) devices: Held,
     /// Kept open so that a container with `stdin: true` waits for input instead of seeing its end.
-    _stdin: Option<OwnedFd>,
+    stdin: Option<OwnedFd>,
+    stdio: Wanted,
+}
+
+/// What the manifest wants of its streams.
+#[derive(Clone, Copy)]
+struct Wanted {
+    stdin: bool,
+    stdin_once: bool,
+    tty: bool,
+}
+
+/// What a client gets that attaches.
+pub(super) struct Attached {
+    /// One with a terminal, else two.
+    pub(super) outputs: Vec<OwnedFd>,
+    /// The terminal, or the input when it was asked for.
+    pub(super) input: Option<OwnedFd>,
+    pub(super) terminal: bool,
+    pub(super) stdin: bool,
+    pub(super) stdin_once: bool,
 }
 
 /// What is the same for all containers of a shim.
@@ -113,7 +137,7 @@ impl Container {
             let mut pipe = |stream| -> io::Result<OwnedFd> {
                 let (fd, end) = pipe_with(PipeFlags::CLOEXEC)?;
                 nonblocking(&fd)?;
-                outputs.push(Output { fd, encoder: Encoder::new(stream) });
+                outputs.push(Output { fd, stream, encoder: Encoder::new(stream) });
                 Ok(end)
             };
             Stdio::Streams { stdin, stdout: pipe(Stream::Stdout)?, stderr: pipe(Stream::Stderr)? }
@@ -133,6 +157,7 @@ impl Container {
             state: site.state.join(&run.instance.id),
             instance: run.instance,
             outputs,
+            taps: Vec::new(),
             kill_at: None,
             unsynced: false,
             stop_signal: None,
@@ -142,14 +167,16 @@ impl Container {
             cgroup: None,
             console,
             devices: Held::new(run.devices),
-            _stdin: kept_stdin,
+            stdin: kept_stdin,
+            stdio: Wanted { stdin: run.stdin, stdin_once: run.stdin_once, tty: run.tty },
         })
     }
 
     /// The next moment at which something is due without an event.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         let draining = if let Phase::Draining { until } = self.phase { Some(until) } else { None };
-        self.kill_at.into_iter().chain(draining).min()
+        let taps = self.taps.iter().filter_map(Tap::ends_at).min();
+        self.kill_at.into_iter().chain(draining).chain(taps).min()
     }
 
     /// Reads what the throwaway child reports. True when the container left [`Phase::Starting`].
@@ -220,7 +247,10 @@ impl Container {
     fn attach_terminal(&mut self) {
         let Some(console) = self.console.take() else { return };
         match console.master().and_then(|master| nonblocking(&master).map(|()| master)) {
-            Ok(fd) => self.outputs.push(Output { fd, encoder: Encoder::new(Stream::Stdout) }),
+            Ok(fd) => {
+                let stream = Stream::Stdout;
+                self.outputs.push(Output { fd, stream, encoder: Encoder::new(stream) });
+            }
             Err(e) => {
                 let now = clock::wall();
                 self.log.append(format!("{now:.9} stderr F coracle: no terminal: {e}\n").as_bytes(), now);
@@ -257,6 +287,7 @@ impl Container {
             }
         };
         let now = clock::wall();
+        let stream = output.stream;
         let open = match read {
             Err(Errno::AGAIN) => true,
             // A terminal whose last user has gone gives EIO.
@@ -271,6 +302,11 @@ impl Container {
             }
         };
         self.log.append(&lines, now);
+        // After the log, which has to be whole whatever clients do.
+        if !self.taps.is_empty() {
+            let now = Instant::now();
+            self.taps.retain_mut(|tap| tap.stream != stream || (tap.give(&buffer, now) && (open || tap.close())));
+        }
         open
     }
 
@@ -336,6 +372,7 @@ impl Container {
             return false;
         }
         let stamp = clock::wall();
+        self.taps.retain_mut(Tap::close);
         for mut output in std::mem::take(&mut self.outputs) {
             let mut lines = Vec::new();
             output.encoder.finish(stamp, &mut lines);
@@ -415,6 +452,52 @@ impl Container {
         if let Some(path) = &self.cgroup {
             let _ = cgroup::kill(path);
         }
+    }
+
+    /// Gives a client a copy of all output from now on, and with `input` what it is to write to.
+    pub(super) fn attach(&mut self, session: u64, input: bool) -> io::Result<Attached> {
+        let Wanted { stdin, stdin_once, tty } = self.stdio;
+        let streams: &[Stream] = if tty { &[Stream::Stdout] } else { &[Stream::Stdout, Stream::Stderr] };
+        let mut outputs = Vec::new();
+        let mut taps = Vec::new();
+        for &stream in streams {
+            let (tap, theirs) = Tap::new(session, stream)?;
+            // Without a tap the client sees the end of an output that has ended already.
+            taps.extend(self.outputs.iter().any(|output| output.stream == stream).then_some(tap));
+            outputs.push(theirs);
+        }
+        let input = match (tty, &self.stdin) {
+            (true, _) => Some(self.outputs.first().ok_or(io::ErrorKind::NotConnected)?.fd.try_clone()?),
+            (false, Some(stdin)) if input => Some(stdin.try_clone()?),
+            _ => None,
+        };
+        self.taps.extend(taps);
+        let stdin = stdin && (tty || self.stdin.is_some());
+        Ok(Attached { outputs, input, terminal: tty, stdin, stdin_once })
+    }
+
+    /// A client's input has ended: with `stdinOnce` so has the container's.
+    pub(super) fn end_input(&mut self) {
+        if self.stdio.stdin_once {
+            self.stdin = None;
+        }
+    }
+
+    /// Whether an output may be read: nobody who is attached lags behind.
+    pub(super) fn is_read(&self, output: &Output) -> bool {
+        !self.taps.iter().any(|tap| tap.stream == output.stream && tap.is_behind())
+    }
+
+    /// A lagging client has made room, or is gone.
+    pub(super) fn resume(&mut self, tap: usize) {
+        if !self.taps[tap].resume(Instant::now()) {
+            self.taps.swap_remove(tap);
+        }
+    }
+
+    /// Cuts off who has held up the output for too long.
+    pub(super) fn cut_off(&mut self, now: Instant) {
+        self.taps.retain(|tap| !tap.is_stalled(now));
     }
 
     pub(super) fn reopen_log(&mut self) -> io::Result<()> {

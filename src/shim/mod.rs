@@ -5,8 +5,9 @@
 //! ([`start`]), writes their logs ([`log`]), and records how they end ([`record`]). It outlives the agent, which
 //! finds it again with [`Client::connect`]; what a killed shim leaves is removed by [`reap_orphans`].
 //!
-//! [`exec`] joins a running container, without the shim.
+//! [`exec`] joins a running container, without the shim; [`attach`] gets a copy of its output from the shim.
 
+pub mod attach;
 mod cgroup;
 mod client;
 mod console;
@@ -24,6 +25,7 @@ mod role;
 mod service;
 mod socket;
 mod start;
+mod tap;
 mod trace;
 mod volumes;
 mod userns;

@@ -37,6 +37,11 @@ pub enum Request {
     Devices { id: String, found: BTreeMap<PathBuf, Option<Found>> },
     /// From now on this connection gets a packet per change.
     Subscribe,
+    /// Give a copy of what a running container writes from now on, and with `stdin` its input. Answered by
+    /// [`Reply::Attached`]; lasts until this connection is closed.
+    Attach { id: String, stdin: bool },
+    /// Of an attached connection: the container's input has ended (`stdinOnce`). Not answered.
+    EndInput,
     /// Kill everything, delete everything, answer, exit.
     Shutdown,
 }
@@ -127,6 +132,15 @@ pub enum Reply {
     Devices {
         gone: Vec<PathBuf>,
         back: Vec<PathBuf>,
+    },
+    /// With it come a pipe to read of each output: one with a terminal, else two. Then the terminal's master, to be written
+    /// to and sized, or the write end of the input if it was asked for.
+    Attached {
+        terminal: bool,
+        /// Whether the container takes input.
+        stdin: bool,
+        /// Whether the container's input is to end with the first client's.
+        stdin_once: bool,
     },
     Error {
         message: String,

@@ -1,6 +1,6 @@
 //! The shim's process: one thread that waits for requests, output, exits and deadlines.
 
-use super::container::{Container, Phase, Site};
+use super::container::{Attached, Container, Phase, Site};
 use super::hotplug::{self, Change, Seen};
 use super::pause::Pause;
 use super::protocol::{MAX_PACKET, Reply, Request, Run};
@@ -77,6 +77,15 @@ struct Connection {
     subscribed: bool,
     /// ID of the container whose start this connection waits for.
     waits_for: Option<String>,
+    attached: Option<Session>,
+}
+
+/// An attached client.
+struct Session {
+    number: u64,
+    /// ID of the container.
+    id: String,
+    with_input: bool,
 }
 
 struct Shim {
@@ -99,6 +108,8 @@ struct Shim {
     /// Until when a shutdown waits, and who asked for it.
     shutdown: Option<Instant>,
     shutdown_asked_by: Vec<OwnedFd>,
+    /// Number of the next attached client.
+    next_session: u64,
 }
 
 /// What a descriptor in the poll list belongs to.
@@ -108,6 +119,7 @@ enum Source {
     Connection(usize),
     Report(usize),
     Output(usize, usize),
+    Tap(usize, usize),
 }
 
 impl Shim {
@@ -162,6 +174,7 @@ impl Shim {
             alone: false,
             shutdown: None,
             shutdown_asked_by: Vec::new(),
+            next_session: 0,
         })
     }
 
@@ -198,12 +211,21 @@ impl Shim {
                 sources.push(Source::Report(i));
                 fds.push(report.as_fd());
             }
-            for (j, output) in container.outputs.iter().enumerate() {
+            for (j, output) in container.outputs.iter().enumerate().filter(|(_, output)| container.is_read(output)) {
                 sources.push(Source::Output(i, j));
                 fds.push(output.fd.as_fd());
             }
+            for (j, tap) in container.taps.iter().enumerate().filter(|(_, tap)| tap.is_behind()) {
+                sources.push(Source::Tap(i, j));
+                fds.push(tap.fd.as_fd());
+            }
         }
-        let mut fds: Vec<PollFd<'_>> = fds.into_iter().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let kinds = sources.iter().map(|source| match source {
+            Source::Tap(..) => PollFlags::OUT,
+            _ => PollFlags::IN,
+        });
+        let mut fds: Vec<PollFd<'_>> =
+            fds.into_iter().zip(kinds).map(|(fd, kind)| PollFd::from_borrowed_fd(fd, kind)).collect();
         let wakes = self.containers.iter().filter_map(Container::wakes_at);
         let wakes = wakes.chain(self.tidy_at).chain(self.shutdown).min();
         let timeout = wakes.map(|at| {
@@ -224,7 +246,7 @@ impl Shim {
         match source {
             Source::Listener => {
                 if let Ok(fd) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                    self.connections.push(Connection { fd, subscribed: false, waits_for: None });
+                    self.connections.push(Connection { fd, subscribed: false, waits_for: None, attached: None });
                     // The request is usually there already.
                     self.handle(Source::Connection(self.connections.len() - 1));
                 }
@@ -243,6 +265,7 @@ impl Shim {
             Source::Output(index, output) => {
                 self.containers[index].pump(output);
             }
+            Source::Tap(index, tap) => self.containers[index].resume(tap),
         }
     }
 
@@ -254,6 +277,7 @@ impl Shim {
             if container.kill_at.is_some_and(|at| at <= now) {
                 container.kill();
             }
+            container.cut_off(now);
             changed |= container.finish(now);
         }
         if changed {
@@ -384,7 +408,7 @@ impl Shim {
         self.tidy_at = Some(Instant::now() + TIDY_AFTER);
         for connection in self.connections.iter().filter(|connection| connection.subscribed) {
             // A full queue already holds the news; one that is closed is noticed by poll.
-            let _ = socket::try_send(&connection.fd, b"{}");
+            let _ = socket::try_send(&connection.fd, b"{}", &[]);
         }
     }
 
@@ -397,7 +421,7 @@ impl Shim {
                 return;
             }
             Ok(_) | Err(_) => {
-                self.connections.remove(index);
+                self.disconnected(index);
                 return;
             }
         };
@@ -437,6 +461,13 @@ impl Shim {
             Request::Subscribe => {
                 self.connections[connection].subscribed = true;
                 Ok(())
+            }
+            Request::Attach { id, stdin } => {
+                return self.attach(id, stdin, connection).err().map(|message| Reply::Error { message });
+            }
+            Request::EndInput => {
+                self.end_input(connection);
+                return None;
             }
             Request::Shutdown => {
                 self.shut_down(connection);
@@ -524,6 +555,44 @@ impl Shim {
         answer(&change.asked_by, &reply);
     }
 
+    /// Attaches whoever is connected there; `Ok`: it is answered.
+    fn attach(&mut self, id: String, stdin: bool, connection: usize) -> Result<(), String> {
+        let number = self.next_session;
+        self.next_session += 1;
+        let container = self.container(&id)?;
+        match container.phase {
+            Phase::Running => {}
+            Phase::Starting { .. } => return Err(format!("container {id} has not started")),
+            Phase::Draining { .. } | Phase::Ended => return Err(format!("container {id} has ended")),
+        }
+        let given = container.attach(number, stdin).map_err(|e| format!("cannot attach: {e}"))?;
+        let Attached { terminal, stdin: takes, stdin_once, .. } = given;
+        let fds: Vec<BorrowedFd<'_>> = given.outputs.iter().chain(&given.input).map(AsFd::as_fd).collect();
+        let reply = serde_json::to_vec(&Reply::Attached { terminal, stdin: takes, stdin_once });
+        let connection = &mut self.connections[connection];
+        connection.attached = Some(Session { number, id, with_input: stdin });
+        let sent = reply.map_err(io::Error::from).and_then(|packet| socket::try_send(&connection.fd, &packet, &fds));
+        sent.map_err(|e| format!("cannot answer: {e}"))
+    }
+
+    fn end_input(&mut self, connection: usize) {
+        if let Some(Session { id, with_input: true, .. }) = &self.connections[connection].attached
+            && let Some(container) = self.containers.iter_mut().find(|container| container.instance.id == *id)
+        {
+            container.end_input();
+        }
+    }
+
+    /// A connection is closed: who was attached over it is not any more.
+    fn disconnected(&mut self, index: usize) {
+        self.end_input(index);
+        if let Some(Session { number, .. }) = self.connections.remove(index).attached {
+            for container in &mut self.containers {
+                container.taps.retain(|tap| tap.session != number);
+            }
+        }
+    }
+
     fn delete(&mut self, id: &str) -> Result<(), String> {
         let Some(index) = self.containers.iter().position(|container| container.instance.id == id) else {
             return Ok(());
@@ -587,7 +656,7 @@ fn answer(connection: &OwnedFd, reply: &Reply) {
     } else {
         packet
     };
-    let _ = socket::try_send(connection, &packet);
+    let _ = socket::try_send(connection, &packet, &[]);
 }
 
 /// The listening socket that came as standard input, out of the way of /dev/null.

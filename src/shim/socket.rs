@@ -70,8 +70,8 @@ pub(super) fn send(socket: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> 
 }
 
 /// As [`send`], but fails with `WouldBlock` instead of waiting for room.
-pub(super) fn try_send(socket: impl AsFd, packet: &[u8]) -> io::Result<()> {
-    send_with(socket, packet, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+pub(super) fn try_send(socket: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, packet, fds, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
 
 fn send_with(socket: impl AsFd, packet: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> io::Result<()> {

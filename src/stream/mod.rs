@@ -12,7 +12,19 @@
 //! a queue's memory and holds up no other stream. Who talks to the process knows nothing of the transport, and the other
 //! way round.
 
+pub mod command;
+mod idle;
+mod outcome;
+mod pipe;
+mod size;
 pub mod spdy;
+mod spdy_command;
+mod thread;
+mod upgrade;
+pub mod websocket;
+
+pub use thread::spawn;
+pub use upgrade::{Client, Lost, Refused, spdy_opening, upgrade, wants_websocket, websocket_answer};
 
 use hyper::body::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};

@@ -61,7 +61,8 @@ fn crictl_shows_what_is_on_the_node() {
     assert_eq!(mode & 0o777, 0o600);
 
     let said = crictl.run(&["version"]).ok();
-    for line in ["RuntimeName:  coracle", "RuntimeApiVersion:  v1", concat!("RuntimeVersion:  ", env!("CARGO_PKG_VERSION"))]
+    for line in
+        ["RuntimeName:  coracle", "RuntimeApiVersion:  v1", concat!("RuntimeVersion:  ", env!("CARGO_PKG_VERSION"))]
     {
         assert!(said.contains(line), "{said}");
     }
