@@ -114,9 +114,9 @@ pub(super) fn exec(node: &dyn Node, pods: &[Pod], request: ExecRequest) -> Resul
 pub(super) fn attach(node: &dyn Node, pods: &[Pod], request: AttachRequest) -> Result<Order, Status> {
     let wanted = wanted(request.stdin, request.stdout, request.stderr, request.tty)?;
     let (target, terminal) = running(node, pods, &request.container_id)?;
-    if wanted.tty != terminal {
-        let has = if terminal { "has a" } else { "has no" };
-        return Err(Status::invalid(format!("container {:?} {has} terminal", request.container_id)));
+    // As kubelet: whether there is a terminal was decided when the container was made.
+    if wanted.tty && !terminal {
+        return Err(Status::invalid(format!("container {:?} has no terminal", request.container_id)));
     }
     Ok(Order::Attach { target, wanted })
 }

@@ -51,7 +51,7 @@ fn namespaces(pod: &Pod) -> NamespaceOption {
         (if node == Some(true) { NamespaceMode::Node } else { other }).into()
     };
     let own = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
-    let users = (spec.host_users == Some(false)).then(|| UserNamespace::default());
+    let users = (spec.host_users == Some(false)).then(UserNamespace::default);
     NamespaceOption {
         network: node_or(spec.host_network, NamespaceMode::Pod),
         pid: node_or(spec.host_pid, own),

@@ -1,4 +1,4 @@
-//! gRPC without streams from the client: one message in, messages out, a status. The framing is pure; what is of HTTP/2 is
+//! gRPC without streams: one message in, one message out, a status. The framing is pure; what is of HTTP/2 is
 //! hyper's.
 //!
 //! A message is preceded by a byte that tells whether it is compressed (never, here) and its length as a big-endian `u32`.
@@ -12,7 +12,6 @@ use std::fmt::Write as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Most bytes of a request's message: a long command has to fit.
 pub(super) const MAX_REQUEST: usize = 1 << 20;
@@ -137,57 +136,26 @@ pub(super) fn refusal<B>(request: &Request<B>) -> Option<StatusCode> {
     }
 }
 
-/// What a call is answered with.
-pub(super) enum Answer {
-    /// One message.
-    One(Bytes),
-    /// Messages until their sender is gone.
-    Many(mpsc::Receiver<Result<Bytes, Status>>),
+/// The body of an answer: a message, then the status.
+pub(super) struct Reply {
+    message: Option<Bytes>,
+    trailers: Option<HeaderMap>,
 }
 
-/// The body of an answer: messages, then the status.
-pub(super) struct Reply<G> {
-    state: State,
-    /// Dropped with the answer: a call lasts until all of it is on its way.
-    _guard: G,
-}
-
-enum State {
-    One(Bytes),
-    Many(mpsc::Receiver<Result<Bytes, Status>>),
-    Ending(Option<Status>),
-    Over,
-}
-
-impl<G: Unpin> Body for Reply<G> {
+impl Body for Reply {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        loop {
-            match &mut self.state {
-                State::One(bytes) => {
-                    let bytes = std::mem::take(bytes);
-                    self.state = State::Ending(None);
-                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
-                }
-                State::Many(messages) => match std::task::ready!(messages.poll_recv(cx)) {
-                    Some(Ok(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                    Some(Err(status)) => self.state = State::Ending(Some(status)),
-                    None => self.state = State::Ending(None),
-                },
-                State::Ending(status) => {
-                    let trailers = status_headers(status.as_ref());
-                    self.state = State::Over;
-                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
-                }
-                State::Over => return Poll::Ready(None),
-            }
-        }
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = match self.message.take() {
+            Some(message) => Some(Frame::data(message)),
+            None => self.trailers.take().map(Frame::trailers),
+        };
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.state, State::Over)
+        self.message.is_none() && self.trailers.is_none()
     }
 }
 
@@ -204,23 +172,24 @@ fn status_headers(status: Option<&Status>) -> HeaderMap {
     headers
 }
 
-/// The answer to a call; `guard` lives as long as it is being sent.
-pub(super) fn response<G>(answer: Result<Answer, Status>, guard: G) -> Response<Reply<G>> {
-    let (state, headers) = match answer {
-        Ok(Answer::One(bytes)) => (State::One(bytes), HeaderMap::new()),
-        Ok(Answer::Many(messages)) => (State::Many(messages), HeaderMap::new()),
+/// The answer to a call.
+pub(super) fn response(answer: Result<Bytes, Status>) -> Response<Reply> {
+    let mut response = match answer {
+        Ok(message) => Response::new(Reply { message: Some(message), trailers: Some(status_headers(None)) }),
         // Without a message the status is in the head.
-        Err(status) => (State::Over, status_headers(Some(&status))),
+        Err(status) => {
+            let mut response = Response::new(Reply { message: None, trailers: None });
+            *response.headers_mut() = status_headers(Some(&status));
+            response
+        }
     };
-    let mut response = Response::new(Reply { state, _guard: guard });
-    *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
 
 /// An answer of plain HTTP, without a body.
-pub(super) fn plain<G>(code: StatusCode, guard: G) -> Response<Reply<G>> {
-    let mut response = Response::new(Reply { state: State::Over, _guard: guard });
+pub(super) fn plain(code: StatusCode) -> Response<Reply> {
+    let mut response = Response::new(Reply { message: None, trailers: None });
     *response.status_mut() = code;
     response
 }

@@ -1,6 +1,6 @@
 //! The methods: from a call's path and bytes to its answer. What is not named here is `Unimplemented`, and not even read.
 
-use super::grpc::{Answer, Code, Status, frame};
+use super::grpc::{Code, Status, frame};
 use super::look::{self, Pod};
 use super::streams::Streams;
 use super::v1::{
@@ -9,8 +9,7 @@ use super::v1::{
     ListContainerStatsResponse, ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
     ListPodSandboxRequest, ListPodSandboxResponse, ListPodSandboxStatsRequest, ListPodSandboxStatsResponse,
     PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest, PodSandboxStatusResponse,
-    PullImageRequest, RemoveImageRequest, RemoveImageResponse, RuntimeConfigRequest,
-    StatusRequest, VersionRequest,
+    PullImageRequest, RemoveImageRequest, RemoveImageResponse, RuntimeConfigRequest, StatusRequest, VersionRequest,
 };
 use super::{about, command, details, images, instant, usage};
 use crate::config::Config;
@@ -53,9 +52,9 @@ impl Methods {
     }
 
     /// Answers a call.
-    pub(super) async fn call(self: &Arc<Self>, path: &str, request: &[u8]) -> Result<Answer, Status> {
+    pub(super) async fn call(self: &Arc<Self>, path: &str, request: &[u8]) -> Answered {
         let method = SERVICES.iter().find_map(|service| path.strip_prefix(service)).unwrap_or_default();
-        let answer = match method {
+        match method {
             "Version" => read::<VersionRequest>(request).and_then(|_| frame(&about::version())),
             "Status" => {
                 let wanted: StatusRequest = read(request)?;
@@ -87,8 +86,7 @@ impl Methods {
             "RemoveImage" => self.remove_image(read(request)?).await,
             "ImageFsInfo" => self.image_fs_info(read(request)?).await,
             _ => Err(Status::new(Code::Unimplemented, format!("{path} is not served here"))),
-        };
-        answer.map(Answer::One)
+        }
     }
 
     /// Looks at all pods, and answers from that, on the blocking pool.

@@ -1,10 +1,10 @@
 //! The socket: HTTP/2 in clear, calls within limits of number, size and time.
 
-use super::grpc::{self, Answer, Code, Reply, Status};
+use super::grpc::{self, Code, Reply, Status};
 use super::methods::Methods;
 use crate::server::{Listener, Node};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -83,7 +83,10 @@ async fn connection(methods: Arc<Methods>, stream: UnixStream) {
     let calls = busy.subscribe();
     let service = service_fn(move |request| {
         let (methods, guard) = (Arc::clone(&methods), Guard::new(&busy));
-        async move { Ok::<_, Infallible>(call(&methods, request, guard).await) }
+        async move {
+            let _guard = guard;
+            Ok::<_, Infallible>(call(&methods, request).await)
+        }
     });
     let served = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -118,18 +121,14 @@ async fn idle(mut calls: watch::Receiver<usize>) {
     }
 }
 
-async fn call(methods: &Arc<Methods>, request: Request<Incoming>, guard: Guard) -> Response<Reply<Option<Guard>>> {
-    if let Some(code) = grpc::refusal(&request) {
-        return grpc::plain(code, None);
+async fn call(methods: &Arc<Methods>, request: Request<Incoming>) -> Response<Reply> {
+    match grpc::refusal(&request) {
+        Some(code) => grpc::plain(code),
+        None => grpc::response(answer(methods, request).await),
     }
-    let answer = answer(methods, request).await;
-    // A stream is under way until it ends; one message is as good as sent, and who does not read it is not waited for.
-    let guard = matches!(answer, Ok(Answer::Many(_))).then_some(guard);
-    grpc::response(answer, guard)
 }
 
-async fn answer(methods: &Arc<Methods>, request: Request<Incoming>) -> Result<Answer, Status> {
-    let late = || Status::new(Code::DeadlineExceeded, "context deadline exceeded");
+async fn answer(methods: &Arc<Methods>, request: Request<Incoming>) -> Result<Bytes, Status> {
     let limit = grpc::timeout(request.headers())?;
     let path = request.uri().path().to_owned();
     let work = async {
@@ -141,8 +140,9 @@ async fn answer(methods: &Arc<Methods>, request: Request<Incoming>) -> Result<An
         };
         methods.call(&path, grpc::unframe(&body)?).await
     };
+    let late = |_| Err(Status::new(Code::DeadlineExceeded, "context deadline exceeded"));
     match limit {
         None => work.await,
-        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late())),
+        Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(late),
     }
 }

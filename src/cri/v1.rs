@@ -772,21 +772,6 @@ pub struct SwapUsage {
     pub swap_usage_bytes: ::core::option::Option<UInt64Value>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetEventsRequest {}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ContainerEventResponse {
-    #[prost(string, tag = "1")]
-    pub container_id: ::prost::alloc::string::String,
-    #[prost(enumeration = "ContainerEventType", tag = "2")]
-    pub container_event_type: i32,
-    #[prost(int64, tag = "3")]
-    pub created_at: i64,
-    #[prost(message, optional, tag = "4")]
-    pub pod_sandbox_status: ::core::option::Option<PodSandboxStatus>,
-    #[prost(message, repeated, tag = "5")]
-    pub containers_statuses: ::prost::alloc::vec::Vec<ContainerStatus>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RuntimeConfigRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RuntimeConfigResponse {
@@ -893,33 +878,6 @@ impl ContainerState {
             "CONTAINER_RUNNING" => Some(Self::ContainerRunning),
             "CONTAINER_EXITED" => Some(Self::ContainerExited),
             "CONTAINER_UNKNOWN" => Some(Self::ContainerUnknown),
-            _ => None,
-        }
-    }
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum ContainerEventType {
-    ContainerCreatedEvent = 0,
-    ContainerStartedEvent = 1,
-    ContainerStoppedEvent = 2,
-    ContainerDeletedEvent = 3,
-}
-impl ContainerEventType {
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::ContainerCreatedEvent => "CONTAINER_CREATED_EVENT",
-            Self::ContainerStartedEvent => "CONTAINER_STARTED_EVENT",
-            Self::ContainerStoppedEvent => "CONTAINER_STOPPED_EVENT",
-            Self::ContainerDeletedEvent => "CONTAINER_DELETED_EVENT",
-        }
-    }
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "CONTAINER_CREATED_EVENT" => Some(Self::ContainerCreatedEvent),
-            "CONTAINER_STARTED_EVENT" => Some(Self::ContainerStartedEvent),
-            "CONTAINER_STOPPED_EVENT" => Some(Self::ContainerStoppedEvent),
-            "CONTAINER_DELETED_EVENT" => Some(Self::ContainerDeletedEvent),
             _ => None,
         }
     }

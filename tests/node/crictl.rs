@@ -5,11 +5,12 @@ use crate::harness::{BUSYBOX, Node, Out, REST, eventually, image_archive, output
 use crate::registry_server::{Auth, Registry};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// crictl with its configuration for this node: a longer time-out than its two seconds, which a loaded machine may need.
 struct Crictl<'a>(&'a Node);
@@ -229,5 +230,110 @@ fn crictl_pulls_and_removes_images() {
     assert!(said.contains("InvalidArgument"), "{said}");
     let said = crictl.run(&["pull", "--creds", "user:hidden", &image]).fails(1);
     assert!(said.contains("credentials") && !said.contains("hidden"), "{said}");
+    node.finish();
+}
+
+/// kubeadm looks for a runtime that answers, says how it divides cgroups, and is ready.
+#[test]
+fn kubeadm_s_preflight_finds_a_container_runtime() {
+    let node = Node::up();
+    let socket = node.dir.join("run/cri.sock");
+    let config = node.dir.join("kubeadm.yaml");
+    let text = format!(
+        "apiVersion: kubeadm.k8s.io/v1beta4\nkind: InitConfiguration\nnodeRegistration:\n  criSocket: unix://{}\n---\n\
+         apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\nkubernetesVersion: v1.36.3\n",
+        socket.display()
+    );
+    fs::write(&config, text).expect("kubeadm.yaml");
+    let preflight = || {
+        let mut kubeadm = plane::program("kubeadm");
+        kubeadm.args(["init", "phase", "preflight", "--dry-run", "--ignore-preflight-errors=all", "--config"]);
+        kubeadm.arg(&config).env("KUBEADM_INIT_DRYRUN_DIR", node.dir.join("dry"));
+        let said = output(&mut kubeadm, b"", secs(60));
+        said.stdout + &said.stderr
+    };
+    let said = preflight();
+    assert!(said.contains("[preflight]"), "{said}");
+    assert!(!said.contains(" CRI]") && !said.contains(" ContainerRuntimeVersion]"), "{said}");
+    // It does look: without the socket both fail.
+    let aside = socket.with_extension("aside");
+    fs::rename(&socket, &aside).expect("the socket aside");
+    let said = preflight();
+    assert!(said.contains(" CRI]") && said.contains(" ContainerRuntimeVersion]"), "{said}");
+    fs::rename(&aside, &socket).expect("the socket back");
+    node.finish();
+}
+
+#[test]
+fn crictl_runs_commands_and_streams() {
+    let node = Node::up();
+    let crictl = Crictl(&node);
+    node.run(&pod("web", REST));
+    let mut echo = pod("echo", "while read line; do echo \"said: $line\"; done; sleep 3600");
+    echo["spec"]["containers"][0]["stdin"] = json!(true);
+    let echo = node.run(&echo).id("main");
+    let main = node.wait_up("web").id("main");
+
+    // At once.
+    let said = crictl.run(&["exec", "-s", &main, "sh", "-c", "echo out; echo err >&2"]).ok();
+    assert!(said.contains("out\n") && said.contains("err\n"), "{said}");
+    crictl.run(&["exec", "-s", &main, "sh", "-c", "exit 7"]).fails(1);
+    let late = crictl.run(&["exec", "-s", "--timeout", "1", &main, "sleep", "300"]).fails(1);
+    assert!(late.contains("DeadlineExceeded") && late.contains("timeout 1s exceeded"), "{late}");
+    eventually("the command is killed", secs(30), || {
+        !node.sh("web", "ps").lines().any(|line| line.contains("sleep 300"))
+    });
+    // More than fits an answer: the rest is thrown away, and the command ends as if it had been read.
+    let long = crictl.run(&["exec", "-s", &main, "sh", "-c", "head -c 20000000 /dev/zero | tr '\\0' x"]).ok();
+    assert!(long.len() > 8_000_000 && long.len() < 20_000_000, "{}", long.len());
+
+    // With streams, over both transports.
+    for transport in ["spdy", "websocket"] {
+        let exec = ["exec", "--transport", transport];
+        let said = crictl.run(&[&exec[..], &[&main, "sh", "-c", "echo out; echo err >&2"]].concat());
+        assert_eq!((said.code, &*said.stdout, &*said.stderr), (Some(0), "out\n", "err\n"), "{transport}");
+        let input = "line\n".repeat(100_000);
+        let said = crictl.run_with(&[&exec[..], &["-i", &main, "cat"]].concat(), input.as_bytes()).ok();
+        assert!(said == input, "{transport}: {} bytes came back", said.len());
+        let said = crictl.run(&[&exec[..], &[&main, "sh", "-c", "exit 7"]].concat()).fails(1);
+        assert!(said.contains("command terminated with exit code 7"), "{transport}: {said}");
+    }
+    let ended = crictl.run(&["exec", "ffff", "true"]).fails(1);
+    assert!(ended.contains("NotFound"), "{ended}");
+
+    // Attach: what the container says from now on.
+    let mut attach = crictl.command(&["attach", "-i", &echo]);
+    let mut attached = attach.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("attach");
+    let mut stdin = attached.stdin.take().expect("piped");
+    let mut lines = BufReader::new(attached.stdout.take().expect("piped")).lines();
+    stdin.write_all(b"hello\n").expect("type");
+    assert_eq!(lines.next().expect("a line").expect("a line"), "said: hello");
+    // Who goes away leaves the container as it is.
+    attached.kill().expect("kill");
+    attached.wait().expect("wait");
+    assert!(node.pod("echo").expect("echo").running("main"));
+
+    // An address counts once, and says nothing to who guesses.
+    let listeners = || {
+        let pid = node.agent_pid();
+        let sockets = fs::read_dir(format!("/proc/{pid}/fd")).expect("fds").flatten();
+        let own: Vec<String> =
+            sockets.filter_map(|fd| fs::read_link(fd.path()).ok()?.to_str().map(str::to_owned)).collect();
+        let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("net/tcp");
+        let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let ours = rows.filter(|row| row[3] == "0A" && own.contains(&format!("socket:[{}]", row[9])));
+        ours.map(|row| u16::from_str_radix(row[1].rsplit(':').next().expect("a port"), 16).expect("hex"))
+            .collect::<Vec<_>>()
+    };
+    let ports: Vec<u16> = listeners().into_iter().filter(|port| *port != node.healthz).collect();
+    let [port] = ports[..] else { panic!("one listener for streams: {ports:?}") };
+    for path in ["/", "/exec/", "/exec/AAAAAAAAAAAAAAAAAAAAAA", "/attach/../exec"] {
+        let mut peer = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+        write!(peer, "POST {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("ask");
+        peer.set_read_timeout(Some(secs(30))).expect("a limit");
+        let mut said = String::new();
+        peer.read_to_string(&mut said).expect("an answer");
+        assert!(said.starts_with("HTTP/1.1 404 "), "{path}: {said}");
+    }
     node.finish();
 }

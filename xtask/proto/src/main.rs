@@ -26,7 +26,6 @@ const METHODS: &[&str] = &[
     "ListContainerStats",
     "PodSandboxStats",
     "ListPodSandboxStats",
-    "GetContainerEvents",
     "ListImages",
     "ImageStatus",
     "PullImage",
