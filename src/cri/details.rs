@@ -20,6 +20,8 @@ use std::path::Path;
 const LARGEST_BUNDLE: u64 = 16 << 20;
 /// Mounts of a bundle that kubelet or the CRI's client do not ask for: the runtime makes them for every container.
 const OWN_MOUNTS: &[&str] = &["/proc", "/sys", "/dev"];
+/// … and all below this.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Information beyond the status, by name: JSON.
 pub(super) type Info = BTreeMap<String, String>;
@@ -147,7 +149,7 @@ fn mounts(bundle: &Value) -> Vec<Mount> {
     let bound = all.iter().filter(|mount| {
         let place = mount["destination"].as_str().unwrap_or_default();
         let of_the_machine = mount["source"].as_str().is_some_and(|source| source.starts_with('/'));
-        of_the_machine && !OWN_MOUNTS.contains(&place)
+        of_the_machine && !OWN_MOUNTS.contains(&place) && !Path::new(place).starts_with(CGROUPS)
     });
     let mount = |mount: &Value| {
         let options: Vec<&str> = mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -199,6 +201,7 @@ mod tests {
             "mounts": [
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind"]},
+                {"destination": "/sys/fs/cgroup/cpu", "type": "bind", "source": "/sys/fs/cgroup/cpu/a"},
                 {"destination": "/dev/shm", "type": "bind", "source": "/run/shm", "options": ["rbind", "rw"]},
                 {"destination": "/data", "source": "/var/data", "options": ["rbind", "ro", "rslave"]},
                 {"destination": "/all", "source": "/", "options": ["rbind", "rro", "rshared"]},

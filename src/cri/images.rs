@@ -124,13 +124,22 @@ pub(super) async fn pull(node: &dyn Node, wanted: &str) -> Result<PullImageRespo
     Err(Status::new(Code::Internal, "the pull broke off"))
 }
 
-/// What images take of the disk, and what containers do. Nothing is told that was not measured.
+/// What images take of the disk, and what containers write. Nothing is told that was not measured.
 pub(super) fn file_systems(snapshot: &Snapshot, images: &Path, containers: &Path) -> ImageFsInfoResponse {
-    let usage =
+    let layers = snapshot.pods.iter().flat_map(|pod| &pod.containers).filter_map(|container| container.rootfs.as_ref());
+    let written = snapshot.node.fs.map(|fs| {
+        let none = FsUsage { used_bytes: 0, inodes_used: 0, ..fs };
+        layers.fold(none, |sum, one| FsUsage {
+            used_bytes: sum.used_bytes.saturating_add(one.used_bytes),
+            inodes_used: sum.inodes_used.saturating_add(one.inodes_used),
+            ..sum
+        })
+    });
+    let shown =
         |usage: Option<FsUsage>, path: &Path| usage.map(|usage| file_system(&usage, path)).into_iter().collect();
     ImageFsInfoResponse {
-        image_filesystems: usage(snapshot.node.image_fs, images),
-        container_filesystems: usage(snapshot.node.fs, containers),
+        image_filesystems: shown(snapshot.node.image_fs, images),
+        container_filesystems: shown(written, containers),
     }
 }
 

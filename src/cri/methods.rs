@@ -85,7 +85,10 @@ impl Methods {
             "PullImage" => self.pull_image(read(request)?).await,
             "RemoveImage" => self.remove_image(read(request)?).await,
             "ImageFsInfo" => self.image_fs_info(read(request)?).await,
-            _ => Err(Status::new(Code::Unimplemented, format!("{path} is not served here"))),
+            _ => {
+                let text = format!("{path} is not served here: what runs is what the manifests say");
+                Err(Status::new(Code::Unimplemented, text))
+            }
         }
     }
 

@@ -171,7 +171,6 @@ impl Streams {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIME)
-            .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
             .await;
@@ -234,4 +233,24 @@ fn plain(code: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = code;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_counts_once_for_what_it_was_given_for() {
+        let streams = Streams::new(Duration::ZERO);
+        let target = Target { state_root: "/s".into(), id: "c".into(), bundle: "/b".into() };
+        let wanted = Wanted { stdin: false, stdout: true, stderr: false, tty: false };
+        streams.lock().orders.insert("t0".into(), (Instant::now(), Order::Attach { target, wanted }));
+        for wrong in ["", "/", "/attach", "/attach/", "/attach/t", "/attach/t01", "/exec/t0", "attach/t0", "//t0"] {
+            assert!(streams.take(wrong).is_none(), "{wrong}");
+        }
+        assert!(!streams.is_done());
+        assert!(matches!(streams.take("/attach/t0"), Some(Order::Attach { .. })));
+        assert!(streams.take("/attach/t0").is_none());
+        assert!(streams.is_done());
+    }
 }

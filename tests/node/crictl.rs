@@ -73,7 +73,7 @@ fn crictl_shows_what_is_on_the_node() {
     }
     assert_eq!(info["status"]["conditions"][1]["type"], "NetworkReady");
     assert_eq!(info["config"]["rootDir"], node.dir.join("root").to_string_lossy().as_ref(), "{info}");
-    assert_eq!(crictl.json(&["runtime-config"])["linux"]["cgroupDriver"], "CGROUPFS");
+    assert!(crictl.run(&["runtime-config"]).ok().contains("CGROUPFS"));
 
     let mut web = pod("web", &format!("echo hello; echo trouble >&2; {REST}"));
     web["metadata"]["labels"] = json!({"app": "web"});
@@ -329,7 +329,7 @@ fn crictl_runs_commands_and_streams() {
     let [port] = ports[..] else { panic!("one listener for streams: {ports:?}") };
     for path in ["/", "/exec/", "/exec/AAAAAAAAAAAAAAAAAAAAAA", "/attach/../exec"] {
         let mut peer = TcpStream::connect(("127.0.0.1", port)).expect("connect");
-        write!(peer, "POST {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("ask");
+        write!(peer, "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("ask");
         peer.set_read_timeout(Some(secs(30))).expect("a limit");
         let mut said = String::new();
         peer.read_to_string(&mut said).expect("an answer");
