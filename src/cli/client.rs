@@ -124,6 +124,27 @@ impl Client {
         Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(websocket::config())).await)
     }
 
+    /// Switches to SPDY/3.1 and a protocol above it; returns the connection.
+    pub(super) async fn upgrade_spdy(
+        &self,
+        path: &str,
+        protocol: &str,
+    ) -> Result<TokioIo<hyper::upgrade::Upgraded>, Error> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(HOST, "coracle")
+            .header(CONNECTION, "Upgrade")
+            .header(UPGRADE, "SPDY/3.1")
+            .header("x-stream-protocol-version", protocol)
+            .body(Full::new(Bytes::new()));
+        let answer = self.exchange(request).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(refusal(answer).await.0);
+        }
+        hyper::upgrade::on(answer).await.map(TokioIo::new).map_err(|error| self.unreachable(error))
+    }
+
     async fn exchange<B>(&self, request: hyper::http::Result<Request<B>>) -> Result<Response<Incoming>, Error>
     where
         B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,

@@ -10,6 +10,7 @@ mod describe;
 mod error;
 mod exec;
 mod explain;
+mod forward;
 mod get;
 mod hello;
 mod history;
@@ -111,6 +112,14 @@ enum Command {
     Attach {
         #[command(flatten)]
         options: attach::Options,
+        #[command(flatten)]
+        scope: Scope,
+    },
+    /// Forward local ports to ports of a pod
+    #[command(after_help = FORWARD_EXAMPLES)]
+    PortForward {
+        #[command(flatten)]
+        options: forward::Options,
         #[command(flatten)]
         scope: Scope,
     },
@@ -239,6 +248,12 @@ enum Command {
         port: u16,
     },
 }
+
+const FORWARD_EXAMPLES: &str = "\
+Examples:
+  coracle port-forward web 8080:80             127.0.0.1:8080 here is port 80 of the pod
+  coracle port-forward web :http               any free port, and the port that a container calls http
+  coracle port-forward web 80 --address 0.0.0.0";
 
 const HISTORY_EXAMPLES: &str = "\
 Examples:
@@ -483,6 +498,9 @@ async fn client_command(command: Command) -> Result<i32, Error> {
         Command::Attach { options, scope } => {
             attach::attach(&scope.agent.client(), &scope.namespace, &options).await
         }
+        Command::PortForward { options, scope } => {
+            forward::forward(&scope.agent.client(), &scope.namespace, &options).await
+        }
         Command::Apply { sources, agent } => manifests::apply(&agent.client(), &sources).await,
         Command::Delete { names, sources, no_wait, timeout, scope } => {
             let wait = (!no_wait).then_some(timeout);
@@ -589,6 +607,7 @@ mod tests {
             "coracle top po web --no-headers",
             "coracle top nodes --show-capacity",
             "coracle attach -it web -c c",
+            "coracle port-forward pod/web 8080:80 :http -n a --address localhost,10.0.0.1",
             "coracle apply -f a.yaml -f -",
             "coracle validate --key k.pub --key RWQ a.yaml",
             "coracle delete web --timeout 30s",

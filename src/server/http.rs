@@ -5,7 +5,7 @@ use super::reply::{self, Body, Failure, Reply, blocking};
 use super::route::{Query, Route, route};
 use super::types::NodeSummary;
 use super::exec::{self, Named};
-use super::{Node, apply, cluster, history, images, lists, log, usage, verify};
+use super::{Node, apply, cluster, forward, history, images, lists, log, usage, verify};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, StatusCode};
@@ -50,6 +50,9 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         Route::Log { namespace, pod } => log::log(node, &namespace, &pod, &query).await,
         Route::Exec { namespace, pod } => exec::exec(&node, &Named::of(&namespace, &pod, &query), &query, request),
         Route::Attach { namespace, pod } => exec::attach(&node, &Named::of(&namespace, &pod, &query), &query, request),
+        Route::PortForward { namespace, pod } => {
+            forward::forward(&node, &Named::of(&namespace, &pod, &query), request)
+        }
         Route::Apply => {
             let manifest = body(request).await?;
             apply::apply(node, &query, manifest).await

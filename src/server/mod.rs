@@ -7,6 +7,7 @@
 mod apply;
 mod cluster;
 mod exec;
+mod forward;
 mod history;
 mod http;
 mod images;

@@ -16,6 +16,7 @@ pub(super) enum Route {
     Log { namespace: String, pod: String },
     Exec { namespace: String, pod: String },
     Attach { namespace: String, pod: String },
+    PortForward { namespace: String, pod: String },
     Apply,
     Delete,
     Images,
@@ -108,6 +109,10 @@ pub(super) fn route(method: &Method, path: &str) -> Result<Route, Failure> {
         }
         ["api", "v1", "namespaces", namespace, "pods", pod, "attach"] => {
             (Route::Attach { namespace: namespace.to_owned(), pod: pod.to_owned() }, &[Method::GET, Method::POST])
+        }
+        ["api", "v1", "namespaces", namespace, "pods", pod, "portforward"] => {
+            let (namespace, pod) = (namespace.to_owned(), pod.to_owned());
+            (Route::PortForward { namespace, pod }, &[Method::GET, Method::POST])
         }
         ["api", "v1", "namespaces", namespace, plural, ref rest @ ..] => {
             let resource = Resource::parse(plural).filter(|r| *r != Resource::Nodes).ok_or_else(not_found)?;

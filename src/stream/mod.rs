@@ -13,6 +13,7 @@
 //! way round.
 
 pub mod command;
+pub mod forward;
 mod idle;
 mod outcome;
 mod pipe;
@@ -20,6 +21,7 @@ mod size;
 pub mod spdy;
 mod spdy_command;
 mod thread;
+mod tunnel;
 mod upgrade;
 pub mod websocket;
 

@@ -83,7 +83,7 @@ impl Protocol {
         KNOWN.map(|protocol| protocol.name.unwrap_or_default())
     }
 
-    fn message(self, channel: u8, bytes: &[u8]) -> Message {
+    pub(super) fn message(self, channel: u8, bytes: &[u8]) -> Message {
         if self.base64 {
             let mut text = String::with_capacity(1 + bytes.len().div_ceil(3) * 4);
             text.push(char::from(b'0' + channel));
@@ -97,7 +97,7 @@ impl Protocol {
     }
 
     /// Channel and content of a client's message; `None`: it has none, or is not in the protocol.
-    fn content(self, message: Message) -> Option<(u8, Bytes)> {
+    pub(super) fn content(self, message: Message) -> Option<(u8, Bytes)> {
         let bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(text) => Bytes::from(text),

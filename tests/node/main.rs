@@ -62,6 +62,7 @@ mod crictl;
 mod devices;
 mod faults;
 mod fields;
+mod forward;
 mod gate;
 mod harness;
 mod history;

@@ -33,7 +33,7 @@ pub struct Limits {
     pub stall: Option<Duration>,
     /// Most streams at once; one more is refused.
     pub streams: usize,
-    /// How long there may be no frame in either direction; the connection ends then.
+    /// How long there may be no frame in either direction; the connection ends then. Zero: for ever.
     pub idle: Duration,
 }
 
@@ -81,7 +81,7 @@ pub fn start(
 /// Opens streams, and ends the connection. Clones are the same connection.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    handle: Handle,
+    pub(super) handle: Handle,
 }
 
 impl Connection {

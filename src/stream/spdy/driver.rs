@@ -9,12 +9,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, Wr
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Bytes read at once.
-const READ: usize = 64 * 1024;
+/// Most bytes read at once.
+pub(super) const READ: usize = 64 * 1024;
+/// Bytes read at once in the beginning: most connections are quiet.
+const READ_FIRST: usize = 4 * 1024;
 /// Bytes gathered before they are written.
 const GATHER: usize = 64 * 1024;
 /// Most orders that may wait: who asks for answers and does not read them is not read either.
-const MAX_ORDERS: usize = 1024;
+pub(super) const MAX_ORDERS: usize = 1024;
 /// How long the peer may take to end the connection after our good-bye.
 const LINGER: Duration = Duration::from_secs(5);
 /// While nothing is read, only a write tells that the peer has gone.
@@ -58,8 +60,13 @@ pub(super) async fn drive(
 
 /// Returns when there was no frame for too long.
 async fn idle(shared: &Shared) {
+    if shared.limits.idle.is_zero() {
+        return std::future::pending().await;
+    }
     loop {
-        let due = shared.lock().active + shared.limits.idle;
+        let active = shared.lock().active;
+        // A limit beyond what a clock can tell is none.
+        let Some(due) = active.checked_add(shared.limits.idle) else { return std::future::pending().await };
         if due <= Instant::now() {
             return;
         }
@@ -90,7 +97,7 @@ impl Receiver {
     /// Reads until the peer's end.
     async fn run(&mut self, mut io: ReadHalf<Box<dyn Io>>) -> Result<(), Broken> {
         let mut decoder = Decoder::new();
-        let mut buffer = vec![0; READ];
+        let mut buffer = vec![0; READ_FIRST];
         loop {
             self.room().await;
             let count = io.read(&mut buffer).await.map_err(Broken::Read)?;
@@ -101,6 +108,9 @@ impl Receiver {
             let mut input = &buffer[..count];
             while let Some(event) = decoder.next(&mut input)? {
                 self.handle(event);
+            }
+            if count == buffer.len() && count < READ {
+                buffer = vec![0; count * 4];
             }
         }
     }

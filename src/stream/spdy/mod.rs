@@ -19,6 +19,8 @@ mod driver;
 mod frame;
 mod headers;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use connection::{Connection, Error, Incoming, Limits, Offer, Role, start};
 pub use frame::{Fault, Reason};

@@ -4,6 +4,7 @@ use super::connection::{Entry, Error, Handle, Order, Out};
 use super::frame::Reason;
 use crate::stream::PIECE;
 use hyper::body::Bytes;
+use std::sync::Arc;
 use std::task::Poll;
 
 /// What the peer sends on a stream. Dropping it throws away what still comes.
@@ -121,13 +122,14 @@ impl Writer {
         state.end(self.id, Error::Canceled);
     }
 
-    /// Waits until the peer does not want to read this any more: it has reset the stream, or is gone.
-    pub async fn closed(&mut self) -> Error {
-        let shared = &self.handle.shared;
-        std::future::poll_fn(|context| {
+    /// Waits until the stream is of no more use: the peer has reset it, or is gone, or it was reset here. Only the one
+    /// who asked last is told.
+    pub fn closed(&self) -> impl Future<Output = Error> + Send + use<> {
+        let (id, shared) = (self.id, Arc::clone(&self.handle.shared));
+        std::future::poll_fn(move |context| {
             let mut state = shared.lock();
             let gone = state.gone;
-            match state.streams.get_mut(&self.id) {
+            match state.streams.get_mut(&id) {
                 Some(Entry { ended: Some(error), .. }) => Poll::Ready(*error),
                 Some(entry) if !gone => {
                     entry.writer = Some(context.waker().clone());
@@ -136,7 +138,6 @@ impl Writer {
                 _ => Poll::Ready(Error::Lost),
             }
         })
-        .await
     }
 
     async fn put(&self, out: Out) -> Result<(), Error> {
