@@ -3,11 +3,12 @@
 use super::grpc::{Code, Status};
 use super::look::{self, Pod};
 use super::streams::Order;
-use super::v1::{AttachRequest, ContainerState, ExecRequest, ExecSyncRequest, ExecSyncResponse};
+use super::v1::{AttachRequest, ContainerState, ExecRequest, ExecSyncRequest, ExecSyncResponse, PortForwardRequest};
 use crate::pod::Key;
 use crate::server::Node;
 use crate::shim::exec::{Options, Target};
 use crate::stream::command::{self, Error};
+use crate::stream::forward::Place;
 use crate::stream::{self, Wanted};
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -119,4 +120,16 @@ pub(super) fn attach(node: &dyn Node, pods: &[Pod], request: AttachRequest) -> R
         return Err(Status::invalid(format!("container {:?} has no terminal", request.container_id)));
     }
     Ok(Order::Attach { target, wanted })
+}
+
+/// Ports of a pod; which, each stream says itself.
+pub(super) fn ports(node: &dyn Node, pods: &[Pod], request: PortForwardRequest) -> Result<Order, Status> {
+    let pod = look::sandbox(pods, &request.pod_sandbox_id)?;
+    if !pod.is_ready() {
+        let text = format!("pod sandbox {:?} is not ready", request.pod_sandbox_id);
+        return Err(Status::new(Code::FailedPrecondition, text));
+    }
+    let Key { namespace, name } = pod.key();
+    let network = node.network(&namespace, &name).map_err(|why| Status::new(Code::FailedPrecondition, why))?;
+    Ok(Order::Ports(Place { network, pod: name }))
 }

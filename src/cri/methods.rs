@@ -9,7 +9,8 @@ use super::v1::{
     ListContainerStatsResponse, ListContainersRequest, ListContainersResponse, ListImagesRequest, ListImagesResponse,
     ListPodSandboxRequest, ListPodSandboxResponse, ListPodSandboxStatsRequest, ListPodSandboxStatsResponse,
     PodSandboxStatsRequest, PodSandboxStatsResponse, PodSandboxStatusRequest, PodSandboxStatusResponse,
-    PullImageRequest, RemoveImageRequest, RemoveImageResponse, RuntimeConfigRequest, StatusRequest, VersionRequest,
+    PortForwardResponse, PullImageRequest, RemoveImageRequest, RemoveImageResponse, RuntimeConfigRequest,
+    StatusRequest, VersionRequest,
 };
 use super::{about, command, details, images, instant, usage};
 use crate::config::Config;
@@ -79,6 +80,11 @@ impl Methods {
                 let request = read(request)?;
                 let order = self.ordered(move |node, pods| command::attach(node, pods, request)).await?;
                 self.streams.address(order).await.and_then(|url| frame(&AttachResponse { url }))
+            }
+            "PortForward" => {
+                let request = read(request)?;
+                let order = self.ordered(move |node, pods| command::ports(node, pods, request)).await?;
+                self.streams.address(order).await.and_then(|url| frame(&PortForwardResponse { url }))
             }
             "ListImages" => self.list_images(read(request)?).await,
             "ImageStatus" => self.image_status(read(request)?).await,

@@ -7,6 +7,7 @@
 use super::grpc::{Code, Status};
 use crate::causes::chain;
 use crate::shim::exec::{Options, Target};
+use crate::stream::forward::{self, Place};
 use crate::stream::{self, Client, Refused, Wanted, command};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -42,6 +43,8 @@ pub(super) enum Order {
     Exec { target: Target, options: Options, wanted: Wanted },
     /// A container's own streams.
     Attach { target: Target, wanted: Wanted },
+    /// Ports of a pod.
+    Ports(Place),
 }
 
 impl Order {
@@ -49,6 +52,7 @@ impl Order {
         match self {
             Order::Exec { .. } => "exec",
             Order::Attach { .. } => "attach",
+            Order::Ports(_) => "portforward",
         }
     }
 }
@@ -191,11 +195,18 @@ impl Streams {
             Order::Attach { target, wanted } => {
                 self.switch(&mut request, wanted, |session| command::attach(target, session))
             }
+            Order::Ports(place) => self.forward(&mut request, place),
         };
         match upgraded {
             Ok(answer) => answer.map(|()| Full::default()),
             Err(refused) => refused.answer().map(|()| Full::from(format!("{refused}\n"))),
         }
+    }
+
+    fn forward(&self, request: &mut Request<Incoming>, place: Place) -> Result<Response<()>, Refused> {
+        let (answer, client) = forward::upgrade(request, self.idle)?;
+        stream::spawn(client.serve(place));
+        Ok(answer)
     }
 
     fn switch<F>(

@@ -105,7 +105,11 @@ mod tests {
         text.family("a_total", "What a is.", Kind::Counter).sample(&[("x", "a\"b\\c\nd"), ("y", "")], Some(1.5), None);
         text.family("none", "Nothing.", Kind::Gauge).sample(&[], None, None);
         let time = Timestamp::from_millisecond(1_700_000_000_123).expect("a time");
-        text.family("b", "What b is.", Kind::Gauge).sample(&[], Some(f64::INFINITY), Some(time)).sample(&[], Some(3e15), None);
+        text.family("b", "What b is.", Kind::Gauge).sample(&[], Some(f64::INFINITY), Some(time)).sample(
+            &[],
+            Some(3e15),
+            None,
+        );
         let expected = "# HELP a_total What a is.\n# TYPE a_total counter\na_total{x=\"a\\\"b\\\\c\\nd\",y=\"\"} 1.5\n\
                         # HELP b What b is.\n# TYPE b gauge\nb +Inf 1700000000123\nb 3000000000000000\n";
         assert_eq!(text.finish(), expected);
@@ -118,7 +122,8 @@ mod tests {
             text.family("a", "A.", Kind::Gauge).sample(&[("x", &value)], Some(1.0), None);
             let text = text.finish();
             prop_assert_eq!(text.split('\n').count(), 4);
-            prop_assert!(text.ends_with("\"} 1\n"));
+            let is_closed = text.ends_with("\"} 1\n");
+            prop_assert!(is_closed, "{}", text);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! crictl, as it is published, against `cri.sock` ("Done when" of the CRI: its listed commands work).
 
 use crate::cluster::plane;
-use crate::harness::{BUSYBOX, Node, Out, REST, eventually, image_archive, output, pod, resting, secs};
+use crate::harness::{BUSYBOX, Node, Out, REST, eventually, free_port, image_archive, output, pod, resting, secs};
 use crate::registry_server::{Auth, Registry};
 use serde_json::{Value, json};
 use std::fs;
@@ -312,6 +312,29 @@ fn crictl_runs_commands_and_streams() {
     attached.kill().expect("kill");
     attached.wait().expect("wait");
     assert!(node.pod("echo").expect("echo").running("main"));
+
+    // Port-forward, over both transports.
+    let mut served = pod(
+        "served",
+        &format!("mkdir -p /tmp/www; echo served > /tmp/www/index.html; httpd -p 8080 -h /tmp/www; {REST}"),
+    );
+    let served = node.run(&served);
+    let sandbox = crictl.ids(&["pods", "-q", "--name", served.name()]).remove(0);
+    for transport in ["spdy", "websocket"] {
+        let local = free_port();
+        let ports = format!("{local}:8080");
+        let mut forward = crictl.command(&["port-forward", "--transport", transport, &sandbox, &ports]);
+        let mut forward = forward.stdout(Stdio::null()).spawn().expect("port-forward");
+        eventually("the page comes through", secs(30), || {
+            let Ok(mut peer) = TcpStream::connect(("127.0.0.1", local)) else { return false };
+            let mut said = String::new();
+            let asked =
+                peer.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").and_then(|()| peer.read_to_string(&mut said));
+            asked.is_ok() && said.ends_with("served\n")
+        });
+        forward.kill().expect("kill");
+        forward.wait().expect("wait");
+    }
 
     // An address counts once, and says nothing to who guesses.
     let listeners = || {
