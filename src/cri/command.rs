@@ -52,23 +52,23 @@ fn checked(command: Vec<String>) -> Result<Vec<String>, Status> {
 }
 
 /// Where, what and for how long to execute at once.
-pub(super) struct Sync {
+pub(super) struct AtOnce {
     target: Target,
     command: Vec<String>,
     limit: Option<Duration>,
 }
 
 /// Checks what is to be executed at once.
-pub(super) fn sync(node: &dyn Node, pods: &[Pod], request: ExecSyncRequest) -> Result<Sync, Status> {
+pub(super) fn sync(node: &dyn Node, pods: &[Pod], request: ExecSyncRequest) -> Result<AtOnce, Status> {
     let limit = u64::try_from(request.timeout).map_err(|_| Status::invalid("the time-out is negative"))?;
     let limit = (limit > 0).then(|| Duration::from_secs(limit));
     let (target, _) = running(node, pods, &request.container_id)?;
-    Ok(Sync { target, command: checked(request.cmd)?, limit })
+    Ok(AtOnce { target, command: checked(request.cmd)?, limit })
 }
 
 /// Executes it; when the future is dropped, as its client is gone, the command is killed.
-pub(super) async fn run(sync: Sync) -> Result<ExecSyncResponse, Status> {
-    let Sync { target, command, limit } = sync;
+pub(super) async fn run(sync: AtOnce) -> Result<ExecSyncResponse, Status> {
+    let AtOnce { target, command, limit } = sync;
     let gone = |_| Status::new(Code::Unavailable, "the node is going down");
     let _turn = COMMANDS.acquire().await.map_err(gone)?;
     let mut work = Held(stream::spawn(command::output(target, command, MAX_OUTPUT, limit)));

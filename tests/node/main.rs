@@ -29,6 +29,7 @@
 //! | several sources, and objects that pods wait for | [`merge`] |
 //! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`], [`cluster::bootstrap`] |
 //! | clusters: everything against a real control plane | [`cluster`] |
+//! | crictl and kubeadm's preflight on `cri.sock` | [`crictl`] |
 //! | configuration and its drop-ins, `coracle run`, the systemd units | [`bootstrap`] |
 //!
 //! And of images:
