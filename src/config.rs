@@ -39,6 +39,8 @@ pub const DEFAULT_FILE: &str = "/etc/coracle/config.yaml";
 pub const DEFAULT_RUN_DIR: &str = "/run/coracle";
 /// Name of the socket below the run directory.
 pub const SOCKET_NAME: &str = "coracle.sock";
+/// Name of the CRI's socket below the run directory.
+pub const CRI_SOCKET_NAME: &str = "cri.sock";
 
 /// Flags of `coracle agent`, under the kubelet's names. Unset flags leave the decision to the file.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]

@@ -1,6 +1,7 @@
 //! Opens what is served besides `coracle.sock`: health, the node API, the local Kubernetes API, the status page, CRI.
 
-use crate::config::Config;
+use crate::config::{CRI_SOCKET_NAME, Config};
+use crate::cri;
 use crate::server::{self, Node};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(super) async fn open(
     health(config, api, end).await?;
     api.local_api().resume(api, end);
     read_only(config, api, end).await?;
+    cri(config, api, end)?;
     // It waits for a cluster, and for its port.
     tokio::spawn(server::serve_node_api(Arc::clone(api), end.clone()));
     Ok(())
@@ -37,6 +39,15 @@ async fn status_page(port: u16, api: &Arc<dyn Node>, end: &watch::Receiver<bool>
     if port != 0 {
         let page = server::bind_healthz(Ipv4Addr::LOCALHOST.into(), port).await?;
         tokio::spawn(server::serve_page(Arc::clone(api), page, end.clone()));
+    }
+    Ok(())
+}
+
+/// The socket for crictl.
+fn cri(config: &Config, api: &Arc<dyn Node>, end: &watch::Receiver<bool>) -> Result<(), server::Error> {
+    if config.server.cri_socket {
+        let listener = server::Listener::bind(&config.run_dir.join(CRI_SOCKET_NAME))?;
+        tokio::spawn(cri::serve(Arc::clone(api), listener, end.clone()));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::manifest::Objects;
 use crate::pod::admission::NodeView;
 use crate::pod::eviction::Pressure;
 use crate::pod::status::NodeFacts;
-use crate::pod::{Eviction, Key, RefusedResize, is_from_api};
+use crate::pod::{Eviction, Key, Present, RefusedResize, is_from_api};
 use crate::runtime::Runtime;
 use crate::server;
 use crate::server::types::PullLine;
@@ -589,6 +589,15 @@ impl server::Node for Shared {
     fn quiet_for(&self) -> std::time::Duration {
         let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         clock::now().duration_since(*alive).try_into().unwrap_or_default()
+    }
+
+    fn present(&self, uid: &str) -> Option<Present> {
+        self.runtime.observe(Some(uid)).present
+    }
+
+    fn problems(&self) -> [Option<String>; 2] {
+        let runtime = self.readiness.lock().unwrap_or_else(PoisonError::into_inner).runtime_problem();
+        [runtime, self.runtime.network_problem()]
     }
 
     fn cluster(&self) -> Option<cluster::Handle> {

@@ -29,6 +29,11 @@ impl Readiness {
         self.runtime = problem;
     }
 
+    /// Why containers cannot start; `None`: they can.
+    pub fn runtime_problem(&self) -> Option<String> {
+        self.runtime.clone()
+    }
+
     /// What is wrong, as kubelet words it, and since when it is so, or well. `network` is what is wrong with the pod network.
     pub fn look(&mut self, network: Option<String>, now: Timestamp) -> (Option<String>, Timestamp) {
         let runtime = self.runtime.as_ref().map(|why| format!("container runtime is down: {why}"));

@@ -125,6 +125,7 @@ const OWN_FIELDS: &[&str] = &[
     "bridge",
     "cdiSpecDirs",
     "cluster",
+    "criSocket",
     "images",
     "localAPI",
     "logFormat",
@@ -385,6 +386,9 @@ fn own_document(map: &Map<String, Value>, config: &mut Config) -> Result<(), Err
     }
     sources::own_fields(&document, &mut config.sources)?;
     node::own_fields(&document, &mut config.cluster)?;
+    if let Some(served) = document.boolean("criSocket")? {
+        config.server.cri_socket = served;
+    }
     document.log_format_into("logFormat", &mut config.log_format)?;
     document.path_into("rootDir", &mut config.root_dir)?;
     document.path_into("runDir", &mut config.run_dir)?;

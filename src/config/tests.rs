@@ -73,9 +73,11 @@ apiVersion: coracle.dev/v1alpha1
 kind: CoracleConfiguration
 podCIDR: 10.9.0.0/24
 nodeLabels: {site: north}
+criSocket: false
 ",
     )
     .unwrap();
+    assert!(!config.server.cri_socket && Config::default().server.cri_socket);
     assert_eq!(config.cluster_dns, [IpAddr::from([10, 96, 0, 10])]);
     assert_eq!(config.cluster_domain, "cluster.local");
     assert_eq!(config.container_log_max_size, 1 << 20);

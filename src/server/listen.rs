@@ -70,6 +70,16 @@ impl Listener {
     /// Serves the node until `shutdown` turns true or its sender is gone, then removes the socket.
     pub async fn serve(self, node: Arc<dyn Node>, shutdown: watch::Receiver<bool>) {
         run(node, Door::Socket, MAX_CONNECTIONS, &self.socket, shutdown).await;
+        self.remove();
+    }
+
+    /// For who serves something else on it.
+    pub fn socket(&self) -> &UnixListener {
+        &self.socket
+    }
+
+    /// Removes the socket.
+    pub fn remove(self) {
         // Another agent may have taken the name over meanwhile.
         let ours = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino()) == self.identity;
         if std::fs::symlink_metadata(&self.path).is_ok_and(ours) {

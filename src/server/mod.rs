@@ -43,7 +43,7 @@ use crate::cluster::Handle;
 use crate::config::Config;
 use crate::image::{Collector, ImageStore};
 use crate::manifest::Objects;
-use crate::pod::Key;
+use crate::pod::{Key, Present};
 use crate::shim::exec::Target;
 use crate::source::history::History;
 use crate::source::sources::{Refusal, Rolled};
@@ -93,6 +93,10 @@ pub trait Node: Send + Sync + 'static {
     fn stats(&self, max_age: Duration) -> BoxFuture<'static, Arc<Snapshot>>;
     /// What the node was told.
     fn config(&self) -> Arc<Config>;
+    /// What is on the machine of the pod of this uid, as it is recorded (it reads files: use it on the blocking pool).
+    fn present(&self, uid: &str) -> Option<Present>;
+    /// Why no container can start, and why none gets a network, if that is so.
+    fn problems(&self) -> [Option<String>; 2];
     /// Metrics in the Prometheus text format.
     fn metrics(&self) -> String;
     /// How often probes came out how (`/metrics/probes`), in the Prometheus text format.

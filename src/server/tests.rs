@@ -100,6 +100,12 @@ impl Node for Fake {
     fn config(&self) -> Arc<crate::config::Config> {
         Arc::default()
     }
+    fn present(&self, _: &str) -> Option<crate::pod::Present> {
+        None
+    }
+    fn problems(&self) -> [Option<String>; 2] {
+        [None, None]
+    }
     fn metrics(&self) -> String {
         "# EOF\n".to_owned()
     }

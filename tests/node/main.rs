@@ -31,6 +31,7 @@
 //! | all of it together, as others publish it | [`published`]; kubeadm's control plane for real: [`control_plane`], [`cluster::bootstrap`] |
 //! | clusters: everything against a real control plane | [`cluster`] |
 //! | the status page, in a browser | [`page`] |
+//! | crictl and kubeadm's preflight on `cri.sock` | [`crictl`] |
 //! | configuration and its drop-ins, `coracle run`, the systemd units | [`bootstrap`] |
 //!
 //! And of images:
@@ -63,6 +64,7 @@ mod control_plane;
 mod damage;
 mod copy;
 mod crash;
+mod crictl;
 mod devices;
 mod faults;
 mod fields;

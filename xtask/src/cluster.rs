@@ -141,7 +141,7 @@ fn flags() -> String {
 }
 
 /// Of everything that the program is made from.
-fn digest(source: &Path, flags: &str) -> Result<String> {
+pub fn digest(source: &Path, flags: &str) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(flags);
     let mut files: Vec<PathBuf> = fs::read_dir(source)

@@ -7,6 +7,7 @@ mod bench_image;
 mod bench_probes;
 mod bench_stream;
 mod cluster;
+mod crictl;
 mod debian;
 mod demo;
 mod fields;
@@ -39,6 +40,8 @@ cargo xtask <task>
   vm                            boot a Debian kernel in QEMU and check coracle on pure cgroup v2
   cluster build|up|down         Kubernetes' own control plane: build it from its Go modules, run it on the loopback
   kubectl                       fetch kubectl as it is published, for the tests
+  crictl                        build crictl from its Go module, as the tests use it
+  proto                         write src/cri/v1.rs, the CRI's messages, from its published proto (needs protoc)
   image NAME [--out F]          make a docker-archive from Debian's packages: nginx, node-exporter or busybox
 ";
 
@@ -52,6 +55,11 @@ fn main() -> Result<()> {
         ["tidy"] => tidy::run(),
         ["fields"] => fields::run(),
         ["vm"] => vm::run(),
+        ["crictl"] => {
+            println!("CORACLE_CRICTL={}", crictl::build()?.display());
+            Ok(())
+        }
+        ["proto"] => crictl::proto(),
         ["cluster", "build"] => {
             println!("CORACLE_CONTROLPLANE={}", cluster::build()?.display());
             Ok(())

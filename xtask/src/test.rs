@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that must hold before a change lands. Quick checks first, test summaries last.
 
-use crate::{cluster, debian, image, kubectl, shell, tidy};
+use crate::{cluster, crictl, debian, image, kubectl, shell, tidy};
 use anyhow::{Result, bail};
 
 pub fn run(filter: &[&str]) -> Result<()> {
@@ -28,6 +28,7 @@ pub fn run(filter: &[&str]) -> Result<()> {
     tests.env("CORACLE_NODE_EXPORTER_IMAGE", image::make("node-exporter")?);
     cluster::provide(&mut tests)?;
     tests.env("CORACLE_KUBECTL", kubectl::fetch()?);
+    crictl::provide(&mut tests)?;
     shell::step(
         tests
             .args(["test", "--package", "coracle", "--test", "node", "--"])
