@@ -564,7 +564,8 @@ impl server::Node for Shared {
     }
 
     fn network(&self, namespace: &str, pod: &str) -> Result<Option<PathBuf>, String> {
-        let key = self.named(namespace, pod).ok_or_else(|| format!("pods \"{pod}\" not found"))?;
+        // By its whole name, as a container is found: pods of the cluster have no source with a history.
+        let key = Key { namespace: namespace.to_owned(), name: pod.to_owned() };
         let pod = self.pod(&key).ok_or_else(|| format!("pods \"{pod}\" not found"))?;
         if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
             return Ok(None);
