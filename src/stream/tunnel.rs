@@ -141,7 +141,8 @@ mod tests {
                 // The close handshake ends the connection.
                 assert!(socket.next().await.is_none());
             };
-            let server = async {
+            // What is left of it goes with it: the client waits for that.
+            let server = async move {
                 let mut bytes = [0; 6];
                 tunnel.read_exact(&mut bytes).await.unwrap();
                 assert_eq!(&bytes, b"abcdef");

@@ -151,8 +151,11 @@ fn what_breaks_off_on_one_side_breaks_off_on_the_other() {
         let (listener, port) = listen().await;
         let client = client();
         // The server breaks off: no end, but a reset. kubectl goes on without a word on the error stream.
-        let Pair { data: (reader, _writer), error } = open(&client, port, "0").await;
+        let Pair { data: (reader, mut writer), error } = open(&client, port, "0").await;
         let (mut tcp, _) = listener.accept().await.unwrap();
+        // A connection that breaks off before it is seen to be there is one that was refused.
+        writer.write(Bytes::from_static(b"there?")).await.unwrap();
+        tcp.read_exact(&mut [0; 6]).await.unwrap();
         tcp.write_all(b"half").await.unwrap();
         rustix::net::sockopt::set_socket_linger(&tcp, Some(Duration::ZERO)).unwrap();
         drop(tcp);
