@@ -128,7 +128,7 @@ fn the_status_page_shows_the_node_live_and_to_nobody_from_elsewhere() {
     }
     browser.wait("document.getElementById('live').textContent.includes('live')");
     browser.wait("document.getElementById('problems').innerText.includes('crash')");
-    browser.wait("document.getElementById('problems').innerText.includes('Sometimes')");
+    browser.wait("document.getElementById('events').innerText.includes('Sometimes')");
     browser.wait("document.getElementById('images').innerText.includes('busybox')");
     browser.wait("document.getElementById('events').innerText.includes('BackOff')");
     browser.wait("document.getElementById('facts').innerText.includes('Clock')");
