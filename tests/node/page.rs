@@ -128,7 +128,7 @@ fn the_status_page_shows_the_node_live_and_to_nobody_from_elsewhere() {
     }
     browser.wait("document.getElementById('live').textContent.includes('live')");
     browser.wait("document.getElementById('problems').innerText.includes('crash')");
-    browser.wait("document.getElementById('problems').innerText.includes('Sometimes')");
+    browser.wait("document.getElementById('events').innerText.includes('Sometimes')");
     browser.wait("document.getElementById('images').innerText.includes('busybox')");
     browser.wait("document.getElementById('events').innerText.includes('BackOff')");
     browser.wait("document.getElementById('facts').innerText.includes('Clock')");
@@ -147,6 +147,10 @@ fn the_status_page_shows_the_node_live_and_to_nobody_from_elsewhere() {
     );
     browser.wait(&format!("!({}) && {}", has_pod("talker"), has_pod("many")));
     browser.eval("{ const f = document.getElementById('filter'); f.value = ''; f.dispatchEvent(new Event('input')); }");
+    // What the filter had taken away begins anew.
+    browser.wait(&has_pod("talker"));
+    browser.eval("[...document.querySelectorAll('#pods summary')].find(s => s.textContent.includes('talker')).click()");
+    browser.wait("!!document.querySelector('#pods details[open] .box button')");
 
     // Logs follow, and are text whatever they say.
     browser.eval("document.querySelector('#pods details[open] .box button').click()");

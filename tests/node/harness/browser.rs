@@ -2,10 +2,12 @@
 
 use super::{PATIENCE, secs};
 use base64::Engine as _;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -37,6 +39,8 @@ impl Browser {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // It is several processes, behind a script.
+            .process_group(0)
             .spawn()
             .expect("chromium-headless-shell");
         let end = Instant::now() + PATIENCE;
@@ -160,7 +164,9 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        if let Some(group) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let _ = self.process.wait();
         // Its children end with it, and write until they do.
         let end = Instant::now() + secs(5);
