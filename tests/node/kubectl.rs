@@ -295,7 +295,8 @@ fn nobody_is_served_without_a_certificate_of_the_node() {
     stranger.run(&["config", "unset", &format!("{user}.client-certificate-data")]).ok();
     stranger.run(&["config", "unset", &format!("{user}.client-key-data")]).ok();
     for path in ["/api", "/version", "/healthz", "/api/v1/pods", "/else"] {
-        let said = stranger.run(&["get", "--raw", path]).fails(1);
+        // Without a token it would ask for a name.
+        let said = stranger.run(&["--token", "nobody", "get", "--raw", path]).fails(1);
         assert!(said.contains("Unauthorized") || said.contains("provide credentials"), "{path}: {said}");
     }
 
