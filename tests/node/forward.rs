@@ -2,7 +2,7 @@
 
 use crate::harness::{Node, PATIENCE, PodView, eventually, free_port, resting, signal, wait_child};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::signal::Signal;
+use rustix::process::Signal;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -237,7 +237,7 @@ fn ports_of_a_pod_are_forwarded_each_connection_for_itself() {
     assert_eq!(forward.ask(0, b"still there"), b"still there");
 
     drop(stuck);
-    signal(forward.child.id().try_into().expect("a pid"), Signal::SIGINT);
+    signal(forward.child.id().try_into().expect("a pid"), Signal::INT);
     assert_eq!(wait_child(&mut forward.child, PATIENCE).expect("it ends").code(), Some(0));
     drop((echo, six, deaf, breaks));
     node.finish();
