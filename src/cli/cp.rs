@@ -99,7 +99,10 @@ async fn send(client: &Client, url: &str, from: PathBuf) -> Result<i32, Error> {
     std::fs::metadata(&from).map_err(|error| Error::new(format!("cannot read {}", from.display()), error))?;
     let socket = client.upgrade(url).await?;
     let (near, far) = pipe();
-    let packing = std::thread::spawn(move || copy::pack(&from, near, &mut warn));
+    let packing = std::thread::spawn(move || {
+        let mut warnings = Warnings::default();
+        copy::pack(&from, near, &mut |text| warnings.say(&text))
+    });
     let status = session::talk(socket, Some(session::read_from(far)), false, |_| Ok(())).await?;
     let code = session::exit_code("cannot copy", &status)?;
     // What went wrong there has been said; one that ended early takes the rest of the archive no more.
@@ -115,7 +118,8 @@ async fn receive(client: &Client, url: &str, to: PathBuf) -> Result<i32, Error> 
     let unpacking = std::thread::spawn(move || {
         let mut far = far;
         let belief = Belief { links: false, owners: false };
-        let result = copy::unpack(&mut far, &to, belief, &mut warn);
+        let mut warnings = Warnings::default();
+        let result = copy::unpack(&mut far, &to, belief, &mut |text| warnings.say(&text));
         if result.is_ok() {
             // Padding after the archive's end.
             let _ = io::copy(&mut far, &mut io::sink());
@@ -143,8 +147,28 @@ async fn receive(client: &Client, url: &str, to: PathBuf) -> Result<i32, Error> 
     }
 }
 
-fn warn(text: String) {
-    eprintln!("warning: {text}");
+/// Most warnings that are shown: a folder of links is told in one line.
+const SHOWN: usize = 5;
+
+/// How many there were; dropping it tells of those that were not shown.
+#[derive(Default)]
+struct Warnings(usize);
+
+impl Warnings {
+    fn say(&mut self, text: &str) {
+        self.0 += 1;
+        if self.0 <= SHOWN {
+            eprintln!("warning: {text}");
+        }
+    }
+}
+
+impl Drop for Warnings {
+    fn drop(&mut self) {
+        if self.0 > SHOWN {
+            eprintln!("warning: and {} more", self.0 - SHOWN);
+        }
+    }
 }
 
 /// A pipe within this process.
