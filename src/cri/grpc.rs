@@ -129,9 +129,9 @@ pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
 pub(super) fn refusal<B>(request: &Request<B>) -> Option<StatusCode> {
     let kind = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let grpc = matches!(kind, "application/grpc" | "application/grpc+proto");
-    match request.method() {
-        &Method::POST if grpc => None,
-        &Method::POST => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    match *request.method() {
+        Method::POST if grpc => None,
+        Method::POST => Some(StatusCode::UNSUPPORTED_MEDIA_TYPE),
         _ => Some(StatusCode::METHOD_NOT_ALLOWED),
     }
 }

@@ -255,6 +255,7 @@ mod tests {
         let streams = Streams::new(Duration::ZERO);
         let target = Target { state_root: "/s".into(), id: "c".into(), bundle: "/b".into() };
         let wanted = Wanted { stdin: false, stdout: true, stderr: false, tty: false };
+        streams.lock().at = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
         streams.lock().orders.insert("t0".into(), (Instant::now(), Order::Attach { target, wanted }));
         for wrong in ["", "/", "/attach", "/attach/", "/attach/t", "/attach/t01", "/exec/t0", "attach/t0", "//t0"] {
             assert!(streams.take(wrong).is_none(), "{wrong}");

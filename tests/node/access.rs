@@ -154,9 +154,8 @@ impl Identity {
             let mut stream = self.connect(address)?;
             let token =
                 self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-            let head = format!(
-                "{method} {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\nContent-Length: 0\r\n{token}\r\n"
-            );
+            // Of HTTP/1.0, so that no answer comes in chunks.
+            let head = format!("{method} {path} HTTP/1.0\r\nHost: node\r\nContent-Length: 0\r\n{token}\r\n");
             stream.write_all(head.as_bytes())?;
             let mut bytes = Vec::new();
             match stream.read_to_end(&mut bytes) {

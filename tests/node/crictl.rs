@@ -314,7 +314,7 @@ fn crictl_runs_commands_and_streams() {
     assert!(node.pod("echo").expect("echo").running("main"));
 
     // Port-forward, over both transports.
-    let mut served = pod(
+    let served = pod(
         "served",
         &format!("mkdir -p /tmp/www; echo served > /tmp/www/index.html; httpd -p 8080 -h /tmp/www; {REST}"),
     );

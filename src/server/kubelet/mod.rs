@@ -49,7 +49,12 @@ pub(super) async fn answer(
 /// Answers a request on the port without authentication.
 pub(super) async fn answer_read_only(node: Arc<dyn Node>, request: Request<Incoming>) -> Reply {
     let asked = route::route(request.method(), request.uri().path()).route;
-    let route = asked.and_then(|route| if route.is_read_only() { Ok(route) } else { Err(Nothing::Missing) });
+    // What is not served here is not there, in whatever way it is asked for.
+    let route = match asked {
+        Ok(route) if route.is_read_only() => Ok(route),
+        Ok(_) | Err(Nothing::Method) => Err(Nothing::Missing),
+        Err(nothing) => Err(nothing),
+    };
     serve(node, route, request).await.unwrap_or_else(Failure::into_text)
 }
 
