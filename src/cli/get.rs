@@ -304,7 +304,10 @@ pub(super) fn pretty(value: &impl Serialize) -> Result<String, Error> {
 }
 
 pub(super) fn yaml(value: &Value) -> Result<String, Error> {
-    let mut text = serde_yaml::to_string(value).map_err(|error| Error::new("cannot print YAML", error))?;
+    // A long word stays in one line, for whoever reads lines: certificates, digests.
+    let options = serde_yaml::ser_options! { folded_wrap_chars: usize::MAX };
+    let mut text =
+        serde_yaml::to_string_with_options(value, options).map_err(|error| Error::new("cannot print YAML", error))?;
     if !text.ends_with('\n') {
         text.push('\n');
     }

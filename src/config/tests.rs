@@ -582,5 +582,15 @@ fn who_may_use_the_node_is_not_guessed() {
         "readOnlyPort: 10250",
     ];
     let text: Vec<String> = refused.iter().map(|text| refusal(&format!("{text}\n"))).collect();
-    expect![[r#""#]].assert_eq(&text.join("\n"));
+    expect![[r#"
+        KubeletConfiguration.authorization.mode: "RBAC" is not Webhook or AlwaysAllow
+        KubeletConfiguration.authentication.anonymus: unknown field (did you mean anonymous?)
+        KubeletConfiguration.authentication.anonymous.enabled: want true or false, got text
+        KubeletConfiguration.authentication.webhook.cacheTTL: "soon" is not a duration such as 300ms, 20s, 1h30m
+        KubeletConfiguration.address: "here" is not an IP address
+        KubeletConfiguration.port: 70000 is not between 0 and 65535
+        tlsCertFile and tlsPrivateKeyFile: one is of no use without the other
+        serverTLSBootstrap: tlsCertFile is set: which certificate is it to be?
+        readOnlyPort: 10250 is the port already"#]]
+    .assert_eq(&text.join("\n"));
 }

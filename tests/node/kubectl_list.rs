@@ -295,7 +295,7 @@ pub fn forward(kubectl: &Kubectl<'_>, pod: &str, bytes: usize, init: impl Fn(&st
     // One that nobody reads from holds up no other one.
     let stuck = kubectl.connect(local).expect("connect");
     ask(&stuck, 64 << 20);
-    (&stuck).shutdown(Shutdown::Write).expect("half a close");
+    stuck.shutdown(Shutdown::Write).expect("half a close");
     let share = bytes / CONNECTIONS / 2;
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..CONNECTIONS)

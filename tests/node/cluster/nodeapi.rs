@@ -162,7 +162,7 @@ fn a_metrics_server_gets_what_it_needs_and_nobody_else_gets_it() {
     let known = vec![format!("--token={}", token("default"))];
     // By a way that the node does not know: nobody.
     let unknown = vec!["--username=a".to_owned(), "--password=b".to_owned()];
-    for (who, code) in [(known, "orbidden"), (unknown, "nauthorized")] {
+    for (who, code) in [(known, "orbidden"), (unknown, "logged in to the server")] {
         let refused = direct(&who, "/metrics/resource").fails(1);
         assert!(refused.contains(code), "{refused}");
     }
