@@ -54,6 +54,7 @@ async fn answer(node: Arc<dyn Node>, door: Door, request: Request<Incoming>) -> 
         return Err(Failure::not_found("only health and metrics are served here"));
     }
     if let Door::Local(who) = door {
+        kube::check_identity(who, request.headers())?;
         kube::check(who, &asked)?;
     }
     match asked {

@@ -104,6 +104,10 @@ impl Failure {
         value["kind"] = "Status".into();
         value["apiVersion"] = "v1".into();
         value["metadata"] = serde_json::json!({});
+        if value["details"].is_null() {
+            // As the API server: kubectl looks into it without asking whether it is there.
+            value["details"] = serde_json::json!({});
+        }
         value
     }
 

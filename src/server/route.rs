@@ -175,10 +175,13 @@ impl Query {
         }
     }
 
-    /// A number that is not negative.
+    /// A number that is not negative; a negative one is *invalid* (422), other text is a bad request (400).
     pub(super) fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
         let read = |text: &str| {
-            text.parse().map_err(|_| Failure::bad_request(format!("{key}: {text:?} is not a whole number from 0 up")))
+            text.parse().map_err(|_| match text.parse::<i64>() {
+                Ok(_) => Failure::invalid(format!("{key}: must be greater than or equal to 0"), Vec::new()),
+                Err(_) => Failure::bad_request(format!("{key}: {text:?} is not a whole number from 0 up")),
+            })
         };
         self.get(key).map(read).transpose()
     }

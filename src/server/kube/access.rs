@@ -4,6 +4,7 @@ use super::super::reply::Failure;
 use super::super::route::Route;
 use super::super::usage;
 use super::asked::{Asked, Objects, Verb};
+use hyper::HeaderMap;
 use serde_json::{Value, json};
 
 /// Who came through the door of the local API, by the group in their certificate.
@@ -59,6 +60,21 @@ impl Who {
             self.name()
         ))
     }
+}
+
+/// Nobody is anybody else here: what is asked with `--as` must not be answered as if it were not.
+///
+/// # Errors
+/// 403 for a request that names another identity.
+pub(in crate::server) fn check_identity(who: Who, headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(name) = headers.keys().find(|name| name.as_str().starts_with("impersonate-")) else { return Ok(()) };
+    let (resource, group) = match name.as_str() {
+        "impersonate-user" => ("users", ""),
+        "impersonate-group" => ("groups", ""),
+        "impersonate-uid" => ("uids", "authentication.k8s.io"),
+        _ => ("userextras", "authentication.k8s.io"),
+    };
+    Err(who.refuses("impersonate", resource, group, None))
 }
 
 /// Whether somebody may ask this through the local API.
@@ -181,6 +197,21 @@ mod tests {
             ("*", "", [true, false, false]),
         ] {
             assert_eq!(ALL.map(|who| who.may(verb, subresource)), want, "{verb} {subresource}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_somebody_else() {
+        let headers = |name: &'static str| {
+            HeaderMap::from_iter([(hyper::header::HeaderName::from_static(name), "x".parse().unwrap())])
+        };
+        for who in ALL {
+            assert!(check_identity(who, &headers("user-agent")).is_ok());
+            for name in ["impersonate-user", "impersonate-group", "impersonate-uid", "impersonate-extra-scopes"] {
+                let refusal = check_identity(who, &headers(name)).unwrap_err().status();
+                assert_eq!(refusal["code"], 403, "{refusal}");
+                assert!(refusal["message"].as_str().unwrap().contains("cannot impersonate resource"), "{refusal}");
+            }
         }
     }
 

@@ -23,7 +23,7 @@ mod table;
 mod watch;
 mod write;
 
-pub(super) use access::{ADMINS, READERS, Who, check};
+pub(super) use access::{ADMINS, READERS, Who, check, check_identity};
 pub(super) use asked::{Asked, asked};
 pub(super) use resource::Resource;
 pub(super) use selector::{Fields, Selector};
