@@ -5,7 +5,7 @@ use super::reply::{self, Failure, Reply};
 use super::route::Query;
 use super::{Node, find_pod};
 use crate::shim::exec::{Options, Target};
-use crate::stream::{self, Client, Refused, Wanted, command};
+use crate::stream::{self, Refused, Session, Wanted, command};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response, StatusCode};
@@ -38,12 +38,7 @@ pub(super) fn exec(
     let argv = argv(query.all("command").map(str::to_owned).collect())?;
     let (.., target) = target(node.as_ref(), namespace, name, query)?;
     let options = Options { argv, tty: wanted.tty, stdin: wanted.stdin, ..Options::default() };
-    switch(node, wanted, &mut request, |client| async move {
-        match client.session().await {
-            Ok(session) => command::exec(target, options, session).await,
-            Err(error) => tracing::debug!(error = crate::causes::chain(&error), "exec: there is no session"),
-        }
-    })
+    switch(node, wanted, &mut request, |session| command::exec(target, options, session))
 }
 
 /// Answers a request for an archive of files of a container, or to a container: ours, for `coracle cp`. This program runs in
@@ -64,12 +59,7 @@ pub(super) fn copy(
     let (.., target) = target(node.as_ref(), namespace, name, query)?;
     let options = Options { argv, own: true, stdin, ..Options::default() };
     let wanted = Wanted { stdin, stdout: true, stderr: true, tty: false };
-    switch(node, wanted, &mut request, |client| async move {
-        match client.session().await {
-            Ok(session) => command::exec(target, options, session).await,
-            Err(error) => tracing::debug!(error = crate::causes::chain(&error), "copy: there is no session"),
-        }
-    })
+    switch(node, wanted, &mut request, |session| command::exec(target, options, session))
 }
 
 /// Answers a request for a container's own streams.
@@ -87,12 +77,7 @@ pub(super) fn attach(
     if wanted.tty && !has_terminal {
         return Err(Failure::bad_request(format!("container {container} has no terminal")));
     }
-    switch(node, wanted, &mut request, |client| async move {
-        match client.session().await {
-            Ok(session) => command::attach(target, session).await,
-            Err(error) => tracing::debug!(error = crate::causes::chain(&error), "attach: there is no session"),
-        }
-    })
+    switch(node, wanted, &mut request, |session| command::attach(target, session))
 }
 
 /// Runs a command without input, and answers with all it says (`/run` of the kubelet). As there, the command's words are in
@@ -133,19 +118,24 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-/// Answers with the switch of protocols, and leaves the client to `serve`.
-pub(super) fn switch<F>(
+/// Answers with the switch of protocols, and leaves the client's streams to `serve`.
+fn switch<F>(
     node: &Arc<dyn Node>,
     wanted: Wanted,
     request: &mut Request<Incoming>,
-    serve: impl FnOnce(Client) -> F,
+    serve: impl FnOnce(Session) -> F + Send + 'static,
 ) -> Result<Reply, Failure>
 where
     F: Future<Output = ()> + Send + 'static,
 {
     match stream::upgrade(request, wanted, node.config().server.streaming_idle) {
         Ok((answer, client)) => {
-            stream::spawn(serve(client));
+            stream::spawn(async move {
+                match client.session().await {
+                    Ok(session) => serve(session).await,
+                    Err(error) => tracing::debug!(error = crate::causes::chain(&error), "the client sent no streams"),
+                }
+            });
             Ok(answer.map(|()| reply::bytes(Bytes::new())))
         }
         Err(refused) => refuse(&refused),
