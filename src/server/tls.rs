@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::Shutdown;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,8 +25,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -170,46 +171,95 @@ impl Open {
     }
 }
 
-/// A connection with its place among those that may be open at once; streams that it is upgraded to keep the place.
-struct Placed<S> {
-    stream: S,
+/// A connection with its place among those that may be open at once; streams that it is upgraded to keep the place. Whoever
+/// else holds the socket can only close it.
+struct Placed {
+    socket: Arc<TcpStream>,
     _place: OwnedSemaphorePermit,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Placed<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+impl AsyncRead for Placed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_read(into.initialize_unfilled()) {
+                Ok(count) => {
+                    into.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Placed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, from)
+impl Placed {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_write_ready(cx))?;
+            match send(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Placed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, from: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |socket| socket.try_write(from))
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         from: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, from)
+        self.poll_send(cx, |socket| socket.try_write_vectored(from))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(rustix::net::shutdown(&*self.socket, Shutdown::Write)?))
+    }
+}
+
+/// The sockets that are open; they are closed with it, streams included: who may come in no longer may not stay.
+#[derive(Default)]
+struct Sockets(Vec<Weak<TcpStream>>);
+
+impl Sockets {
+    fn add(&mut self, socket: &Arc<TcpStream>) {
+        // As often as it pays: each time half of them may be gone.
+        if self.0.len() == self.0.capacity() {
+            self.0.retain(|socket| socket.strong_count() > 0);
+        }
+        self.0.push(Arc::downgrade(socket));
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        for socket in self.0.iter().filter_map(Weak::upgrade) {
+            let _ = rustix::net::shutdown(&*socket, Shutdown::Both);
+        }
     }
 }
 
 /// Accepts connections on `listener`, at most `most` at once with the streams that came of them, until `shutdown` turns true
-/// or its sender is gone; all but streams end with this call. When there are too many, the stranger who came first leaves;
+/// or its sender is gone; all end with this call, streams too. When there are too many, the stranger who came first leaves;
 /// when there is none, nobody else comes in.
 pub(super) async fn serve(
     listener: &TcpListener,
@@ -221,6 +271,7 @@ pub(super) async fn serve(
     let places = Arc::new(Semaphore::new(most));
     let mut connections = JoinSet::new();
     let mut open: VecDeque<Open> = VecDeque::new();
+    let mut sockets = Sockets::default();
     loop {
         tokio::select! {
             () = asked_to_stop(&mut shutdown) => return,
@@ -244,7 +295,9 @@ pub(super) async fn serve(
                             place
                         }
                     };
-                    let stream = Placed { stream, _place: place };
+                    let socket = Arc::new(stream);
+                    sockets.add(&socket);
+                    let stream = Placed { socket, _place: place };
                     let peer = Arc::default();
                     let served = connection(stream, address, Arc::clone(&peer), Arc::clone(&shown), Arc::clone(&answer));
                     open.push_back(Open { peer, task: connections.spawn(served) });
@@ -260,7 +313,7 @@ pub(super) async fn serve(
 }
 
 async fn connection(
-    stream: Placed<TcpStream>,
+    stream: Placed,
     address: SocketAddr,
     known_as: Arc<OnceLock<Arc<Peer>>>,
     shown: Arc<dyn Shown>,
@@ -268,8 +321,8 @@ async fn connection(
 ) {
     let deadline = tokio::time::Instant::now() + STRANGER;
     // Streams may be silent for hours: the kernel tells when the other side is gone.
-    crate::sys::socket::keep_alive(&stream.stream);
-    let _ = stream.stream.set_nodelay(true);
+    crate::sys::socket::keep_alive(&*stream.socket);
+    let _ = stream.socket.set_nodelay(true);
     let Some(terms) = shown.terms().await else {
         tracing::debug!(%address, "there is no certificate to show yet");
         return;
@@ -298,7 +351,7 @@ async fn connection(
 }
 
 /// Answers requests until the connection ends, or is no more one of HTTP.
-async fn requests(stream: Box<TlsStream<Placed<TcpStream>>>, peer: Arc<Peer>, answer: Arc<Answer>) {
+async fn requests(stream: Box<TlsStream<Placed>>, peer: Arc<Peer>, answer: Arc<Answer>) {
     let address = peer.address;
     let service = service_fn(move |request| {
         let answered = answer(Arc::clone(&peer), request);

@@ -43,8 +43,8 @@ const PING: Duration = Duration::from_secs(15);
 /// How long a client may take to close after it was told how the command ended. Closing before it does could cost it the
 /// last words: unread input makes the kernel break the connection off.
 const LINGER: Duration = Duration::from_secs(5);
-/// Largest message or frame of a client.
-const MAX_MESSAGE: usize = 1 << 20;
+/// Largest message or frame of a client (kubelet: 32 MiB, more than a small machine should hold for one client).
+const MAX_MESSAGE: usize = 8 << 20;
 
 /// What is agreed on with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
         .write_buffer_size(super::PIECE)
-        .max_write_buffer_size(MAX_MESSAGE)
+        .max_write_buffer_size(1 << 20)
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
 }
@@ -299,12 +299,16 @@ impl From<'_> {
             }
             match self.protocol.content(message) {
                 Some((STDIN, bytes)) => {
-                    // The rest of an input that nobody reads is thrown away.
-                    if let Some(sender) = &stdin
-                        && !bytes.is_empty()
-                        && sender.send(bytes).await.is_err()
+                    // In pieces, so that the queue's length is a bound of bytes.
+                    let mut rest = bytes;
+                    while !rest.is_empty()
+                        && let Some(sender) = &stdin
                     {
-                        stdin = None;
+                        let piece = rest.split_to(rest.len().min(super::PIECE));
+                        // The rest of an input that nobody reads is thrown away.
+                        if sender.send(piece).await.is_err() {
+                            stdin = None;
+                        }
                     }
                 }
                 Some((RESIZE, bytes)) => {

@@ -1,6 +1,6 @@
 //! kubectl without a cluster: a lone node serves what kubectl needs of an API server.
 
-use crate::harness::{BUSYBOX, Kubectl, Node, PATIENCE, eventually, free_port, mode, resting};
+use crate::harness::{BUSYBOX, Kubectl, Node, PATIENCE, eventually, free_port, mode, pod, resting};
 use crate::kubectl_list as list;
 use serde_json::{Value, json};
 use std::fs;
@@ -158,6 +158,16 @@ fn what_kubectl_writes_is_a_manifest() {
     kubectl.run(&["delete", "pod", "web", "--dry-run=server"]).ok();
     assert!(node.manifest(file).exists());
 
+    // One that makes room for its next version is deleted like any other.
+    let mut slow = pod("slow", "trap '' TERM; sleep 1000");
+    slow["spec"]["terminationGracePeriodSeconds"] = json!(5);
+    with(&["apply", "-f", "-"], &slow).ok();
+    node.wait_up("slow");
+    kubectl.run(&["label", "pod", "slow", "next=version"]).ok();
+    kubectl.run(&["delete", "pod", "slow"]).ok();
+    assert!(!node.manifest("default_slow.yaml").exists());
+    node.wait("it is gone for good", PATIENCE, |pods| pods.iter().all(|pod| pod.name() != "slow"));
+
     // Another version of it replaces the one that runs.
     web["spec"]["containers"][0]["env"] = json!([{"name": "A", "value": "1"}]);
     assert_eq!(with(&["apply", "-f", "-"], &web).ok(), "pod/web configured\n");
@@ -242,6 +252,10 @@ fn what_kubectl_writes_is_a_manifest() {
     assert!(kubectl.run(&["describe", "secret", "password"]).ok().contains("7 bytes"));
     kubectl.run(&["label", "secret", "password", "a=b"]).ok();
     assert!(manifest(&node, "secret_default_password.yaml").contains("aHVudGVyMg=="));
+    // What is shown in place of a value is none.
+    let renamed = r#"{"data":{"p":null,"q":"KioqKioqKg=="}}"#;
+    assert!(kubectl.run(&["patch", "secret", "password", "-p", renamed]).fails(1).contains("data.q"));
+    assert!(manifest(&node, "secret_default_password.yaml").contains("aHVudGVyMg=="));
     kubectl.run(&["delete", "configmap/settings", "secret/password"]).ok();
 
     // A run of its own, to its end.
@@ -286,6 +300,11 @@ fn nobody_is_served_without_a_certificate_of_the_node() {
         }
     }
     assert!(reader.run(&["auth", "can-i", "create", "pods/exec"]).fails(1).contains("no"));
+    // Nor is anybody taken for somebody else.
+    for who in [&["--as", "nobody"][..], &["--as", "nobody", "--as-group", "coracle:admins"]] {
+        let said = admin.run(&[&["get", "pods"], who].concat()).fails(1);
+        assert!(said.contains("cannot impersonate resource"), "{said}");
+    }
 
     // Who shows no certificate, or one of another authority, is told nothing.
     let nobody = node.dir.join("nobody");
@@ -306,7 +325,16 @@ fn nobody_is_served_without_a_certificate_of_the_node() {
     let again = kubectl(&node, &kubeconfig(&node, &[]));
     assert!(again.run(&["config", "view"]).ok().contains(&format!("127.0.0.1:{port}")));
     // Until that is taken back: what was issued counts no more, also when it is served again.
+    let inside = [again.clone(), again.by_spdy()].map(|kubectl| {
+        let running = kubectl.start(&["exec", "web", "--", "sh", "-c", "echo inside; sleep 1000"]);
+        running.until("inside");
+        running
+    });
     node.cli(&["kubeconfig", "--revoke"]).ok();
+    // With whatever code: kubectl takes the end of a SPDY connection for the command's.
+    for running in inside {
+        running.ends();
+    }
     admin.run(&["get", "pods"]).fails(1);
     assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
     let anew = kubectl(&node, &kubeconfig(&node, &["--port", &port.to_string()]));

@@ -292,9 +292,10 @@ pub fn forward(kubectl: &Kubectl<'_>, pod: &str, bytes: usize, init: impl Fn(&st
     let remote = serve(pid);
     let running = kubectl.start(&["port-forward", &format!("pod/{pod}"), &format!(":{remote}")]);
     let local = local_port(&running, remote);
-    // One that nobody reads from holds up no other one.
+    // One that nobody reads from holds up no other one, as long as sockets take what it is sent: then kubectl itself stops to
+    // read, as its streams have no windows.
     let stuck = kubectl.connect(local).expect("connect");
-    ask(&stuck, 64 << 20);
+    ask(&stuck, 1 << 20);
     stuck.shutdown(Shutdown::Write).expect("half a close");
     let share = bytes / CONNECTIONS / 2;
     std::thread::scope(|scope| {

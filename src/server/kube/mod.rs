@@ -58,6 +58,9 @@ pub(super) async fn answer(
         Asked::Groups => reply::json(&discovery::groups()),
         Asked::Group(group) => reply::json(&discovery::group(&group)?),
         Asked::Resources { group, version } => reply::json(&discovery::resources(&group, &version)?),
+        Asked::OpenApi2 if accept.is_some_and(|types| types.trim_start().starts_with("application/json")) => {
+            reply::json(&openapi::v2_json())
+        }
         Asked::OpenApi2 => Ok(reply::with_type(StatusCode::OK, openapi::V2_TYPE, reply::bytes(openapi::v2()))),
         Asked::OpenApi3(None) => reply::json(&openapi::v3()),
         Asked::OpenApi3(Some(of)) => reply::json(&openapi::v3_of(&of)?),

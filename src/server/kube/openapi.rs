@@ -6,7 +6,12 @@ use super::resource::{RESOURCES, Resource};
 use serde_json::{Map, Value, json};
 
 /// Type of the answer to `/openapi/v2`.
-pub(super) const V2_TYPE: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+pub(super) const V2_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// The document of [`v2`] for whoever wants JSON.
+pub(super) fn v2_json() -> Value {
+    json!({"swagger": "2.0", "info": {"title": "coracle", "version": "v1"}, "paths": {}})
+}
 
 /// A document of OpenAPI 2 without definitions, in the one form that kubectl reads: protobuf, `swagger: "2.0"` and
 /// `info: {title, version}`.

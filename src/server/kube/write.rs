@@ -330,6 +330,9 @@ async fn create(request: &Request<'_>, sent: Sent) -> Result<Reply, Failure> {
     if request.object(&name).is_ok() {
         return Err(taken());
     }
+    if request.asked.resource == Resource::Secrets {
+        refuse_masks(&value, &Value::Null)?;
+    }
     let exists = taken();
     let change: Change = Box::new(|present| if present.is_some() { Err(exists) } else { Ok(value) });
     request.edit(&name, change, Vec::new()).await
@@ -350,10 +353,29 @@ async fn update(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
         }
         if is_secret {
             keep_secrets(&mut value, &present);
+            refuse_masks(&value, &present)?;
         }
         Ok(value)
     });
     request.edit(name, change, Vec::new()).await
+}
+
+/// Refuses what is shown in place of a Secret's value where no value is known that it could stand for: under another key, in a
+/// Secret of another name.
+fn refuse_masks(value: &Value, present: &Value) -> Result<(), Failure> {
+    // A single asterisk may be meant.
+    let is_masked = |text: &str| STANDARD.decode(text).is_ok_and(|bytes| bytes.len() > 1 && is_mask(text, bytes.len()));
+    let data = value["data"].as_object().into_iter().flatten();
+    let is_new = |key: &str, value: &Value| present["data"].get(key) != Some(value);
+    match data.into_iter().find(|(key, value)| value.as_str().is_some_and(is_masked) && is_new(key, value)) {
+        Some((key, _)) => {
+            let message = format!(
+                "data.{key}: Invalid value: these asterisks are shown in place of a Secret's value; write the value itself"
+            );
+            Err(Failure::invalid(message, Vec::new()))
+        }
+        None => Ok(()),
+    }
 }
 
 /// What a client was shown of a Secret are masks: where it sends those back, the value stays.
@@ -396,12 +418,17 @@ async fn patch(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, F
     let node = request.node.name().to_owned();
     let (plural, shown) = (request.plural(), name.to_owned());
     let is_pod = request.asked.resource == Resource::Pods;
+    let is_secret = request.asked.resource == Resource::Secrets;
     let change: Change = Box::new(move |present| {
         let present = present.ok_or(missing)?;
+        let before = if is_secret { present.clone() } else { Value::Null };
         let (name, uid) = (present["metadata"]["name"].clone(), present["metadata"].get("uid").cloned());
         let mut value = patch::apply(kind, present, patch)
             .map_err(|why| Failure::invalid(format!("{plural} {shown:?} is invalid: patch: {why}"), Vec::new()))?;
         strip(&mut value, &node);
+        if is_secret {
+            refuse_masks(&value, &before)?;
+        }
         let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else {
             return Err(Failure::invalid("the patch leaves no metadata", Vec::new()));
         };
@@ -435,12 +462,16 @@ async fn apply_whole(request: &Request<'_>, name: &str, applied: Value) -> Resul
     let force = request.query.flag("force")?;
     let (_, mut value, wanted) = request.manifest(applied, Some(name))?;
     value["metadata"]["annotations"][APPLIED_BY] = manager.as_str().into();
+    let is_secret = request.asked.resource == Resource::Secrets;
     let exists = request.object(name).is_ok();
     if exists {
         request.check(name, &wanted)?;
     }
     let missing = not_in_a_file(request, name);
     let change: Change = Box::new(move |present| {
+        if is_secret {
+            refuse_masks(&value, present.as_ref().unwrap_or(&Value::Null))?;
+        }
         let Some(present) = present else { return if exists { Err(missing) } else { Ok(value) } };
         let by = present["metadata"]["annotations"][APPLIED_BY].as_str();
         let is_own = by == Some(manager.as_str());
@@ -518,15 +549,11 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
     request.check(name, &wanted)?;
     let present = request.object(name).ok();
     let mut warnings = Vec::new();
-    if let Some(Object::Pod(pod)) = &present {
-        if pod.metadata.deletion_timestamp.is_some() {
-            return request.reply(&Object::Pod(Arc::clone(pod)));
-        }
-        if grace.is_some_and(|grace| i64::try_from(grace) != Ok(seconds_of_grace(pod))) {
-            warnings.push(
-                "a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned(),
-            );
-        }
+    if let Some(Object::Pod(pod)) = &present
+        && grace.is_some_and(|grace| i64::try_from(grace) != Ok(seconds_of_grace(pod)))
+    {
+        warnings
+            .push("a manifest that is removed ends its pod with the grace period that the pod itself has".to_owned());
     }
     if dry {
         let present = present.ok_or_else(|| not_in_a_file(request, name))?;
@@ -537,6 +564,7 @@ async fn delete(request: &Request<'_>, name: &str, sent: Sent) -> Result<Reply, 
     let removed = blocking(move || apply::remove_these(node.as_ref(), &named)).await?;
     let removed = match removed {
         Err(failure) if failure.is_not_found() => {
+            // One that ends without a manifest is deleted already. With one, it only makes room for what the manifest says.
             if let Some(Object::Pod(pod)) = &present
                 && request.ends(pod).await
             {
@@ -577,11 +605,26 @@ async fn delete_all(request: Request<'_>, sent: Sent) -> Result<Reply, Failure> 
         _ => true,
     };
     let objects: Vec<Object> = scope.objects().into_iter().filter(is_of_a_file).collect();
-    let goes = |object: &&Object| object.metadata().deletion_timestamp.is_none();
-    let named: Vec<Named> = objects.iter().filter(goes).map(|object| request.named(object.name())).collect();
-    if !dry && !named.is_empty() {
+    let stays = |object: &&Object| object.metadata().deletion_timestamp.is_none();
+    let (named, ending): (Vec<&Object>, Vec<&Object>) = objects.iter().partition(stays);
+    let [named, ending] =
+        [named, ending].map(|objects| objects.iter().map(|o| request.named(o.name())).collect::<Vec<_>>());
+    if !dry && !objects.is_empty() {
         let node = Arc::clone(&request.node);
-        blocking(move || apply::remove_these(node.as_ref(), &named)).await??;
+        blocking(move || {
+            if !named.is_empty() {
+                apply::remove_these(node.as_ref(), &named)?;
+            }
+            for one in ending {
+                // It may make room for what its manifest says now, or have none any more.
+                match apply::remove_these(node.as_ref(), &[one]) {
+                    Err(failure) if !failure.is_not_found() => return Err(failure),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await??;
         request.node.rescan();
     }
     let show = |object: Object| match object {
@@ -629,6 +672,16 @@ mod tests {
         let mut value = json!({"data": {"a": "KioqKioqKg==", "b": "eA==", "c": "Kg==", "d": "Kio="}});
         keep_secrets(&mut value, &json!({"data": {"a": "aHVudGVyMg=="}, "stringData": {"d": "ef", "e": "gone"}}));
         assert_eq!(value, json!({"data": {"a": "aHVudGVyMg==", "b": "eA==", "c": "Kg=="}, "stringData": {"d": "ef"}}));
+    }
+
+    #[test]
+    fn masks_without_a_value_are_refused() {
+        let present = json!({"data": {"real": "Kioq"}});
+        let refused = |data: Value| refuse_masks(&json!({ "data": data }), &present).is_err();
+        assert!(refused(json!({"a": "eA==", "renamed": "KioqKioqKg=="})));
+        assert!(refused(json!({"real": "Kio="})));
+        assert!(!refused(json!({"a": "eA==", "star": "Kg==", "none": "", "odd": 3, "text": "***", "real": "Kioq"})));
+        assert!(refuse_masks(&json!({}), &present).is_ok());
     }
 
     #[test]
